@@ -1,0 +1,107 @@
+"""Files that are whole or absent: atomic writes, hashes and safe paths. Knows no run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from workbench.errors import InputError
+
+CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it goes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".partial_", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Some file systems refuse fsync on a folder; the rename itself is still atomic there.
+        with suppress(OSError) if path.is_dir() else _nothing():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON: NaN is refused here rather than by the reader's parser."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Delete it and run again.") from None
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def safe_join(root: Path, relative: str) -> Path:
+    """Join a path that came from a table; refuse everything that could leave `root`."""
+    reason = _unsafe(relative)
+    if reason:
+        raise InputError(f"{relative!r} {reason}; paths are relative to {root} and stay inside it")
+    joined = Path(root) / relative
+    if not joined.resolve().is_relative_to(Path(root).resolve()):
+        raise InputError(f"{relative!r} leads out of {root}; copy the file inside instead")
+    return joined
+
+
+def _unsafe(relative: str) -> str | None:
+    if not relative or "\0" in relative:
+        return "is empty or holds a NUL byte"
+    if "\\" in relative or PureWindowsPath(relative).drive:
+        return "is a Windows path: write it with / and without a drive"
+    if PurePosixPath(relative).is_absolute() or relative.startswith("~") or "://" in relative:
+        return "is absolute or a URL"
+    if ".." in PurePosixPath(relative).parts:
+        return "climbs out with .."
+    return None
