@@ -29,7 +29,7 @@ def writing(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         _flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,16 +43,15 @@ def _umask() -> int:
 def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        # Some file systems refuse fsync on a folder; the rename itself is still atomic there.
-        with suppress(OSError) if path.is_dir() else _nothing():
-            os.fsync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _flush_folder(path: Path) -> None:
+    # Some file systems refuse fsync on a folder; the rename itself is still atomic there.
+    with suppress(OSError):
+        _flush(path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

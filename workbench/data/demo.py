@@ -1,0 +1,176 @@
+"""The demo dataset: street-sign-like shapes drawn from a seed, learnable on a CPU in minutes.
+
+Seven classes, each a shape in its own colour family; one to three at once, some images with none.
+Written in the CSV layout like anybody's data, by nobody's camera.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import io
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from workbench.errors import DatasetError
+from workbench.files import read_json, write_json, write_text
+
+# class: (shape, hue in degrees); colour and shape together are what a network learns quickly
+CLASSES = {
+    "blue_square": ("square", 222),
+    "cyan_hexagon": ("hexagon", 184),
+    "green_triangle": ("triangle", 130),
+    "orange_diamond": ("diamond", 28),
+    "purple_star": ("star", 278),
+    "red_circle": ("circle", 355),
+    "yellow_ring": ("ring", 54),
+}
+SPLITS = {"train": 0.72, "val": 0.14, "test": 0.14}
+RECIPE_NAME = "demo.json"
+EMPTY_SHARE = 0.06
+OVERSAMPLING = 2  # drawn twice as large and reduced: smooth edges
+
+
+@dataclass(frozen=True)
+class DemoDataset:
+    folder: Path
+    images: int
+    drawn: bool  # False where the same drawing lay there already
+
+
+def draw_demo(folder: Path, images: int = 1200, seed: int = 1337) -> DemoDataset:
+    """Draw the dataset beside its place and move it there whole; never overwrite anybody's."""
+    recipe = {"images": images, "seed": seed, "version": 1}
+    if (folder / RECIPE_NAME).is_file() and read_json(folder / RECIPE_NAME) == recipe:
+        return DemoDataset(folder, images, drawn=False)
+    if folder.exists() and any(folder.iterdir()):
+        raise DatasetError(f"{folder} holds something else. Name an empty or new folder")
+    partial = folder.with_name(f".partial_{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "images").mkdir(parents=True)
+    _draw_splits(partial, images, seed)
+    write_json(partial / RECIPE_NAME, recipe)
+    os.replace(partial, folder)
+    return DemoDataset(folder, images, drawn=True)
+
+
+def _draw_splits(folder: Path, images: int, seed: int) -> None:
+    start = 0
+    for split, share in SPLITS.items():
+        stop = images if split == "test" else start + round(images * share)
+        _draw_split(folder, split, range(start, stop), seed)
+        start = stop
+
+
+def _draw_split(folder: Path, split: str, numbers: range, seed: int) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["filepath", "labels"])
+    for number in numbers:
+        rng = np.random.default_rng([seed, number])
+        labels = _choose_labels(rng)
+        name = f"photo_{number:05d}.{'png' if number % 8 == 0 else 'jpg'}"
+        _save(draw_photo(labels, rng), folder / "images" / name)
+        writer.writerow([name, "|".join(labels)])
+    write_text(folder / f"{split}_labels.csv", table.getvalue())
+
+
+def _choose_labels(rng: np.random.Generator) -> list[str]:
+    if rng.random() < EMPTY_SHARE:
+        return []
+    count = rng.choice([1, 2, 3], p=[0.45, 0.35, 0.20])
+    return sorted(rng.choice(list(CLASSES), size=count, replace=False).tolist())
+
+
+def _save(photo: Image.Image, path: Path) -> None:
+    if path.suffix == ".png":
+        photo.save(path, "PNG", compress_level=6)
+    else:
+        photo.save(path, "JPEG", quality=90)
+
+
+def draw_photo(labels: list[str], rng: np.random.Generator) -> Image.Image:
+    """Draw one photo: a soft grey wall, then each label's shape in a free cell of a grid."""
+    width, height = (int(side) for side in rng.integers(150, 300, size=2))
+    canvas = _wall(width * OVERSAMPLING, height * OVERSAMPLING, rng)
+    cells = rng.permutation(4)
+    for label, cell in zip(labels, cells, strict=False):
+        _draw_sign(canvas, label, int(cell), rng)
+    return canvas.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _wall(width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """Paint a grey gradient with low, wide noise: light on plaster, no colour to mislead."""
+    light, tilt = rng.uniform(90, 190), rng.uniform(-40, 40, size=2)
+    ramp = np.linspace(-0.5, 0.5, 64)
+    grey = light + tilt[0] * ramp[None, :] + tilt[1] * ramp[:, None]
+    grey = grey + rng.normal(0, 9, (64, 64))
+    image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+    wall = image.resize((width, height), Image.Resampling.BICUBIC)
+    return wall.filter(ImageFilter.GaussianBlur(2)).convert("RGB")
+
+
+def _draw_sign(canvas: Image.Image, label: str, cell: int, rng: np.random.Generator) -> None:
+    shape, hue = CLASSES[label]
+    cell_width, cell_height = canvas.width / 2, canvas.height / 2
+    radius = min(cell_width, cell_height) * rng.uniform(0.30, 0.46)
+    x = cell_width * (cell % 2 + 0.5) + rng.uniform(-0.06, 0.06) * cell_width
+    y = cell_height * (cell // 2 + 0.5) + rng.uniform(-0.06, 0.06) * cell_height
+    turn = rng.uniform(-12, 12)
+    _draw_shadow(canvas, shape, x, y, radius, turn)
+    draw = ImageDraw.Draw(canvas)
+    _draw_shape(draw, shape, x, y, radius, turn, _colour(hue, rng))
+    if shape != "ring":
+        _draw_shape(draw, shape, x, y, radius * 0.62, turn, _colour(hue, rng))
+
+
+def _colour(hue: float, rng: np.random.Generator) -> tuple[int, int, int]:
+    degrees = (hue + rng.uniform(-8, 8)) % 360
+    rgb = colorsys.hsv_to_rgb(degrees / 360, rng.uniform(0.65, 0.95), rng.uniform(0.65, 0.98))
+    return tuple(round(255 * channel) for channel in rgb)
+
+
+def _draw_shadow(
+    canvas: Image.Image, shape: str, x: float, y: float, radius: float, turn: float
+) -> None:
+    veil = Image.new("L", canvas.size, 0)
+    _draw_shape(ImageDraw.Draw(veil), shape, x + radius / 8, y + radius / 8, radius, turn, 90)
+    veil = veil.filter(ImageFilter.GaussianBlur(radius / 8))
+    canvas.paste((20, 20, 24), (0, 0), veil)
+
+
+CORNERS = {"square": (4, 45), "hexagon": (6, 0), "triangle": (3, 30), "diamond": (4, 0)}
+
+
+def _draw_shape(
+    draw: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    radius: float,
+    turn: float,
+    colour: object,
+) -> None:
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "ring":
+        draw.ellipse(box, outline=colour, width=max(3, round(radius * 0.34)))
+    elif shape == "star":
+        draw.polygon(_corners(x, y, radius, 10, turn - 90, inner=0.45), fill=colour)
+    else:
+        count, start = CORNERS[shape]
+        draw.polygon(_corners(x, y, radius, count, start + turn), fill=colour)
+
+
+def _corners(
+    x: float, y: float, radius: float, count: int, start: float, inner: float = 1.0
+) -> list[tuple[float, float]]:
+    angles = np.deg2rad(start + 360 / count * np.arange(count))
+    radii = np.where(np.arange(count) % 2, radius * inner, radius)
+    return list(zip(x + radii * np.cos(angles), y + radii * np.sin(angles), strict=True))

@@ -1,0 +1,201 @@
+"""The run folder: where a chain of steps keeps its settings, files and status.
+
+`open_run` is how a notebook finds its run; rooms never see this class, steps do.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench import files
+from workbench.errors import MissingInputError, SettingsError, WorkbenchError
+from workbench.lock import locked
+from workbench.parameters import differences, nearest_key, read_settings
+from workbench.settings import Settings
+from workbench.steps import status
+from workbench.steps.table import Step, find_step, writer_of
+
+log = logging.getLogger(__name__)
+
+CONFIG_NAME = "training_config.json"
+RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def project_root(start: Path | None = None) -> Path:
+    """Find the folder that holds notebooks/ and parameters/, from here upwards."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks").is_dir() and (folder / "parameters").is_dir():
+            return folder
+    return here
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with the settings it works under."""
+
+    folder: Path
+    settings: Settings
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def need(self, name: str) -> Path:
+        """Return the path of an earlier step's file, or say which notebook makes it."""
+        path = self.folder / name
+        if not path.exists():
+            step = writer_of(name)
+            raise MissingInputError(f"No {name} in {self.folder}. Run {step.notebook[:-6]} first")
+        return path
+
+    def read_json(self, name: str) -> Any:
+        return files.read_json(self.need(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        files.write_json(self.folder / name, value)
+
+    @property
+    def dataset_folder(self) -> Path:
+        return self.root / self.settings.dataset.dir
+
+    def save_settings(self) -> None:
+        self.write_json(CONFIG_NAME, self.settings.model_dump())
+
+    def prints(self, step: Step) -> dict[str, str]:
+        """Fingerprint what a step depends on, as of now."""
+        from workbench.data.stamp import stamp_dataset
+
+        digest = "" if step.reads else stamp_dataset(self.dataset_folder)
+        notebook = self.root / "notebooks" / step.notebook
+        return status.fingerprint(self.folder, step, self.settings, notebook, digest)
+
+    @contextmanager
+    def step(self, number: str) -> Iterator[None]:
+        """Hold the folder, and record in status.json what becomes of the step."""
+        step = find_step(number)
+        for name in step.reads:
+            if not name.endswith("?"):
+                self.need(name)
+        with locked(self.folder):
+            prints = self.prints(step)
+            status.record_start(self.folder, step)
+            started = status.state_of(self.folder, step)["started"]
+            try:
+                yield
+                status.record_end(self.folder, step, started, prints)
+            except KeyboardInterrupt:
+                status.record_failure(self.folder, step, "interrupted by a person", "interrupted")
+                raise
+            except Exception as error:
+                status.record_failure(self.folder, step, f"{type(error).__name__}: {error}")
+                raise
+
+    def save_figure(self, name: str, figure: Any) -> Any:
+        """Write a figure as PNG for those who have only the folder, and hand it back."""
+        with files.writing(self.folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=110, bbox_inches="tight", metadata={"Software": None})
+        return figure
+
+
+def open_run(namespace: Mapping[str, Any]) -> Run:
+    """Open the run a notebook's `parameters` cell names, under the settings given there.
+
+    Whatever papermill injected lies in the notebook's namespace. Names that are no settings are
+    refused: papermill itself only warns about a mistyped key.
+    """
+    configure_logging()
+    given = _given_settings(namespace)
+    root = project_root()
+    folder = _inside_root(namespace["run_dir"], root)
+    if given or not (folder / CONFIG_NAME).exists():
+        run = Run(folder, read_settings(None, (), given, root), root)
+        folder.mkdir(parents=True, exist_ok=True)
+        run.save_settings()
+    else:
+        run = Run(folder, saved_settings(folder), root)
+    prepare_process(run.settings)
+    return run
+
+
+def saved_settings(folder: Path) -> Settings:
+    path = folder / CONFIG_NAME
+    if not path.exists():
+        raise MissingInputError(f"No {CONFIG_NAME} in {folder}: is it a run folder?")
+    return read_settings(None, (), files.read_json(path))
+
+
+def _given_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    shell = namespace.get("get_ipython")
+    hidden = set(shell().user_ns_hidden) if shell else set()
+    names = {
+        name: value
+        for name, value in namespace.items()
+        if not name.startswith("_")
+        and name not in hidden | {"run_dir", "In", "Out", "exit", "quit", "get_ipython", "open"}
+        and not callable(value)
+        and not isinstance(value, type(sys))
+    }
+    for name in names:
+        if name not in Settings.model_fields:
+            raise SettingsError(
+                f'notebook parameters: unknown key "{name}". {nearest_key((name,))}'
+            )
+    return names
+
+
+def _inside_root(run_dir: str, root: Path) -> Path:
+    folder = Path(run_dir)
+    if not RUN_NAME_RULE.fullmatch(folder.name):
+        raise SettingsError(
+            f'"{folder.name}" cannot name a run: letters, digits, ".", "_" and "-", at most 100'
+        )
+    return folder if folder.is_absolute() else root / folder
+
+
+def configure_logging() -> None:
+    """One plain line a decision, on standard output, where notebooks and batch logs show it."""
+    room = logging.getLogger("workbench")
+    if not room.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        room.addHandler(handler)
+        room.setLevel(logging.INFO)
+        room.propagate = False
+
+
+def prepare_process(settings: Settings) -> None:
+    """Keep third-party start-up chatter out of notebooks and reports."""
+    import warnings
+
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def describe_settings(settings: Settings) -> str:
+    """Say in one line what differs from the defaults."""
+    changed = differences(settings)
+    return json.dumps(changed) if changed else "the defaults"
+
+
+__all__ = [
+    "Run",
+    "WorkbenchError",
+    "describe_settings",
+    "open_run",
+    "project_root",
+    "saved_settings",
+]
