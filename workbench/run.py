@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import files
-from workbench.errors import MissingInputError, SettingsError, WorkbenchError
+from workbench.errors import MissingInputError, SettingsError
 from workbench.lock import locked
 from workbench.parameters import differences, nearest_key, read_settings
 from workbench.settings import Settings
@@ -119,7 +119,7 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     configure_logging()
     given = _given_settings(namespace)
     root = project_root()
-    folder = _inside_root(namespace["run_dir"], root)
+    folder = run_folder(namespace["run_dir"], root)
     if given or not (folder / CONFIG_NAME).exists():
         run = Run(folder, read_settings(None, (), given, root), root)
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _given_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return names
 
 
-def _inside_root(run_dir: str, root: Path) -> Path:
+def run_folder(run_dir: str, root: Path) -> Path:
     folder = Path(run_dir)
     if not RUN_NAME_RULE.fullmatch(folder.name):
         raise SettingsError(
@@ -189,13 +189,3 @@ def describe_settings(settings: Settings) -> str:
     """Say in one line what differs from the defaults."""
     changed = differences(settings)
     return json.dumps(changed) if changed else "the defaults"
-
-
-__all__ = [
-    "Run",
-    "WorkbenchError",
-    "describe_settings",
-    "open_run",
-    "project_root",
-    "saved_settings",
-]

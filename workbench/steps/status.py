@@ -1,4 +1,4 @@
-"""status.json: what truly happened to each step, written when it happens, and what is up to date."""
+"""status.json: what truly happened to each step, and whether it is up to date."""
 
 from __future__ import annotations
 
