@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import metadata
+from workbench import metadata, status
+from workbench.chain import MANDATORY, STEPS, Step
 from workbench.errors import InputError, StepError
 from workbench.files import read_json, writing
 from workbench.lock import locked
 from workbench.parameters import differences
 from workbench.run import Run
-from workbench.steps import status
-from workbench.steps.table import MANDATORY, STEPS, Step
 
 log = logging.getLogger(__name__)
 

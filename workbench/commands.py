@@ -42,7 +42,7 @@ def show_log_lines() -> None:
 
 def run(options: Namespace) -> Answer:
     from workbench import batch, forecast
-    from workbench.steps.table import find_step
+    from workbench.chain import find_step
 
     the_run = _named_run(options)
     first, last, only = (

@@ -8,10 +8,10 @@ from typing import Any
 
 import psutil
 
+from workbench import status
+from workbench.chain import Step
 from workbench.run import Run
 from workbench.settings import Settings
-from workbench.steps import status
-from workbench.steps.table import Step
 
 GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
 

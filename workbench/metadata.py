@@ -9,10 +9,9 @@ from typing import Any
 
 import psutil
 
-from workbench import __version__
+from workbench import __version__, status
+from workbench.chain import STEPS
 from workbench.run import Run
-from workbench.steps import status
-from workbench.steps.table import STEPS
 
 PACKAGES = (
     "tensorflow",

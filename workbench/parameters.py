@@ -284,8 +284,8 @@ def _yaml_lines(values: Group, indent: str = "") -> Iterable[str]:
     for name in _own_first(type(values)):
         field, value = type(values).model_fields[name], getattr(values, name)
         if isinstance(value, Group):
-            yield "" if not indent else f"{indent}# {field.description}"
-            yield f"{indent}{name}:" + (f"  # {field.description}" if not indent else "")
+            yield from [] if indent else [""]
+            yield f"{indent}{name}:  # {field.description}"
             yield from _yaml_lines(value, indent + "  ")
         else:
             yield (

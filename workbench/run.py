@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import files
+from workbench import files, status
+from workbench.chain import Step, find_step, writer_of
 from workbench.errors import MissingInputError, SettingsError
 from workbench.lock import locked
 from workbench.parameters import differences, nearest_key, read_settings
 from workbench.settings import Settings
-from workbench.steps import status
-from workbench.steps.table import Step, find_step, writer_of
 
 log = logging.getLogger(__name__)
 

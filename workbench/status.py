@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from workbench.chain import STEPS, Step
 from workbench.errors import InputError
 from workbench.files import read_json, sha256, write_json
 from workbench.lock import describe_process, is_alive
 from workbench.settings import Settings
-from workbench.steps.table import STEPS, Step
 
 SCHEMA = 1
 STATUS_NAME = "status.json"
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""Pages for a reviewer who has nothing but a browser: every notebook, and an index over them.
+
+Offline and inert: no request leaves the page, and no script runs but our own, whose hash the
+page's content security policy names. Whatever a class or file is called, it stays text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from workbench import status
+from workbench.chain import MANDATORY, STEPS, Step
+from workbench.files import read_json
+from workbench.run import Run
+
+STYLE = Path(__file__).with_name("report.css")
+SCRIPT_ELEMENT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
+    "base-uri 'none'; form-action 'none'; script-src {hashes}"
+)
+
+
+def render_notebook(executed: Path, step: Step, inserts: dict[str, str] | None = None) -> str:
+    """Render an executed notebook; `inserts` puts our own pieces in the place of their marks."""
+    page = SCRIPT_ELEMENT.sub("", _export(executed))
+    for mark, piece in (inserts or {}).items():
+        page = page.replace(f"[[{mark}]]", piece)
+    page = page.replace("<body", f"<body data-step='{step.number}'", 1)
+    body = page.index(">", page.index("<body")) + 1
+    page = page[:body] + _navigation(step) + page[body:]
+    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
+    title = f"<title>{html.escape(step.title)}</title>"
+    page = re.sub(r"<title>.*?</title>", lambda _: title, page, count=1, flags=re.DOTALL)
+    return page.replace("<head>", "<head>" + _policy(page), 1).replace("</head>", style + "</head>")
+
+
+def _export(executed: Path) -> str:
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(
+        template_name="lab", sanitize_html=True, embed_images=True, mathjax_url="",
+        require_js_url="", jquery_url="", mermaid_js_url="",
+    )  # fmt: skip
+    page, _ = exporter.from_filename(str(executed))
+    return page
+
+
+def _policy(page: str) -> str:
+    """Name the hash of every script we put in; with none, no script may run at all."""
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = " ".join(f"'sha256-{_base64_digest(text)}'" for text in scripts) or "'none'"
+    policy = POLICY.format(hashes=hashes)
+    return f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+
+
+def _base64_digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _navigation(step: Step) -> str:
+    place = STEPS.index(step)
+    links = ['<a href="index.html">All steps</a>']
+    if place > 0:
+        links.append(_link(STEPS[place - 1], "←"))
+    if place + 1 < len(STEPS):
+        links.append(_link(STEPS[place + 1], "→"))
+    return f'<nav class="steps" aria-label="Steps">{" ".join(links)}</nav>'
+
+
+def _link(step: Step, arrow: str) -> str:
+    return f'<a href="{step.notebook[:-6]}.html">{arrow} {html.escape(step.title)}</a>'
+
+
+def render_index(run: Run) -> str:
+    """Render the one page that says how the run ended and where to look."""
+    body = "".join(
+        [
+            f"<h1>{html.escape(run.name)}</h1>",
+            f"<p class='lead'>{html.escape(_headline(run))}</p>",
+            _figures(run),
+            _steps_table(run),
+            _files_table(run),
+            _pictures(run),
+        ]
+    )
+    style = STYLE.read_text(encoding="utf-8")
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{_policy('')}"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{html.escape(run.name)}</title><style>{style}</style></head>"
+        f"<body class='index'><main>{body}</main></body></html>"
+    )
+
+
+def _headline(run: Run) -> str:
+    states = [status.state_of(run.folder, step)["state"] for step in STEPS]
+    done = states.count("ok")
+    if done == len(STEPS):
+        return "All nine steps are done. Read 09 first; the others say why."
+    troubled = [
+        step.title for step, state in zip(STEPS, states, strict=True) if state not in ("ok",)
+    ]
+    return f"{done} of {len(STEPS)} steps are done. Next: {troubled[0]}."
+
+
+HEADLINES = (
+    ("F1 macro", "f1_macro"),
+    ("F1 micro", "f1_micro"),
+    ("Precision", "precision_macro"),
+    ("Recall", "recall_macro"),
+    ("mAP", "map"),
+)
+
+
+def _figures(run: Run) -> str:
+    path = run.path("metrics.json")
+    if not path.exists():
+        return ""
+    overall = read_json(path)["test"]["overall"]
+    tiles = [_tile(title, overall[key]) for title, key in HEADLINES if key in overall]
+    note = "<p>Phone file on the test split, 95 % intervals.</p>"
+    return f"<div class='tiles'>{''.join(tiles)}</div>{note}"
+
+
+def _tile(title: str, figure: dict[str, Any]) -> str:
+    value = "–" if figure["value"] is None else f"{figure['value']:.3f}"
+    interval = figure["interval"]
+    span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "undefined"
+    return f"<div class='tile'><b>{value}</b><span>{title}</span><small>{span}</small></div>"
+
+
+def _steps_table(run: Run) -> str:
+    rows = [_step_row(run, step) for step in STEPS]
+    return _table(("Step", "Question", "State", "Time"), rows, "steps")
+
+
+def _step_row(run: Run, step: Step) -> list[str]:
+    record = status.state_of(run.folder, step)
+    page = f"{step.notebook[:-6]}.html"
+    name = html.escape(step.title)
+    linked = f"<a href='{page}'>{name}</a>" if (run.path("html") / page).exists() else name
+    state = record["state"] + (f": {record['reason']}" if "reason" in record else "")
+    seconds = f"{record['seconds']:.0f} s" if "seconds" in record else ""
+    mark = f"<span class='state {record['state']}'>{html.escape(state)}</span>"
+    return [linked, html.escape(step.question), mark, seconds]
+
+
+def _files_table(run: Run) -> str:
+    hashes: dict[str, str] = {}
+    for step in STEPS:
+        hashes |= status.state_of(run.folder, step).get("outputs", {})
+    names = [*MANDATORY, *sorted(set(hashes) - set(MANDATORY))]
+    rows = [_file_row(run.path(name), hashes) for name in names if run.path(name).is_file()]
+    return "<h2>Files</h2>" + _table(("File", "Size", "sha256"), rows, "files")
+
+
+def _file_row(path: Path, hashes: dict[str, str]) -> list[str]:
+    digest = hashes.get(path.name, "")
+    size = f"{path.stat().st_size / 1024:,.0f} KiB"
+    return [html.escape(path.name), size, f"<code>{digest[:16]}</code>"]
+
+
+def _table(heads: Iterable[str], rows: Iterable[list[str]], name: str) -> str:
+    head = "".join(f"<th scope='col'>{html.escape(text)}</th>" for text in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table class='{name}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _pictures(run: Run) -> str:
+    shown = [_picture(path) for path in sorted(run.folder.glob("*.png"))]
+    return f"<h2>Pictures</h2><div class='pictures'>{''.join(shown)}</div>" if shown else ""
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    title = html.escape(path.stem.replace("_", " "))
+    image = f"<img alt='{title}' src='data:image/png;base64,{data}'>"
+    return f"<figure>{image}<figcaption>{title}</figcaption></figure>"

@@ -1,0 +1,1 @@
+"""The nine steps: each joins rooms with the run folder, and is the thin call of one notebook."""
