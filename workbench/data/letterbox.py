@@ -1,0 +1,61 @@
+"""Letterbox `q8`: the whole image, scaled by integer arithmetic, centred on a black square.
+
+The contract with the phone. Every sum is an integer below 2**24, so int32 and float32 give the
+same bits on any CPU, GPU or phone. Four implementations are kept in step by tests: the reference
+here, the fast one here, `letterbox.c` and what the bundle generates from it.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def letterbox_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return the scaled (width, height) inside a square of `size`; neither is below 1."""
+    longest = max(width, height)
+    return tuple(max(1, (2 * side * size + longest) // (2 * longest)) for side in (width, height))
+
+
+def letterbox(image: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """Letterbox uint8 [height, width, 3] to [size, size, 3], into zeroed `out` when given.
+
+    OpenCV's INTER_LINEAR_EXACT is this very arithmetic; the tests compare every byte.
+    """
+    height, width = image.shape[:2]
+    scaled = letterbox_size(width, height, size)
+    left, top = (size - scaled[0]) // 2, (size - scaled[1]) // 2
+    square = np.zeros((size, size, 3), np.uint8) if out is None else out
+    inside = square[top : top + scaled[1], left : left + scaled[0]]
+    if scaled == (width, height):
+        inside[:] = image
+    else:
+        cv2.resize(image, scaled, dst=inside, interpolation=cv2.INTER_LINEAR_EXACT)
+    return square
+
+
+def letterbox_reference(image: np.ndarray, size: int) -> np.ndarray:
+    """Compute the same from the formula, in int64, for reading and for tests."""
+    height, width = image.shape[:2]
+    new_width, new_height = letterbox_size(width, height, size)
+    x0, x1, fx = _taps(width, new_width)
+    y0, y1, fy = _taps(height, new_height)
+    pixels = image.astype(np.int64)
+    fx, fy = fx[None, :, None], fy[:, None, None]
+    upper = pixels[y0][:, x0] * (256 - fx) + pixels[y0][:, x1] * fx
+    lower = pixels[y1][:, x0] * (256 - fx) + pixels[y1][:, x1] * fx
+    square = np.zeros((size, size, 3), np.uint8)
+    left, top = (size - new_width) // 2, (size - new_height) // 2
+    inside = (upper * (256 - fy) + lower * fy + 32768) >> 16
+    square[top : top + new_height, left : left + new_width] = inside
+    return square
+
+
+def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return both source positions and the weight of the second, in 1/256, per output position."""
+    x = np.arange(new, dtype=np.int64)
+    # floor(a / b + 1/2) in integers is (2a + b) // 2b
+    position = (2 * ((2 * x + 1) * old - new) * 128 + new) // (2 * new)
+    position = position.clip(0, (old - 1) * 256)
+    first = position >> 8
+    return first, np.minimum(first + 1, old - 1), position & 255
