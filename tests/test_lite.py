@@ -1,0 +1,55 @@
+"""The student network against the golden tables and features of efficientnet-lite-keras."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import workbench  # noqa: F401
+from workbench.nets.lite import VARIANTS, build_lite
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = json.loads((DATA / "lite_layers.json").read_text())
+
+
+def golden_weight(weight) -> np.ndarray:
+    """The rule the reference features were made with; a function of the weight's name."""
+    rng = np.random.default_rng(zlib.crc32(weight.name.encode()))
+    if "gamma" in weight.name or "moving_variance" in weight.name:
+        return rng.uniform(0.5, 1.5, weight.shape).astype(np.float32)
+    if "beta" in weight.name or "moving_mean" in weight.name:
+        return (0.1 * rng.standard_normal(weight.shape)).astype(np.float32)
+    fan = np.prod(weight.shape[:2] if "depthwise" in weight.name else weight.shape[:-1])
+    return (rng.standard_normal(weight.shape) * np.sqrt(2 / fan)).astype(np.float32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_layer_has_the_name_type_and_shapes_of_the_original(variant):
+    network = build_lite(variant, None)
+    ours = [
+        [layer.name, type(layer).__name__, [[w.name, list(w.shape)] for w in layer.weights]]
+        for layer in network.layers
+    ]
+    assert ours == GOLDEN[variant]["layers"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameter_counts_and_input_sizes_are_those_of_the_original(variant):
+    network = build_lite(variant, None)
+    assert network.count_params() == GOLDEN[variant]["params"]
+    assert network.input_shape[1] == GOLDEN[variant]["input_size"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_features_agree_with_the_original(variant):
+    network = build_lite(variant, None)
+    for layer in network.layers:
+        layer.set_weights([golden_weight(weight) for weight in layer.weights])
+    size = network.input_shape[1]
+    image = np.random.default_rng(7).uniform(-1, 1, (1, size, size, 3)).astype(np.float32)
+    expected = np.load(DATA / "lite_features.npz")[variant]
+    difference = np.abs(network(image, training=False).numpy() - expected).max()
+    assert difference <= 1e-4 * np.abs(expected).max()

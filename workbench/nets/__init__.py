@@ -1,0 +1,1 @@
+"""The networks: large teachers, the phone-sized student, and weight files read as plain data."""

@@ -1,0 +1,1 @@
+"""Training: losses, schedules, the loop, distillation, checkpoints and devices."""

@@ -1,0 +1,92 @@
+"""The machine: seeds, threads, determinism, precision and how many devices share a batch.
+
+Batch norm keeps statistics per replica. A replica sees a whole per-device batch, which is enough,
+and synchronised layers are none that quantisation accepts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+import tf_keras as keras
+
+from workbench.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def seed_everything(settings: Settings) -> None:
+    """Seed Python, NumPy and TensorFlow; what is built next is a function of the settings."""
+    keras.utils.set_random_seed(settings.seed)
+    if settings.run.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def describe_devices() -> dict:
+    """Describe what TensorFlow can compute on."""
+    return {
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in tf.config.list_physical_devices("GPU")
+        ],
+        "cpu_cores": os.cpu_count(),
+        "tensorflow": tf.__version__,
+        "precision": keras.mixed_precision.global_policy().name,
+    }
+
+
+def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
+    """Choose how many devices share a batch; say so when several were asked for and one is here."""
+    if not settings.multi_gpu.enabled:
+        return tf.distribute.get_strategy()
+    if settings.multi_gpu.strategy == "multi_worker" and "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    logger.info("multi_gpu is enabled but there is one device: it has no effect")
+    return tf.distribute.get_strategy()
+
+
+def set_precision(settings: Settings) -> str:
+    """Set the number format of the layers built from here on; return its name."""
+    name = _precision(settings)
+    keras.mixed_precision.set_global_policy(name)
+    return name
+
+
+@contextmanager
+def precision(settings: Settings) -> Iterator[str]:
+    """Build layers in the number format of the settings, then go back."""
+    before = keras.mixed_precision.global_policy()
+    try:
+        yield set_precision(settings)
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
+def worker() -> tuple[int, int]:
+    """Tell which of how many machines this is."""
+    configuration = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    workers = configuration.get("cluster", {}).get("worker", ["this machine"])
+    return configuration.get("task", {}).get("index", 0), len(workers)
+
+
+def _precision(settings: Settings) -> str:
+    if settings.precision != "auto":
+        return settings.precision
+    gpus = tf.config.list_physical_devices("GPU")
+    capability = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    # Tensor cores came with compute capability 7.0; below it half precision gains nothing.
+    return "mixed_float16" if gpus and min(capability) >= (7, 0) else "float32"

@@ -1,0 +1,57 @@
+"""Logits of a network: one compiled function per network, traced once and shared by everybody."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+import tf_keras as keras
+
+from workbench.settings import Settings
+
+if TYPE_CHECKING:
+    from workbench.data.pipeline import View
+    from workbench.data.tables import Split
+
+# Keyed weakly: a compiled function must not keep a network alive that nobody uses any more.
+_compiled: weakref.WeakKeyDictionary[keras.Model, Callable] = weakref.WeakKeyDictionary()
+
+
+def inference(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Compile the network in inference mode, for any batch size."""
+    if network not in _compiled:
+        _compiled[network] = _compile(network)
+    return _compiled[network]
+
+
+def predict_logits(
+    model: keras.Model, split: Split, view: View, batch_size: int, settings: Settings
+) -> np.ndarray:
+    """Compute float32 logits [N, C] for every image of a split, in order."""
+    from workbench.data.pipeline import evaluation_batches
+
+    return logits_of_batches(model, evaluation_batches(split, (view,), batch_size, settings))
+
+
+def logits_of_batches(model: keras.Model, batches: tf.data.Dataset) -> np.ndarray:
+    """Compute logits [N, C] for the last view of each batch."""
+    compiled = inference(model)
+    logits = [compiled(views[-1]).numpy() for views, _targets, _mask in batches]
+    return np.concatenate(logits).astype(np.float32)
+
+
+def _compile(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
+    reference = weakref.ref(network)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *network.input_shape[1:]], tf.float32)])
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(reference()(images, training=False), tf.float32)
+
+    return logits

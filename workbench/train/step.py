@@ -1,0 +1,130 @@
+"""One compiled training step: gradients, clipping, AdamW and an optional average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+import tf_keras as keras
+
+from workbench.settings import TrainingSettings
+from workbench.train.distill import Objective
+
+
+class TrainingStep:
+    """Everything a batch changes: the network, the optimizer, the average of the weights."""
+
+    def __init__(
+        self,
+        network: keras.Model,
+        objective: Objective,
+        settings: TrainingSettings,
+        weight_decay: float,
+        strategy: tf.distribute.Strategy,
+    ) -> None:
+        self.network = network
+        self.objective = objective
+        self.settings = settings
+        self.strategy = strategy
+        self.traces = 0
+        with strategy.scope():
+            self.optimizer = _optimizer(network, weight_decay)
+            self.average = [_shadow(v) for v in network.variables] if settings.ema_decay else []
+        self.run = tf.function(self._run)
+
+    def arrays(self) -> dict[str, list[np.ndarray]]:
+        """Copy every tensor that a resumed run needs, by group."""
+        groups = self._groups()
+        return {name: [v.numpy() for v in variables] for name, variables in groups.items()}
+
+    def restore(self, arrays: dict[str, list[np.ndarray]]) -> None:
+        for name, variables in self._groups().items():
+            for variable, value in zip(variables, arrays[name], strict=True):
+                variable.assign(value)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the averaged weights into the network for as long as somebody looks at it."""
+        if not self.average:
+            yield
+            return
+        trained = self.network.get_weights()
+        self.network.set_weights([shadow.numpy() for shadow in self.average])
+        try:
+            yield
+        finally:
+            self.network.set_weights(trained)
+
+    def _groups(self) -> dict[str, list[tf.Variable]]:
+        optimizer = list(self.optimizer.variables)
+        return {"weights": self.network.weights, "optimizer": optimizer, "average": self.average}
+
+    def _run(self, iterator) -> tf.Tensor:
+        self.traces += 1  # Python runs only while TensorFlow traces
+        losses = self.strategy.run(self._replica_step, args=(next(iterator),))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    def _replica_step(self, batch) -> tf.Tensor:
+        views, targets, mask = batch
+        images = _sum_over_replicas(tf.cast(tf.shape(targets)[0], tf.float32))
+        with tf.GradientTape() as tape:
+            logits = self.network(views[-1], training=True)
+            loss = tf.reduce_sum(self.objective(logits, views, targets, mask)) / images
+            scaled = self._scaled(loss)
+        variables = self.network.trainable_variables
+        gradients = self._unscaled(tape.gradient(scaled, variables))
+        self._apply(_sum_over_replicas(gradients), variables)
+        return loss
+
+    def _apply(self, gradients, variables) -> None:
+        # The sum over replicas comes first: the norm of a part says nothing about the whole.
+        if self.settings.clip_norm:
+            gradients, _norm = tf.clip_by_global_norm(gradients, self.settings.clip_norm)
+        pairs = zip(gradients, variables, strict=True)
+        self.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+        if self.average:
+            for shadow, variable in zip(self.average, self.network.weights, strict=True):
+                shadow.assign_add((1 - self._decay()) * (variable - shadow))
+
+    def _decay(self) -> tf.Tensor:
+        # A short memory at first, or the start weights would count for thousands of steps.
+        steps = tf.cast(self.optimizer.iterations, tf.float32)
+        return tf.minimum(self.settings.ema_decay, (1 + steps) / (10 + steps))
+
+    def _scaled(self, loss: tf.Tensor) -> tf.Tensor:
+        return self.optimizer.get_scaled_loss(loss) if _scales(self.optimizer) else loss
+
+    def _unscaled(self, gradients):
+        if _scales(self.optimizer):
+            return self.optimizer.get_unscaled_gradients(gradients)
+        return gradients
+
+
+def _optimizer(network: keras.Model, weight_decay: float) -> keras.optimizers.Optimizer:
+    optimizer = keras.optimizers.AdamW(weight_decay=weight_decay, jit_compile=False)
+    # Biases and batch norm are the vectors; decay would pull them to 0 for no gain.
+    vectors = [v for v in network.trainable_variables if v.shape.rank <= 1]
+    optimizer.exclude_from_weight_decay(var_list=vectors)
+    if keras.mixed_precision.global_policy().name == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    optimizer.build(network.trainable_variables)
+    return optimizer
+
+
+def _shadow(variable: tf.Variable) -> tf.Variable:
+    first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(variable, trainable=False, dtype=variable.dtype, aggregation=first)
+
+
+def _sum_over_replicas(value):
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def _scales(optimizer: keras.optimizers.Optimizer) -> bool:
+    return isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer)
