@@ -1,0 +1,1 @@
+"""Decisions from (y_true, scores): metrics, thresholds, calibration, bootstrap. No TensorFlow."""

@@ -1,0 +1,106 @@
+"""How sure are we: resample the images with replacement and look at the figure again.
+
+Every class of an image is drawn together, and two runs on the same images are drawn alike, so
+differences are paired. All randomness comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csc_matrix
+
+from workbench.decide.levels import CELLS, LevelCounts, counts_from_cells, level_cells
+
+LEVEL = 0.95  # of every interval of the workbench
+BLOCK_WEIGHTS = 1 << 22  # drawn at a time: images x replicates, 16 MB
+BLOCK_REPLICATES = 64
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval; both ends are None where nothing could be resampled."""
+
+    low: float | None
+    high: float | None
+
+    def to_json(self) -> list[float | None]:
+        return [self.low, self.high]
+
+    @property
+    def above_zero(self) -> bool:
+        return self.low is not None and self.low > 0
+
+
+def interval(replicates: np.ndarray) -> Interval:
+    """Percentile interval of one figure; undefined (NaN) replicates are left out."""
+    low, high = interval_ends(np.asarray(replicates, np.float64)[:, None])
+    return Interval(*(None if np.isnan(end[0]) else float(end[0]) for end in (low, high)))
+
+
+def interval_ends(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile ends along the first axis; NaN where every replicate is undefined."""
+    tail = (1 - LEVEL) / 2
+    flat = np.sort(replicates.reshape(len(replicates), -1), axis=0)  # NaN sorts last
+    defined = (~np.isnan(flat)).sum(0)
+    ends = [_sorted_quantile(flat, defined, share) for share in (tail, 1 - tail)]
+    return ends[0].reshape(replicates.shape[1:]), ends[1].reshape(replicates.shape[1:])
+
+
+def _sorted_quantile(columns: np.ndarray, defined: np.ndarray, share: float) -> np.ndarray:
+    """Linear quantile of the first `defined` rows of each sorted column."""
+    place = np.maximum(defined - 1, 0) * share
+    below = np.floor(place).astype(int)
+    above = np.minimum(below + 1, np.maximum(defined - 1, 0))
+    column = np.arange(columns.shape[1])
+    low, high = columns[below, column], columns[above, column]
+    return np.where(defined > 0, low + (high - low) * (place - below), np.nan)
+
+
+def image_weights(images: int, replicates: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield blocks [images, B] float32: how often each image is drawn in each replicate."""
+    block = int(np.clip(BLOCK_WEIGHTS // images, 1, BLOCK_REPLICATES))
+    for start in range(0, replicates, block):
+        width = min(block, replicates - start)
+        weights = np.empty((width, images), np.float32)
+        for row in weights:
+            row[:] = np.bincount(rng.integers(0, images, images), minlength=images)
+        yield np.ascontiguousarray(weights.T)
+
+
+def count_cells(cells: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray:
+    """Count weighted images per class and cell: [B, C, size]. Cells of `size` or more are dropped.
+
+    One sparse product per class (a 1 in every image's cell) does for all replicates of a block
+    what a bincount would do for one.
+    """
+    images, classes = cells.shape
+    counts = np.empty((weights.shape[1], classes, size), np.float32)
+    ones, starts = np.ones(images, np.float32), np.arange(images + 1)
+    for index in range(classes):
+        column = (ones, np.ascontiguousarray(cells[:, index]), starts)
+        chosen = csc_matrix(column, shape=(size + 1, images), copy=False)
+        counts[:, index] = (chosen @ weights)[:size].T
+    return counts
+
+
+def resampled_levels(
+    y_true: np.ndarray,
+    raw: np.ndarray,
+    mask: np.ndarray | None,
+    replicates: int,
+    rng: np.random.Generator,
+) -> Iterator[LevelCounts]:
+    """Yield blocks of level counts with a leading axis of replicates."""
+    cells = level_cells(y_true, raw, mask).astype(np.int32)
+    for weights in image_weights(len(raw), replicates, rng):
+        yield counts_from_cells(count_cells(cells, CELLS, weights).astype(np.float64))
+
+
+def gather(
+    blocks: Iterator[LevelCounts], figure: Callable[[LevelCounts], np.ndarray]
+) -> np.ndarray:
+    """Compute a figure on every replicate: [R, ...]."""
+    return np.concatenate([figure(block) for block in blocks])

@@ -1,0 +1,155 @@
+"""INT8 scores as counts: per class and level, how many images have the class and how many do not.
+
+A class has 256 possible scores, so two rows of 256 counts hold all that thresholds, curves and
+sliders need, whatever the number of images. A threshold is an integer: yes when `raw >= integer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+from workbench.errors import InputError
+
+LEVELS = 256
+LOWEST = -128  # of int8; as a threshold it says yes to everything
+NEVER = 128  # one above the highest int8: as a threshold it never says yes
+CELLS = 2 * LEVELS  # a label and a level
+UNKNOWN_CELL = CELLS  # where images with an unknown label go
+CHUNK_IMAGES = 16_384  # counting in pieces keeps 1 000 000 x 80 within tens of megabytes
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the phone file writes a logit as an integer: `logit = (raw - zero_point) * scale`."""
+
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.scale) and self.scale > 0):
+            raise InputError(f"output scale is {self.scale}; it must be above 0 and finite")
+
+    def logits(self, raw: np.ndarray) -> np.ndarray:
+        return (np.asarray(raw, np.float64) - self.zero_point) * self.scale
+
+    def probabilities(self, raw: np.ndarray) -> np.ndarray:
+        return expit(self.logits(raw))
+
+    def threshold_logits(self, integer: np.ndarray) -> np.ndarray:
+        """Halfway between two levels, where no rounding of either side can flip a decision."""
+        return (np.asarray(integer, np.float64) - 0.5 - self.zero_point) * self.scale
+
+    def threshold_probabilities(self, integer: np.ndarray) -> np.ndarray:
+        return expit(self.threshold_logits(integer))
+
+    def separable(self) -> np.ndarray:
+        """Integers whose probability decides as they do; far out the sigmoid is flat. [K]"""
+        integers = np.arange(LOWEST, NEVER + 1)
+        margin = 8 * np.finfo(np.float64).eps  # two sigmoids may differ by a unit in the last place
+        gap = self.threshold_probabilities(integers) - self.probabilities(integers - 1)
+        rest = self.probabilities(integers) - self.threshold_probabilities(integers)
+        relative = np.maximum(self.probabilities(integers), np.finfo(np.float64).tiny)
+        apart = (gap > margin * relative) & ((rest > margin * relative) | (integers == NEVER))
+        return integers[apart | (integers == LOWEST)]
+
+
+@dataclass(frozen=True)
+class LevelCounts:
+    """Images per class and level; leading axes, if any, are folds or bootstrap replicates."""
+
+    positives: np.ndarray  # [..., C, 256]
+    negatives: np.ndarray  # [..., C, 256]
+
+    def __add__(self, other: LevelCounts) -> LevelCounts:
+        return LevelCounts(self.positives + other.positives, self.negatives + other.negatives)
+
+    def __sub__(self, other: LevelCounts) -> LevelCounts:
+        return LevelCounts(self.positives - other.positives, self.negatives - other.negatives)
+
+    def __getitem__(self, index: object) -> LevelCounts:
+        return LevelCounts(self.positives[index], self.negatives[index])
+
+    @property
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images with and without the class. [..., C] each"""
+        return self.positives.sum(-1), self.negatives.sum(-1)
+
+    def at_least(self) -> tuple[np.ndarray, np.ndarray]:
+        """True and false positives of every threshold from LOWEST to NEVER. [..., C, 257] each"""
+        return _sum_from_above(self.positives), _sum_from_above(self.negatives)
+
+
+def _sum_from_above(counts: np.ndarray) -> np.ndarray:
+    above = np.zeros((*counts.shape[:-1], LEVELS + 1), counts.dtype)
+    np.cumsum(counts[..., ::-1], axis=-1, out=above[..., -2::-1])
+    return above
+
+
+def count_levels(
+    y_true: np.ndarray, raw: np.ndarray, mask: np.ndarray | None = None
+) -> LevelCounts:
+    """Count in one pass over [N, C] int8 scores; masked labels are left out."""
+    check_scores(y_true, raw, mask)
+    classes = raw.shape[1]
+    counts = np.zeros(classes * (CELLS + 1), np.int64)
+    offsets = np.arange(classes) * (CELLS + 1)
+    for rows in chunks(len(raw)):
+        cells = level_cells(y_true[rows], raw[rows], None if mask is None else mask[rows])
+        counts += np.bincount((cells + offsets).ravel(), minlength=len(counts))
+    return counts_from_cells(counts.reshape(classes, CELLS + 1)[:, :CELLS])
+
+
+def counts_from_cells(cells: np.ndarray) -> LevelCounts:
+    """Split [..., C, 512] counts of cells into positives and negatives."""
+    return LevelCounts(positives=cells[..., LEVELS:], negatives=cells[..., :LEVELS])
+
+
+def level_cells(y_true: np.ndarray, raw: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Number each entry by its label and level, 0…511; unknown labels get 512. [N, C] int64"""
+    cells = raw.astype(np.int64)
+    cells -= LOWEST
+    cells += (np.asarray(y_true) > 0.5) * np.int64(LEVELS)
+    if mask is not None:
+        cells[np.asarray(mask) <= 0.5] = UNKNOWN_CELL
+    return cells
+
+
+def chunks(images: int) -> Iterator[slice]:
+    return (slice(start, start + CHUNK_IMAGES) for start in range(0, images, CHUNK_IMAGES))
+
+
+def check_scores(y_true: np.ndarray, scores: np.ndarray, mask: np.ndarray | None) -> None:
+    """Refuse arrays that do not describe the same images and classes."""
+    if scores.ndim != 2 or y_true.shape != scores.shape:
+        raise InputError(
+            f"labels are {y_true.shape} and scores {scores.shape}; both must be [images, classes]"
+        )
+    if mask is not None and mask.shape != scores.shape:
+        raise InputError(f"the mask is {mask.shape}; it must be {scores.shape} like the scores")
+    if 0 in scores.shape:
+        raise InputError(f"scores are {scores.shape}: there is nothing to decide on")
+
+
+def check_raw(raw: np.ndarray) -> None:
+    if raw.dtype != np.int8:
+        raise InputError(f"scores are {raw.dtype}; the phone file's are int8 (see on_levels)")
+
+
+def on_levels(logits: np.ndarray, limit: float = 10.0) -> tuple[np.ndarray, Quantization]:
+    """Round float logits to 256 levels so that they can be searched like INT8 scores.
+
+    `raw >= t` and `logit >= threshold_logits(t)` are the same decision on the floats themselves.
+    Probabilities beyond `limit` (1 in 22 000 at 10) share the outermost levels.
+    """
+    if not np.isfinite(logits).all():
+        raise InputError("some logits are NaN or infinite; the network that made them is broken")
+    low, high = np.clip([logits.min(), logits.max()], -limit, limit)
+    scale = max(float(high - low), 1e-3) / (LEVELS - 1)
+    quantization = Quantization(scale, LOWEST - round(float(low) / scale))
+    starts = quantization.threshold_logits(np.arange(LOWEST + 1, NEVER))
+    raw = np.searchsorted(starts, logits, side="right") + LOWEST
+    return raw.astype(np.int8), quantization

@@ -1,0 +1,215 @@
+"""Exactly one class, or "unknown": how confident must the network be before it answers?
+
+The confidence of an image is its largest softmax probability. Below the threshold the answer is
+"unknown", which costs nothing; a wrong answer costs `threshold_penalty_incorrect`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from workbench.decide.bootstrap import Interval, image_weights, interval
+from workbench.decide.levels import check_scores
+from workbench.decide.objectives import ratio
+from workbench.decide.recommendation import SCHEMA, Edit
+from workbench.errors import InputError
+
+if TYPE_CHECKING:
+    from workbench.settings import SingleLabelSettings
+
+log = logging.getLogger(__name__)
+DECIMALS = 6  # of a confidence: float32 on the phone still tells these apart
+CURVE_POINTS = 201  # rows of threshold_curve.csv, one each half percent
+
+
+@dataclass(frozen=True)
+class UnknownThreshold:
+    """The confidence under which a single-label run answers "unknown"."""
+
+    classes: tuple[str, ...]
+    probability: float
+    coverage: float
+    coverage_interval: Interval
+    accepted_accuracy: float | None
+    accepted_accuracy_interval: Interval
+    utility: float
+    meets_target: bool
+    reason: str
+    target_accept_accuracy: float
+    min_coverage: float
+    penalty_incorrect: float
+    split: str
+    images: int
+    source_sha256: str | None
+    seed: int
+    replicates: int
+    edits: tuple[Edit, ...] = ()
+    curve: pd.DataFrame | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def created_by(self) -> str:
+        return "person" if self.edits else "search"
+
+    def edited(self, probability: float, who: str, when: str, why: str) -> UnknownThreshold:
+        """Return the threshold after a person's change."""
+        if not 0 <= probability <= 1:
+            raise InputError(f"the confidence threshold is {probability}; it must be 0 to 1")
+        edit = Edit(who, when, why, {"unknown": (self.probability, probability)})
+        reason = f"set by {who}: {why}" if why else f"set by {who}"
+        return replace(self, probability=probability, reason=reason, edits=(*self.edits, edit))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of threshold_recommendation.json for a single-label run."""
+        return {
+            "schema": SCHEMA,
+            "task": "single_label",
+            "created_by": self.created_by,
+            "objective": {
+                "target_accept_accuracy": self.target_accept_accuracy,
+                "min_coverage": self.min_coverage,
+                "penalty_incorrect": self.penalty_incorrect,
+            },
+            "scores": {
+                "split": self.split,
+                "images": self.images,
+                "source_sha256": self.source_sha256,
+            },
+            "seed": self.seed,
+            "bootstrap_replicates": self.replicates,
+            "unknown": {
+                "probability": self.probability,
+                "coverage": self.coverage,
+                "coverage_interval": self.coverage_interval.to_json(),
+                "accepted_accuracy": self.accepted_accuracy,
+                "accepted_accuracy_interval": self.accepted_accuracy_interval.to_json(),
+                "utility": self.utility,
+                "meets_target": self.meets_target,
+                "reason": self.reason,
+            },
+            "classes": list(self.classes),
+            "edits": [edit.to_json() for edit in self.edits],
+        }
+
+
+def search_unknown(
+    y_true: np.ndarray,
+    logits: np.ndarray,
+    settings: SingleLabelSettings,
+    classes: tuple[str, ...],
+    seed: int,
+    *,
+    replicates: int,
+    split: str = "val",
+    source_sha256: str | None = None,
+) -> UnknownThreshold:
+    """Choose the confidence threshold from one-hot labels and logits, both [N, C]."""
+    check_scores(y_true, logits, None)
+    confidence, correct = answers(y_true, logits)
+    curve = unknown_curve(confidence, correct, _cuts(confidence), settings)
+    chosen, reason = _choose(curve, settings)
+    shown = np.union1d(np.linspace(0, 1, CURVE_POINTS), curve.threshold[chosen])
+    shown_curve = unknown_curve(confidence, correct, shown, settings)
+    row = curve.loc[chosen]
+    log.info("Unknown below confidence %.4f: %s.", row.threshold, reason)
+    coverage, accuracy = _intervals(
+        confidence, correct, row.threshold, replicates, np.random.default_rng(seed)
+    )
+    return UnknownThreshold(
+        classes=tuple(classes),
+        probability=float(row.threshold),
+        coverage=float(row.coverage),
+        coverage_interval=coverage,
+        accepted_accuracy=None if np.isnan(row.accepted_accuracy) else float(row.accepted_accuracy),
+        accepted_accuracy_interval=accuracy,
+        utility=float(row.utility),
+        meets_target=bool(row.meets_target),
+        reason=reason,
+        target_accept_accuracy=settings.threshold_target_accept_accuracy,
+        min_coverage=settings.threshold_min_coverage,
+        penalty_incorrect=settings.threshold_penalty_incorrect,
+        split=split,
+        images=len(logits),
+        source_sha256=source_sha256,
+        seed=seed,
+        replicates=replicates,
+        curve=shown_curve.assign(chosen=shown_curve.threshold == row.threshold),
+    )
+
+
+def answers(y_true: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each image's answer and whether the answer is right."""
+    probability = softmax(np.asarray(logits, np.float64), axis=1)
+    correct = probability.argmax(1) == np.asarray(y_true).argmax(1)
+    return probability.max(1), correct
+
+
+def unknown_curve(
+    confidence: np.ndarray, correct: np.ndarray, thresholds: np.ndarray, settings: Any
+) -> pd.DataFrame:
+    """One row per threshold: how many images get an answer and how good the answers are."""
+    order = np.argsort(confidence)
+    right = np.concatenate([[0], np.cumsum(correct[order])])
+    below = np.searchsorted(confidence[order], thresholds, side="left")
+    images = len(confidence)
+    answered, hits = images - below, right[-1] - right[below]
+    accuracy = np.where(answered > 0, ratio(hits, answered), np.nan)
+    coverage = answered / images
+    utility = (hits - settings.threshold_penalty_incorrect * (answered - hits)) / images
+    meets = accuracy >= settings.threshold_target_accept_accuracy
+    return pd.DataFrame(
+        {
+            "threshold": thresholds,
+            "coverage": coverage,
+            "accepted_accuracy": accuracy,
+            "answered": answered,
+            "correct": hits,
+            "incorrect": answered - hits,
+            "unknown": below,
+            "utility": utility,
+            "meets_target": meets & (coverage >= settings.threshold_min_coverage),
+        }
+    )
+
+
+def _cuts(confidence: np.ndarray) -> np.ndarray:
+    """Return every threshold that matters: 0, and halfway between neighbouring confidences."""
+    values = np.unique(np.round(confidence, DECIMALS))
+    return np.concatenate([[0.0], (values[1:] + values[:-1]) / 2])
+
+
+def _choose(curve: pd.DataFrame, settings: SingleLabelSettings) -> tuple[int, str]:
+    """Most useful of those that keep both promises; else the most accurate with the coverage."""
+    target, least = settings.threshold_target_accept_accuracy, settings.threshold_min_coverage
+    if curve.meets_target.any():
+        allowed = curve[curve.meets_target]
+        row = allowed.utility.idxmax()  # the first of equals answers the most images
+        return row, f"at least {target:.0%} of the answers are right and {least:.0%} get one"
+    allowed = curve[curve.coverage >= least]
+    row = allowed.accepted_accuracy.idxmax()
+    reached = allowed.accepted_accuracy[row]
+    return row, (
+        f"{target:.0%} right answers cannot be had while {least:.0%} of the images get one; "
+        f"this is the closest, {reached:.1%}"
+    )
+
+
+def _intervals(
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    threshold: float,
+    replicates: int,
+    rng: np.random.Generator,
+) -> tuple[Interval, Interval]:
+    accepted = confidence >= threshold
+    columns = np.stack([accepted, accepted & correct], axis=1).astype(np.float32)
+    sums = np.concatenate(
+        [weights.T @ columns for weights in image_weights(len(accepted), replicates, rng)]
+    )
+    accuracy = np.where(sums[:, 0] > 0, ratio(sums[:, 1], sums[:, 0]), np.nan)
+    return interval(sums[:, 0] / len(accepted)), interval(accuracy)

@@ -1,0 +1,83 @@
+"""Figures that touch no global state: made, described in words, shown and written."""
+
+from __future__ import annotations
+
+import html
+import io
+from base64 import b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.files import write_bytes
+from workbench.show.colours import GRID, INK, QUIET
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+
+DOTS_PER_INCH = 110
+LONGEST_NAME = 28
+
+
+def new_axes(width: float = 7.0, height: float = 4.4, ax: Axes | None = None) -> Axes:
+    """Return `ax`, or the axes of a new figure of this size in inches."""
+    if ax is None:
+        ax = Figure(figsize=(width, height), layout="constrained").add_subplot()
+    return ax
+
+
+def plain(ax: Axes, title: str, xlabel: str = "", ylabel: str = "") -> Axes:
+    """Give axes the look of the workbench: a sentence on top, no box, a faint grid."""
+    ax.set_title(title, loc="left", fontsize=12, color=INK, pad=10, parse_math=False)
+    ax.set_xlabel(xlabel, color=QUIET, parse_math=False)
+    ax.set_ylabel(ylabel, color=QUIET, parse_math=False)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GRID)
+    ax.tick_params(colors=QUIET, length=0)
+    ax.grid(color=GRID, linewidth=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def described(ax: Axes, alt: str) -> Figure:
+    """Attach the words that stand for the picture and return the figure."""
+    figure = ax.figure
+    figure.set_label(alt)
+    return figure
+
+
+def alt_text(figure: Figure) -> str:
+    return str(figure.get_label())
+
+
+def short(name: str) -> str:
+    """Cut a long class name for an axis; control characters would break the drawing."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def png(figure: Figure) -> bytes:
+    """Draw as PNG, the same bytes each time, with the description inside."""
+    buffer = io.BytesIO()
+    metadata = {"Software": None, "Description": alt_text(figure)}
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    write_bytes(path, png(figure))
+
+
+def display_image(figure: Figure) -> Image:
+    """Return what a notebook cell shows: the picture with its alt text, live and rendered."""
+    from IPython.display import Image
+
+    return Image(data=png(figure), format="png", alt=alt_text(figure))
+
+
+def html_image(figure: Figure) -> str:
+    """Return an <img> that needs no other file."""
+    data = b64encode(png(figure)).decode("ascii")
+    return f'<img alt="{html.escape(alt_text(figure))}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,102 @@
+"""Square pictures: which classes are taken for each other, and which occur together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.show.colours import INK
+from workbench.show.figures import described, new_axes, plain, short
+
+NUMBERED = 15  # larger matrices show colours without numbers
+
+
+def confusion_matrix(
+    matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | None = None
+) -> Figure:
+    """Draw a single-label confusion matrix [C, C or C + 1]; the last column may be "unknown"."""
+    columns = [*classes, "unknown"][: matrix.shape[1]]
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    ax = _square(ax, len(columns), "What was said about the images of each class")
+    _draw(ax, shares, matrix, columns, classes, "said", "really")
+    wrong = np.where(np.eye(*matrix.shape, dtype=bool), -1, matrix)
+    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
+    right = int(np.trace(matrix[:, : len(classes)]))
+    return described(
+        ax,
+        f"Confusion matrix of {len(classes)} classes: {right} of {matrix.sum()} images are right; "
+        f"most often {classes[row]} was called {columns[column]} ({matrix[row, column]} times).",
+    )
+
+
+def confused_pairs(pairs: np.ndarray, classes: Sequence[str], *, ax: Axes | None = None) -> Figure:
+    """Draw how often one class was missed while another was wrongly said: [C, C]."""
+    ax = _square(ax, len(classes), "Missed one class and said another instead")
+    _draw(ax, pairs / max(pairs.max(), 1), pairs, classes, classes, "wrongly said", "missed")
+    row, column = np.unravel_index(pairs.argmax(), pairs.shape)
+    return described(
+        ax,
+        f"Confused pairs of {len(classes)} classes. Most often {classes[row]} was missed while "
+        f"{classes[column]} was said ({pairs[row, column]} images).",
+    )
+
+
+def co_occurrence(
+    y_true: np.ndarray,
+    classes: Sequence[str],
+    *,
+    mask: np.ndarray | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw how often the row's class comes with the column's: share of the row's images."""
+    labels = (np.asarray(y_true) > 0.5).astype(np.float64)
+    if mask is not None:
+        labels *= np.asarray(mask) > 0.5
+    counts = np.rint(labels.T @ labels).astype(np.int64)
+    shares = counts / np.maximum(np.diag(counts), 1)[:, None]
+    ax = _square(ax, len(classes), "Which classes come together")
+    _draw(ax, shares, counts, classes, classes, "also has", "images with")
+    apart = np.where(np.eye(len(classes), dtype=bool), -1, counts)
+    row, column = np.unravel_index(apart.argmax(), apart.shape)
+    pair = f"{classes[row]} and {classes[column]} ({counts[row, column]} images)"
+    return described(ax, f"Co-occurrence of {len(classes)} classes. Most often together: {pair}.")
+
+
+def _square(ax: Axes | None, classes: int, title: str) -> Axes:
+    side = float(np.clip(2.6 + 0.42 * classes, 4.0, 12.0))
+    ax = plain(new_axes(side + 1.2, side, ax), title)
+    ax.grid(visible=False)
+    return ax
+
+
+def _draw(ax, shares, numbers, columns, rows, across, down) -> None:
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
+    size = float(np.clip(260 / max(len(columns), 1), 3.5, 10))
+    for axis, names in ((ax.xaxis, columns), (ax.yaxis, rows)):
+        axis.set_ticks(range(len(names)), [short(name) for name in names], fontsize=size)
+        for label in axis.get_ticklabels():
+            label.set_parse_math(False)
+    ax.tick_params(axis="x", rotation=90 if len(columns) > 6 else 0)
+    ax.set_xlabel(across)
+    ax.set_ylabel(down)
+    if len(columns) <= NUMBERED:
+        _write_numbers(ax, shares, numbers)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, format=lambda share, _: f"{share:.0%}")
+    bar.outline.set_visible(False)
+
+
+def _write_numbers(ax: Axes, shares: np.ndarray, numbers: np.ndarray) -> None:
+    for row, column in np.ndindex(numbers.shape):
+        colour = "white" if shares[row, column] > 0.55 else INK
+        ax.text(
+            column,
+            row,
+            str(numbers[row, column]),
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=9,
+        )
