@@ -1,0 +1,143 @@
+"""Turn a Keras network into TFLite bytes. Every conversion is quiet and repeatable.
+
+Full-integer files take image bytes and give INT8 logits. Float files (float16, dynamic range)
+are the extras of an export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import workbench  # noqa: F401  (selects legacy Keras before TensorFlow loads)
+
+# isort: split
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from workbench.deploy.flatbuffer import with_integer_ports
+from workbench.deploy.quiet import quiet
+from workbench.deploy.tflite import run_tflite
+from workbench.errors import StepError
+from workbench.settings import TfliteExportSettings
+
+
+def normalise(images: np.ndarray) -> np.ndarray:
+    """Map bytes to the student's input, (x - 127) / 128, float32."""
+    return (np.asarray(images, dtype=np.float32) - 127.0) / 128.0
+
+
+def convert_full_integer(
+    model: keras.Model, images: Sequence[np.ndarray], export: TfliteExportSettings
+) -> bytes:
+    """Convert a float or QAT network to INT8, calibrated on letterboxed uint8 images [S, S, 3]."""
+    converter = _converter(_with_activation(model, export), images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = getattr(tf, export.input_type)
+    converter.inference_output_type = getattr(tf, export.output_type)
+    return _run(converter.convert)
+
+
+def convert_float_head(
+    model: keras.Model, images: Sequence[np.ndarray], export: TfliteExportSettings
+) -> bytes:
+    """Convert with an INT8 backbone and a float head; the ports stay integers."""
+    converter = _converter(model, images)
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.TFLITE_BUILTINS_INT8,
+        tf.lite.OpsSet.TFLITE_BUILTINS,
+    ]
+    options = tf.lite.experimental.QuantizationDebugOptions(denylisted_ops=["FULLY_CONNECTED"])
+
+    def convert() -> bytes:
+        debugger = tf.lite.experimental.QuantizationDebugger(
+            converter=converter,
+            debug_dataset=converter.representative_dataset,
+            debug_options=options,
+        )
+        return debugger.get_nondebug_quantized_model()
+
+    return _integer_ports(_run(convert), images, export)
+
+
+def convert_float16(
+    model: keras.Model,
+    images: Sequence[np.ndarray] | None = None,
+    export: TfliteExportSettings | None = None,
+) -> bytes:
+    """Convert with weights in half precision.
+
+    With calibration images the ports are those of the INT8 file, without them float32.
+    """
+    converter = _converter(model)
+    converter.target_spec.supported_types = [tf.float16]
+    converted = _run(converter.convert)
+    return converted if images is None else _integer_ports(converted, images, export)
+
+
+def convert_dynamic_range(model: keras.Model) -> bytes:
+    """Convert with INT8 weights and float activations; input and output are float32."""
+    return _run(_converter(model).convert)
+
+
+def _integer_ports(
+    model: bytes, images: Sequence[np.ndarray], export: TfliteExportSettings
+) -> bytes:
+    logits = run_tflite(model, images)
+    return with_integer_ports(model, export.input_type, (logits.min(), logits.max()))
+
+
+def _with_activation(model: keras.Model, export: TfliteExportSettings) -> keras.Model:
+    if not export.sigmoid_in_model:
+        return model
+    probability = keras.layers.Activation("sigmoid", name="probability")(model.output)
+    return keras.Model(model.input, probability, name=model.name)
+
+
+def _converter(
+    model: keras.Model, images: Sequence[np.ndarray] | None = None
+) -> tf.lite.TFLiteConverter:
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if images is not None:
+        if not len(images):
+            raise StepError("no image to calibrate on. Give tflite_export at least one image.")
+        converter.representative_dataset = lambda: _calibration_inputs(images)
+    return converter
+
+
+def _calibration_inputs(images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Yield network inputs; two corner pixels pin the input range to exactly the bytes 0…255.
+
+    With that range the input scale is 1/128 and the zero point 127, so the app feeds the bytes of
+    the image as they are.
+    """
+    for image in images:
+        pinned = np.array(image, dtype=np.uint8)
+        pinned[0, 0], pinned[-1, -1] = 0, 255
+        yield [normalise(pinned)[None]]
+
+
+def _run(convert: Callable[[], bytes]) -> bytes:
+    with quiet():
+        try:
+            return bytes(convert())
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise StepError(
+                f"the TFLite converter refused the network: {first_line(error)}"
+            ) from error
+
+
+def first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+def keras_logits(model: keras.Model, images: Sequence[np.ndarray], batch: int = 32) -> np.ndarray:
+    """Return float32 logits [N, C] of a Keras network for letterboxed uint8 images."""
+    starts = range(0, len(images), batch)
+    outputs = [
+        model(normalise(np.stack(images[start : start + batch])), training=False)
+        for start in starts
+    ]
+    return np.concatenate([np.asarray(output, dtype=np.float32) for output in outputs])

@@ -1,0 +1,165 @@
+"""The rungs of the fallback ladder: try one, score it, step down with the reason in words.
+
+Rungs, best first: QAT, QAT without its worst layers, PTQ, PTQ with a float head, float16. The
+first one that holds ships. Rungs below it are not needed and cost nothing; `ladder.force_rung`
+ships one whatever it scores.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from workbench.deploy import tflite
+from workbench.deploy.scores import Score
+from workbench.errors import StepError
+from workbench.settings import LadderSettings
+
+log = logging.getLogger(__name__)
+
+RUNGS = ("qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16")
+TITLES = {
+    "qat": "QAT",
+    "qat_skip_worst": "QAT without the worst layers",
+    "ptq": "PTQ, class-covering calibration",
+    "ptq_float_head": "PTQ with float head",
+    "float16": "float16",
+}
+NOT_NEEDED = "not needed: a rung above holds"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One rung and what became of it."""
+
+    name: str
+    state: str  # shipped | failed | not needed
+    reason: str
+    score: Score | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    input_type: str | None = None
+    output_type: str | None = None
+    float_tensors: int | None = None
+    seconds: float | None = None
+
+
+def row(rung: Rung) -> dict[str, Any]:
+    """Flatten a rung for tables and JSON."""
+    score = rung.score
+    return {
+        "rung": rung.name,
+        "title": TITLES[rung.name],
+        "state": rung.state,
+        "f1_macro": score.f1_macro if score else None,
+        "map": score.map if score else None,
+        "drop": score.drop if score else None,
+        "drop_interval": list(score.drop_interval) if score else None,
+        "bytes": rung.bytes,
+        "sha256": rung.sha256,
+        "input_type": rung.input_type,
+        "output_type": rung.output_type,
+        "float_tensors": rung.float_tensors,
+        "seconds": rung.seconds,
+        "reason": rung.reason,
+    }
+
+
+Maker = Callable[[], bytes]
+Made = tuple[bytes, np.ndarray]  # a file and its raw output on validation
+
+
+def climb_down(
+    makers: Mapping[str, Maker],
+    run: Callable[[bytes], np.ndarray],
+    judge: Callable[[np.ndarray], Score],
+    settings: LadderSettings,
+) -> tuple[list[Rung], Made]:
+    """Try rung after rung until one holds; return what became of each, and the one that ships.
+
+    A maker gives the file of its rung, `run` the raw output on validation, `judge` the worth of
+    its logits.
+    """
+    rungs: list[Rung] = []
+    chosen: Made | None = None
+    for name in RUNGS:
+        skipped = _not_needed(name, chosen is not None, settings)
+        if skipped:
+            rungs.append(skipped)
+            continue
+        rung, made = _try_rung(name, makers, run, judge, settings)
+        log.info("%s %s: %s", TITLES[name], rung.state, rung.reason)
+        rungs.append(rung)
+        chosen = made if rung.state == "shipped" else None
+    if chosen is None:
+        raise StepError(_nothing_holds(rungs))
+    return rungs, chosen
+
+
+def _not_needed(name: str, holds: bool, settings: LadderSettings) -> Rung | None:
+    if settings.force_rung and settings.force_rung != name:
+        return Rung(name, "not needed", f"ladder.force_rung asks for {settings.force_rung}")
+    return Rung(name, "not needed", "a rung above holds") if holds else None
+
+
+def _try_rung(
+    name: str,
+    makers: Mapping[str, Maker],
+    run: Callable[[bytes], np.ndarray],
+    judge: Callable[[np.ndarray], Score],
+    settings: LadderSettings,
+) -> tuple[Rung, Made | None]:
+    """Make, run and score one rung; every failure that a lower rung may survive is a reason."""
+    started = time.monotonic()
+    if name not in makers:
+        return Rung(name, "failed", "qat.enabled is off"), None
+    try:
+        model = makers[name]()
+        raw = run(model)
+        logits = tflite.logits_of(raw, *tflite.output_quantization(model))
+        score = judge(_finite(logits))
+    except StepError as error:
+        return Rung(name, "failed", str(error), seconds=time.monotonic() - started), None
+    state, reason = _verdict(score, settings)
+    rung = Rung(
+        name,
+        state,
+        reason,
+        score,
+        bytes=len(model),
+        sha256=sha256(model).hexdigest(),
+        input_type=tflite.input_port(model).dtype,
+        output_type=tflite.output_port(model).dtype,
+        float_tensors=len(tflite.scan_tensors(model).float_tensors),
+        seconds=time.monotonic() - started,
+    )
+    return rung, (model, raw)
+
+
+def _finite(logits: np.ndarray) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise StepError(f"{int((~np.isfinite(logits)).sum())} logits are NaN or infinite")
+    return logits
+
+
+def _verdict(score: Score, settings: LadderSettings) -> tuple[str, str]:
+    drop = f"F1 macro {score.f1_macro:.4f}, {score.drop:+.4f} below the float student"
+    if settings.force_rung:
+        return "shipped", f"forced by ladder.force_rung; {drop}"
+    if score.drop > settings.max_drop:
+        return "failed", f"{drop}; ladder.max_drop allows {settings.max_drop:g}"
+    return "shipped", f"{drop}; ladder.max_drop allows {settings.max_drop:g}"
+
+
+def _nothing_holds(rungs: list[Rung]) -> str:
+    tried = "; ".join(f"{TITLES[rung.name]}: {rung.reason}" for rung in rungs)
+    return (
+        f"no rung of the ladder holds, so nothing ships ({tried}). Train the student longer, raise "
+        "ladder.max_drop, or ship a rung knowingly with ladder.force_rung."
+    )

@@ -1,0 +1,360 @@
+"""Derive every promised number of a bundle again, from the shipped files alone.
+
+Needs LiteRT and NumPy, nothing else of the workbench: a copy of this file lies in every bundle.
+Run it as `python verify.py [FOLDER]` or `python -m workbench verify RUN`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+CONFIG = "inference_config.json"
+METADATA = "model_metadata.json"
+SUMS = "SHA256SUMS"
+VECTORS = "golden/vectors.json"
+RECOMMENDATION = "threshold_recommendation.json"
+METRICS = "metrics.json"
+SCORES = "test_scores.npz"
+TOLERANCE = 1e-6  # of figures that were written as decimal text
+LEVELS = 1  # another CPU's kernels may round the last level the other way
+
+
+class BrokenPromiseError(Exception):
+    """A promise that the files do not keep."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise: kept (True), broken (False) or not made by this folder (None)."""
+
+    name: str
+    kept: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out, for a person (`text`) and for a script (`figures`)."""
+
+    folder: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.kept is not False for check in self.checks)
+
+    @property
+    def text(self) -> str:
+        marks = {True: "ok    ", False: "BROKEN", None: "-     "}
+        lines = [f"{marks[check.kept]}  {check.name}: {check.detail}" for check in self.checks]
+        broken = sum(check.kept is False for check in self.checks)
+        last = (
+            f"{broken} of {len(lines)} promises are broken" if broken else "every promise is kept"
+        )
+        return "\n".join([*lines, f"{self.folder}: {last}"])
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "checks": [vars(check) for check in self.checks],
+        }
+
+
+@dataclass
+class Bundle:
+    """The files of a folder, read once."""
+
+    folder: Path
+    config: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = self.json(CONFIG)
+
+    def bytes(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise BrokenPromiseError(f"{name} cannot be read ({error.strerror})") from None
+
+    def json(self, name: str) -> Any:
+        try:
+            return json.loads(self.bytes(name))
+        except ValueError as error:
+            raise BrokenPromiseError(f"{name} is not valid JSON ({error})") from None
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def sha256(self, name: str) -> str:
+        return hashlib.sha256(self.bytes(name)).hexdigest()
+
+    def model(self) -> bytes:
+        return self.bytes(self.config["model"]["file"])
+
+
+def verify(folder: Path) -> Verification:
+    """Check every promise of a run folder or of a bundle."""
+    folder = Path(folder)
+    try:
+        bundle = Bundle(folder)
+    except BrokenPromiseError as error:
+        return Verification(folder, (Check(CONFIG, False, str(error)),))
+    return Verification(folder, tuple(_check(name, promise, bundle) for name, promise in PROMISES))
+
+
+def _check(name: str, promise: Callable[[Bundle], str], bundle: Bundle) -> Check:
+    try:
+        detail = promise(bundle)
+    except BrokenPromiseError as error:
+        return Check(name, False, str(error))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return Check(
+            name, False, f"a file has an unexpected form ({type(error).__name__}: {error})"
+        )
+    return Check(name, None if detail.startswith("not here") else True, detail)
+
+
+def hashes(bundle: Bundle) -> str:
+    """Compare every file with SHA256SUMS."""
+    lines = bundle.bytes(SUMS).decode("utf-8").splitlines()
+    wrong = []
+    for line in lines:
+        promised, _, name = line.partition("  ")
+        if bundle.sha256(name) != promised:
+            wrong.append(name)
+    if wrong:
+        raise BrokenPromiseError(f"changed since they were written: {', '.join(wrong)}")
+    return f"{len(lines)} files are as they were written"
+
+
+def model_file(bundle: Bundle) -> str:
+    """Compare the model with the hash and size in the config."""
+    promised = bundle.config["model"]
+    found = hashlib.sha256(bundle.model()).hexdigest()
+    if found != promised["sha256"]:
+        raise BrokenPromiseError(
+            f"{promised['file']} has sha256 {found[:12]}…, {CONFIG} promises "
+            f"{promised['sha256'][:12]}…: the model was changed or damaged after 08"
+        )
+    _same("bytes of the model", len(bundle.model()), promised["bytes"])
+    return f"{promised['file']}, {promised['bytes']} bytes, sha256 {found[:12]}…"
+
+
+def labels(bundle: Bundle) -> str:
+    """Compare labels.txt, the config, the labels inside the model, and the number of outputs."""
+    promised = bundle.config["labels"]
+    name = bundle.config["labels_file"]["file"]
+    written = bundle.bytes(name).decode("utf-8").split("\n")
+    if written[-1] == "":
+        written.pop()
+    _same(f"labels of {name}", written, promised)
+    with zipfile.ZipFile(io.BytesIO(bundle.model())) as inside:
+        carried = inside.read("labels.txt").decode("utf-8").split("\n")[:-1]
+    _same("labels inside the model", carried, promised)
+    _same(f"sha256 of {name}", bundle.sha256(name), bundle.config["labels_file"]["sha256"])
+    outputs = open_model(bundle.model()).get_output_details()[0]["shape"][-1]
+    _same("number of outputs", int(outputs), len(promised))
+    return f"{len(promised)} labels, the same in {name}, {CONFIG} and the model"
+
+
+def ports(bundle: Bundle) -> str:
+    """Compare shapes, types, scales and zero points of the model with both JSON files."""
+    config, metadata = bundle.config, bundle.json(METADATA)
+    interpreter = open_model(bundle.model())
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    shape = [1, config["input"]["height"], config["input"]["width"], config["input"]["channels"]]
+    _same("input shape", [int(side) for side in source["shape"]], shape)
+    for side, details in (("input", source), ("output", target)):
+        found = _port(details)
+        _same(f"{side} of {CONFIG}", {key: config[side][key] for key in found}, found)
+        written = metadata[side]
+        _same(
+            f"{side} of {METADATA}", {"dtype": written["dtype"], **written["quantization"]}, found
+        )
+    _same(f"size in {METADATA}", metadata["input"]["width"], config["input"]["width"])
+    _same(f"files in {METADATA}", metadata["model_file"], config["model"]["file"])
+    return f"input {source['shape'].tolist()} {found_type(source)}, output {found_type(target)}"
+
+
+def thresholds(bundle: Bundle) -> str:
+    """Derive each threshold's logit and probability from its integer; compare with step 06."""
+    config = bundle.config
+    if config["task"] == "single_label":
+        return f"unknown below {config['thresholds']['unknown_below']}"
+    output, entries = config["output"], config["thresholds"]["classes"]
+    _same("classes with a threshold", [entry["label"] for entry in entries], config["labels"])
+    for entry in entries:
+        logit = (entry["integer"] - 0.5 - output["zero_point"]) * output["scale"]
+        _near(f"threshold of {entry['label']}: logit", entry["logit"], logit)
+        probability = 1 / (1 + np.exp(-entry["logit"]))
+        _near(f"threshold of {entry['label']}: probability", entry["probability"], probability)
+    return f"{len(entries)} thresholds: probability, logit and integer agree"
+
+
+def golden(bundle: Bundle) -> str:
+    """Run letterbox, model and decisions again on the recorded images."""
+    vectors = bundle.json(VECTORS)["vectors"]
+    interpreter = open_model(bundle.model())
+    differing = 0
+    for vector in vectors:
+        differing += _check_vector(bundle, interpreter, vector)
+    return f"{len(vectors)} images from pixels to decisions; {differing} output levels differ"
+
+
+def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, Any]) -> int:
+    name = vector["name"]
+    for part in ("source", "letterbox", "input", "output"):
+        promised = vector[part]
+        _same(f"sha256 of {promised['file']}", bundle.sha256(promised["file"]), promised["sha256"])
+    pixels = read_ppm(bundle.bytes(vector["source"]["file"]))
+    size = bundle.config["input"]["width"]
+    boxed = letterbox(pixels, size)
+    _same_array(f"{name}: letterbox", boxed, read_ppm(bundle.bytes(vector["letterbox"]["file"])))
+    tensor = input_table(bundle.config["input"])[boxed]
+    _same(f"{name}: input tensor", tensor.tobytes(), bundle.bytes(vector["input"]["file"]))
+    raw = run_model(interpreter, tensor)
+    recorded = np.frombuffer(bundle.bytes(vector["output"]["file"]), dtype=raw.dtype)
+    gap = np.abs(raw.astype(np.int32) - recorded.astype(np.int32))
+    if gap.max() > LEVELS:
+        raise BrokenPromiseError(
+            f"{name}: the model's output differs from the recording by {gap.max()} levels"
+        )
+    _same(f"{name}: decisions", decide(raw[None], bundle.config)[0], vector["decisions"])
+    return int((gap > 0).sum())
+
+
+def open_model(model: bytes) -> Interpreter:
+    try:
+        interpreter = Interpreter(model_content=model, num_threads=1)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise BrokenPromiseError(f"LiteRT cannot open the model ({error})") from None
+    return interpreter
+
+
+def run_model(interpreter: Interpreter, tensor: np.ndarray) -> np.ndarray:
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], tensor[None])
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0].copy()
+
+
+def input_table(port: dict[str, Any]) -> np.ndarray:
+    """Return the input value of each byte 0…255, which means (x - 127) / 128."""
+    limits = np.iinfo(port["dtype"])
+    levels = np.floor((np.arange(256) - 127) / 128 / port["scale"] + 0.5) + port["zero_point"]
+    return np.clip(levels, limits.min, limits.max).astype(port["dtype"])
+
+
+def decide(raw: np.ndarray, config: dict[str, Any]) -> list[list[str]]:
+    """Return the labels that the app shows for raw outputs [N, C]."""
+    names = config["labels"]
+    if config["task"] == "single_label":
+        return [_single(row, config) for row in raw]
+    needed = np.array([entry["integer"] for entry in config["thresholds"]["classes"]])
+    return [[names[i] for i in np.flatnonzero(row >= needed)] for row in raw.astype(np.int32)]
+
+
+def _single(row: np.ndarray, config: dict[str, Any]) -> list[str]:
+    output = config["output"]
+    values = (row.astype(np.float64) - output["zero_point"]) * output["scale"]
+    if output["is_logits"]:
+        values = np.exp(values - values.max())
+        values /= values.sum()
+    best = int(values.argmax())
+    sure = values[best] >= config["thresholds"]["unknown_below"]
+    return [config["labels"][best]] if sure else []
+
+
+def letterbox(image: np.ndarray, size: int) -> np.ndarray:
+    """Letterbox uint8 [H, W, 3] by the formula `q8`, in integers."""
+    height, width = image.shape[:2]
+    longest = max(width, height)
+    new_width, new_height = (
+        max(1, (2 * side * size + longest) // (2 * longest)) for side in (width, height)
+    )
+    x0, x1, fx = _taps(width, new_width)
+    y0, y1, fy = _taps(height, new_height)
+    pixels = image.astype(np.int64)
+    fx, fy = fx[None, :, None], fy[:, None, None]
+    upper = pixels[y0][:, x0] * (256 - fx) + pixels[y0][:, x1] * fx
+    lower = pixels[y1][:, x0] * (256 - fx) + pixels[y1][:, x1] * fx
+    square = np.zeros((size, size, 3), dtype=np.uint8)
+    left, top = (size - new_width) // 2, (size - new_height) // 2
+    mixed = (upper * (256 - fy) + lower * fy + 32768) >> 16
+    square[top : top + new_height, left : left + new_width] = mixed
+    return square
+
+
+def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = np.arange(new, dtype=np.int64)
+    place = (2 * ((2 * x + 1) * old - new) * 128 + new) // (2 * new)
+    place = place.clip(0, (old - 1) * 256)
+    return place >> 8, np.minimum((place >> 8) + 1, old - 1), place & 255
+
+
+def read_ppm(data: bytes) -> np.ndarray:
+    """Read a binary PPM as this workbench writes it: `P6 width height 255` and the pixels."""
+    header, pixels = data.split(b"\n", 1)
+    _magic, width, height, _deepest = header.split()
+    return np.frombuffer(pixels, dtype=np.uint8).reshape(int(height), int(width), 3)
+
+
+def _port(details: dict[str, Any]) -> dict[str, Any]:
+    scale, zero_point = details["quantization"]
+    name = np.dtype(details["dtype"]).name
+    return {"dtype": name, "scale": float(scale), "zero_point": int(zero_point)}
+
+
+def found_type(details: dict[str, Any]) -> str:
+    port = _port(details)
+    return f"{port['dtype']} (scale {port['scale']:g}, zero point {port['zero_point']})"
+
+
+def _same(what: str, found: Any, promised: Any) -> None:
+    if found != promised:
+        shown = (
+            "" if isinstance(found, bytes) else f": {_short(found)} instead of {_short(promised)}"
+        )
+        raise BrokenPromiseError(f"{what} differ{shown}")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def _same_array(what: str, found: np.ndarray, promised: np.ndarray) -> None:
+    if found.shape != promised.shape or (found != promised).any():
+        raise BrokenPromiseError(f"{what} differs from the recorded bytes")
+
+
+def _near(what: str, found: float, expected: float) -> None:
+    if not abs(found - expected) <= TOLERANCE * max(1.0, abs(expected)):
+        raise BrokenPromiseError(f"{what} is {found}, derived {expected}")
+
+
+PROMISES: tuple[tuple[str, Callable[[Bundle], str]], ...] = (
+    ("hashes", hashes),
+    ("model", model_file),
+    ("labels", labels),
+    ("ports", ports),
+    ("thresholds", thresholds),
+    ("golden", golden),
+)
+
+if __name__ == "__main__":
+    outcome = verify(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent))
+    sys.stdout.write(outcome.text + "\n")
+    sys.exit(0 if outcome.passed else 1)
