@@ -96,6 +96,14 @@ class AuditSettings(Group):
     min_positives: Count = knob(
         10, "a class with fewer positives in validation is too small to tune a threshold on"
     )
+    tiny_pixels: Count = knob(
+        32, "a shorter side below this shows too little to recognise anything"
+    )
+    max_letterbox_waste: Fraction = knob(0.6, "share of the model input that may be black border")
+    max_imbalance: Positive = knob(20.0, "most frequent class against the rarest, in one split")
+    outlier_deviations: Positive = knob(
+        5.0, "robust deviations from the median before light or sharpness is an outlier"
+    )
     gallery_size: Annotated[int, Field(ge=1, le=200)] = knob(
         24, "how many of the worst images the gallery shows"
     )
