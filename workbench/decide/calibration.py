@@ -1,88 +1,135 @@
-"""Does 80 % mean 80 %? Compare promised probabilities with what happened, and correct them.
+"""Correct probabilities that promise too much or too little.
 
-The correction is a line per class on the logits. It keeps the order of the scores, so decisions
-stay the same, and it folds into the last layer or into the app's sigmoid.
+The correction is a rising line per class on the logits: the order of the scores, and so every
+decision, stays as it is, and the line folds into the last layer or into the app's sigmoid.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import expit
 
-from workbench.decide.objectives import ratio
+from workbench.decide.levels import (
+    LOWEST,
+    NEVER,
+    LevelCounts,
+    Quantization,
+    check_raw,
+    check_scores,
+    count_levels,
+)
+from workbench.decide.reliability import calibration_error, class_errors, reliability
+from workbench.decide.selection import assign_folds
 
-BINS = 15
-Binning = Literal["width", "mass"]
+__all__ = ["Calibration", "calibrate", "calibration_error", "class_errors", "reliability"]
+FOLDS = 5
+SLOPES = (0.01, 100.0)  # above 0: a falling line would turn the decisions round
+Method = Literal["temperature", "platt"]
 
 
-def reliability(
+@dataclass(frozen=True)
+class Calibration:
+    """A line per class on the logits: `calibrated = slope * logit + intercept`."""
+
+    method: Method
+    classes: tuple[str, ...]
+    slope: np.ndarray  # [C]; 1 / temperature
+    intercept: np.ndarray  # [C]; 0 for temperature
+    before: pd.DataFrame  # class_errors of the probabilities as they are
+    after: pd.DataFrame  # and corrected by lines fitted on other images
+    held_out: np.ndarray  # the latter probabilities, [N, C]
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        return np.asarray(logits, np.float64) * self.slope + self.intercept
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a class and one for all of them, to be read by people."""
+        table = self.before.rename(columns=lambda name: name.replace("error", "error_before"))
+        after = self.after.drop(columns="class")
+        table = table.join(after.rename(columns=lambda name: name.replace("error", "error_after")))
+        return table.assign(
+            slope=np.append(self.slope, np.nan), intercept=np.append(self.intercept, np.nan)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        rows = self.table.astype(object).where(self.table.notna(), None)
+        return {"method": self.method, "classes": rows.to_dict("records")}
+
+
+def calibrate(
     y_true: np.ndarray,
-    probability: np.ndarray,
-    mask: np.ndarray | None = None,
+    raw: np.ndarray,
+    scale: float,
+    zero_point: int,
+    classes: Sequence[str],
+    seed: int,
     *,
-    bins: int = BINS,
-    binning: Binning = "width",
-) -> pd.DataFrame:
-    """Compare promised and real frequency in bins of equal width, or of equal numbers of images.
-
-    One row a bin that holds images, with a 95 % Wilson interval of the real frequency.
-    """
-    known = np.ones(probability.shape, bool) if mask is None else np.asarray(mask) > 0.5
-    label, promised = (np.asarray(y_true) > 0.5)[known], np.asarray(probability)[known]
-    edges = bin_edges(promised, bins, binning)
-    place = _place(promised, edges)
-    count = np.bincount(place, minlength=len(edges) - 1)
-    hits = np.bincount(place, weights=label, minlength=len(edges) - 1)
-    total = np.bincount(place, weights=promised, minlength=len(edges) - 1)
-    low, high = wilson(hits, count)
-    table = pd.DataFrame(
-        {
-            "from": edges[:-1],
-            "to": edges[1:],
-            "count": count,
-            "predicted": ratio(total, count),
-            "observed": ratio(hits, count),
-            "observed_low": low,
-            "observed_high": high,
-        }
+    mask: np.ndarray | None = None,
+    method: Method = "temperature",
+    replicates: int = 0,
+) -> Calibration:
+    """Fit the lines on int8 scores [N, C]; what they help is measured on held-out folds."""
+    check_scores(y_true, raw, mask)
+    check_raw(raw)
+    quantization = Quantization(float(scale), int(zero_point))
+    slope, intercept = fit_lines(count_levels(y_true, raw, mask), quantization, method)
+    held_out = _held_out(y_true, raw, mask, quantization, method, seed)
+    before, after = (
+        class_errors(y_true, probability, classes, mask, replicates=replicates, seed=seed)
+        for probability in (quantization.probabilities(raw), held_out)
     )
-    return table[table["count"] > 0].reset_index(drop=True)
+    return Calibration(method, tuple(classes), slope, intercept, before, after, held_out)
 
 
-def bin_edges(probability: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
-    if binning == "width" or not len(probability):
-        return np.linspace(0, 1, bins + 1)
-    inner = np.quantile(probability, np.arange(1, bins) / bins)
-    return np.unique(np.concatenate([[0.0], inner, [1.0]]))
+def _held_out(y_true, raw, mask, quantization, method, seed) -> np.ndarray:
+    logits = quantization.logits(raw)
+    folds = assign_folds(y_true, min(FOLDS, len(raw)), np.random.default_rng(seed))
+    for fold in range(folds.max() + 1):
+        inside, others = folds == fold, folds != fold
+        known = None if mask is None else mask[others]
+        if others.any():
+            counts = count_levels(y_true[others], raw[others], known)
+            slope, intercept = fit_lines(counts, quantization, method)
+            logits[inside] = logits[inside] * slope + intercept
+    return expit(logits)
 
 
-def _place(probability: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, len(edges) - 2)
+def fit_lines(
+    counts: LevelCounts, quantization: Quantization, method: Method
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slope and intercept of each class with the least log loss; 1 and 0 if undefined.
+
+    Platt's softened targets keep separable and rare classes from running off to infinity.
+    """
+    logits = quantization.logits(np.arange(LOWEST, NEVER))
+    lines = [
+        _fit_line(logits, positives, negatives, method)
+        for positives, negatives in zip(counts.positives, counts.negatives, strict=True)
+    ]
+    slope, intercept = np.array(lines).T
+    return slope, intercept
 
 
-def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a frequency; honest near 0 and 1, where the usual one leaves [0, 1]."""
-    z = 1.959963984540054
-    count = np.maximum(np.asarray(count, np.float64), 1e-9)
-    share = np.asarray(hits) / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+def _fit_line(logits, positives, negatives, method: Method) -> tuple[float, float]:
+    if not (positives.sum() and negatives.sum()):
+        return 1.0, 0.0
+    sure, unsure = (positives.sum() + 1) / (positives.sum() + 2), 1 / (negatives.sum() + 2)
+    yes = positives * sure + negatives * unsure
+    no = positives + negatives - yes
 
+    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+        z = line[0] * logits + line[1]
+        pull = (yes + no) * expit(z) - yes
+        value = (yes * np.logaddexp(0, -z) + no * np.logaddexp(0, z)).sum()
+        return value / yes.sum(), np.array([pull @ logits, pull.sum()]) / yes.sum()
 
-def calibration_error(
-    y_true: np.ndarray,
-    probability: np.ndarray,
-    mask: np.ndarray | None = None,
-    *,
-    bins: int = BINS,
-    binning: Binning = "width",
-) -> float | None:
-    """Mean distance of promise and reality over all labels (ECE); None without labels."""
-    table = reliability(y_true, probability, mask, bins=bins, binning=binning)
-    if not len(table):
-        return None
-    distance = (table.predicted - table.observed).abs()
-    return float((distance * table["count"]).sum() / table["count"].sum())
+    bounds = [SLOPES, (None, None) if method == "platt" else (0.0, 0.0)]
+    slope, intercept = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return float(slope), float(intercept)
