@@ -7,8 +7,12 @@ here, the fast one here, `letterbox.c` and what the bundle generates from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
+
+FOUR_CHANNEL_PIXELS = 1_000_000  # above, adding a channel costs more than it saves
 
 
 def letterbox_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -17,21 +21,49 @@ def letterbox_size(width: int, height: int, size: int) -> tuple[int, int]:
     return tuple(max(1, (2 * side * size + longest) // (2 * longest)) for side in (width, height))
 
 
-def letterbox(image: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Letterbox uint8 [height, width, 3] to [size, size, 3], into zeroed `out` when given.
+def letterbox(image: np.ndarray, size: int) -> np.ndarray:
+    """Letterbox uint8 [height, width, 3] to [size, size, 3].
 
     OpenCV's INTER_LINEAR_EXACT is this very arithmetic; the tests compare every byte.
     """
     height, width = image.shape[:2]
     scaled = letterbox_size(width, height, size)
-    left, top = (size - scaled[0]) // 2, (size - scaled[1]) // 2
-    square = np.zeros((size, size, 3), np.uint8) if out is None else out
-    inside = square[top : top + scaled[1], left : left + scaled[0]]
+    square = np.zeros((size, size, 3), np.uint8)
+    inside = _inside(square, scaled)
     if scaled == (width, height):
         inside[:] = image
     else:
         cv2.resize(image, scaled, dst=inside, interpolation=cv2.INTER_LINEAR_EXACT)
     return square
+
+
+def letterbox_all(image: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Letterbox one image to several sizes, faster than one by one; the bytes are the same.
+
+    OpenCV resizes four channels a third faster than three, which pays for adding the fourth
+    while the image is not large.
+    """
+    height, width = image.shape[:2]
+    if height * width > FOUR_CHANNEL_PIXELS:
+        return [letterbox(image, size) for size in sizes]
+    rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    return [_letterbox_rgba(rgba, size) for size in sizes]
+
+
+def _letterbox_rgba(rgba: np.ndarray, size: int) -> np.ndarray:
+    height, width = rgba.shape[:2]
+    scaled = letterbox_size(width, height, size)
+    square = np.zeros((size, size, 3), np.uint8)
+    if scaled != (width, height):
+        rgba = cv2.resize(rgba, scaled, interpolation=cv2.INTER_LINEAR_EXACT)
+    cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB, dst=_inside(square, scaled))
+    return square
+
+
+def _inside(square: np.ndarray, scaled: tuple[int, int]) -> np.ndarray:
+    """Return the centred window of `square` that the scaled image fills."""
+    left, top = (len(square) - scaled[0]) // 2, (len(square) - scaled[1]) // 2
+    return square[top : top + scaled[1], left : left + scaled[0]]
 
 
 def letterbox_reference(image: np.ndarray, size: int) -> np.ndarray:
@@ -45,9 +77,7 @@ def letterbox_reference(image: np.ndarray, size: int) -> np.ndarray:
     upper = pixels[y0][:, x0] * (256 - fx) + pixels[y0][:, x1] * fx
     lower = pixels[y1][:, x0] * (256 - fx) + pixels[y1][:, x1] * fx
     square = np.zeros((size, size, 3), np.uint8)
-    left, top = (size - new_width) // 2, (size - new_height) // 2
-    inside = (upper * (256 - fy) + lower * fy + 32768) >> 16
-    square[top : top + new_height, left : left + new_width] = inside
+    _inside(square, (new_width, new_height))[:] = (upper * (256 - fy) + lower * fy + 32768) >> 16
     return square
 
 

@@ -1,0 +1,208 @@
+"""What the networks see, as tf.data: decoded, augmented, letterboxed, batched, normalised.
+
+Every batch is a function of (settings, split, number of the batch): no shuffle buffer, no hidden
+state. A stream that starts at epoch k is therefore the stream an uninterrupted run sees there.
+Python only looks after the order; decoding and resizing run in OpenCV, outside the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from workbench.data.augment import augment
+from workbench.data.decode import decode_image
+from workbench.data.letterbox import letterbox, letterbox_all
+from workbench.data.tables import Split
+from workbench.errors import DatasetError
+from workbench.settings import Mixup, Settings
+
+ALIGNMENT_BYTES = 64  # TensorFlow takes an array over without copying it when it starts like this
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class View:
+    """How one network wants an image: its side and its numbers."""
+
+    size: int
+    normalization: Literal["none", "lite"]  # none: float32 [0, 255]; lite: (x - 127) / 128
+
+
+@dataclass(frozen=True)
+class TrainingBatches:
+    dataset: tf.data.Dataset  # endless: ((view, …), targets, mask), all float32
+    steps_per_epoch: int
+
+
+def training_batches(
+    split: Split,
+    views: tuple[View, ...],
+    batch_size: int,
+    settings: Settings,
+    *,
+    first_epoch: int = 0,
+    shard: tuple[int, int] = (0, 1),
+) -> TrainingBatches:
+    """Stream augmented batches over epochs `first_epoch`, `first_epoch` + 1, …
+
+    Batches of an epoch differ by at most one image, so that none is tiny and nothing is dropped.
+    `shard` (worker, workers) gives every worker equally many steps; the last images of an epoch
+    may be seen by two workers for that.
+    """
+    plan = _TrainingPlan(len(split), batch_size, settings.seed, shard)
+    loader = _Loader(split, views, settings)
+
+    def load(number: np.int64) -> list[np.ndarray]:
+        epoch, step = divmod(int(number), plan.steps)
+        return loader.training_batch(plan.indices(epoch, step), epoch, step, shard[0])
+
+    numbers = tf.data.Dataset.counter(first_epoch * plan.steps)
+    return TrainingBatches(_dataset(numbers, load, split, views, settings), plan.steps)
+
+
+def evaluation_batches(
+    split: Split, views: tuple[View, ...], batch_size: int, settings: Settings
+) -> tf.data.Dataset:
+    """Give every image once, in order, the last batch as small as it comes."""
+    loader = _Loader(split, views, settings)
+
+    def load(number: np.int64) -> list[np.ndarray]:
+        start = int(number) * batch_size
+        return loader.evaluation_batch(range(start, min(start + batch_size, len(split))))
+
+    numbers = tf.data.Dataset.range(-(-len(split) // batch_size))
+    return _dataset(numbers, load, split, views, settings)
+
+
+def letterboxed(
+    split: Split, size: int, settings: Settings, indices: Sequence[int] | None = None
+) -> Iterator[np.ndarray]:
+    """Yield uint8 [size, size, 3] of every image, or of those at `indices`, without TensorFlow."""
+    for index in range(len(split)) if indices is None else indices:
+        yield letterbox(decode_image(split.path(index), settings.dataset), size)
+
+
+def _dataset(numbers, load, split, views, settings) -> tf.data.Dataset:
+    """Map batch numbers to batches, in parallel and in order."""
+    shapes = [(None, view.size, view.size, 3) for view in views]
+    shapes += [(None, len(split.classes))] * 2
+
+    def load_tensors(number: tf.Tensor) -> tuple:
+        arrays = tf.numpy_function(load, [number], [tf.float32] * len(shapes), stateful=False)
+        *images, targets, mask = (
+            tf.ensure_shape(array, shape) for array, shape in zip(arrays, shapes, strict=True)
+        )
+        return tuple(images), targets, mask
+
+    options = tf.data.Options()
+    options.deterministic = True
+    # Shards are ours; TensorFlow would shard what is a shard already.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    threads = settings.run.threads or len(os.sched_getaffinity(0))
+    batches = numbers.map(load_tensors, num_parallel_calls=threads)
+    return batches.prefetch(BATCHES_AHEAD).with_options(options)
+
+
+class _TrainingPlan:
+    """Which images make which batch: a fresh permutation an epoch, dealt out to the workers."""
+
+    def __init__(self, images: int, batch_size: int, seed: int, shard: tuple[int, int]) -> None:
+        if images == 0:
+            raise DatasetError("The train split has no images.")
+        self._images, self._seed, (self._worker, self._workers) = images, seed, shard
+        self._share = -(-images // self._workers)
+        self.steps = -(-self._share // batch_size)
+        self._epoch_order = lru_cache(maxsize=2)(self._draw_order)
+
+    def indices(self, epoch: int, step: int) -> np.ndarray:
+        order = self._epoch_order(epoch)
+        bounds = [number * len(order) // self.steps for number in (step, step + 1)]
+        return order[slice(*bounds)]
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._images)
+        return np.resize(order, self._share * self._workers)[self._worker :: self._workers]
+
+
+class _Loader:
+    """Turns indices into the float32 arrays of one batch."""
+
+    def __init__(self, split: Split, views: tuple[View, ...], settings: Settings) -> None:
+        self._split, self._views, self._settings = split, views, settings
+        # tf.data already runs one batch a core; threads inside OpenCV would fight over the cores.
+        cv2.setNumThreads(0)
+
+    def training_batch(
+        self, indices: np.ndarray, epoch: int, step: int, worker: int
+    ) -> list[np.ndarray]:
+        batch = self._batch(indices, lambda index: self._augmented(index, epoch))
+        mixup = self._settings.augmentation.mixup
+        if mixup.enabled:
+            rng = np.random.default_rng([self._settings.seed, epoch, step, worker])
+            batch = mix_up(batch, rng, mixup)
+        return batch
+
+    def evaluation_batch(self, indices: Sequence[int]) -> list[np.ndarray]:
+        return self._batch(indices, self._decoded)
+
+    def _decoded(self, index: int) -> np.ndarray:
+        return decode_image(self._split.path(index), self._settings.dataset)
+
+    def _augmented(self, index: int, epoch: int) -> np.ndarray:
+        settings = self._settings
+        return augment(
+            self._decoded(index),
+            seed=settings.seed,
+            epoch=epoch,
+            index=int(index),
+            settings=settings.augmentation,
+        )
+
+    def _batch(self, indices: Sequence[int], image_at) -> list[np.ndarray]:
+        sizes = [view.size for view in self._views]
+        images = [_aligned((len(indices), size, size, 3)) for size in sizes]
+        for row, index in enumerate(indices):
+            squares = letterbox_all(image_at(index), sizes)
+            for batch, square, view in zip(images, squares, self._views, strict=True):
+                normalize(square, view.normalization, out=batch[row])
+        rows = np.asarray(indices)
+        return [*images, self._split.targets[rows], self._split.mask[rows]]
+
+
+def normalize(square: np.ndarray, normalization: str, out: np.ndarray) -> None:
+    """Write uint8 pixels as the network's float32 numbers; both forms are exact."""
+    if normalization == "none":
+        np.copyto(out, square)
+    else:  # one pass; 1/128 and 127/128 are exact, so this is (x - 127) / 128 to the bit
+        cv2.addWeighted(square, 1 / 128, square, 0, -127 / 128, dst=out, dtype=cv2.CV_32F)
+
+
+def mix_up(batch: list[np.ndarray], rng: np.random.Generator, mixup: Mixup) -> list[np.ndarray]:
+    """Blend every image with a partner: the same pairs and shares in all views and targets.
+
+    A label unknown for either partner is unknown for the blend.
+    """
+    *blended, mask = batch
+    partner = rng.permutation(len(mask))
+    share = rng.beta(mixup.alpha, mixup.alpha, len(mask)).astype(np.float32)
+    mixed = []
+    for array in blended:
+        weight = share.reshape(-1, *[1] * (array.ndim - 1))
+        mixed.append(weight * array + (1 - weight) * array[partner])
+    return [*mixed, mask * mask[partner]]
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Allocate float32 so that TensorFlow takes the array over instead of copying it."""
+    values = int(np.prod(shape))
+    room = np.empty(values + ALIGNMENT_BYTES // 4, np.float32)
+    start = (-room.ctypes.data % ALIGNMENT_BYTES) // 4
+    return room[start : start + values].reshape(shape)
