@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from workbench.data.label_statistics import SPLITS, LabelStatistics, label_stati
 from workbench.data.layouts import guard
 from workbench.data.near_duplicates import find_near_duplicates
 from workbench.data.tables import Dataset
+from workbench.data.threads import count_cores
 from workbench.data.thumbnails import Thumbnails
 from workbench.errors import DatasetError
 from workbench.files import write_json, write_text
@@ -83,7 +83,7 @@ def audit_dataset(
     `scores`: probabilities float [rows, classes] that come from a network that did not train on
     the row, NaN rows where there is none.
     """
-    threads = settings.run.threads or len(os.sched_getaffinity(0))
+    threads = count_cores(settings.run.threads)
     facts, duplicates = _examine(dataset, settings, threads)
     statistics = label_statistics(dataset)
     findings = _judge(dataset, settings, facts, duplicates, statistics)

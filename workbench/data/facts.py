@@ -6,10 +6,7 @@ row, a thumbnail on disk and five hashes, so memory stays flat. Judges nothing: 
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -21,6 +18,7 @@ import pandas as pd
 from workbench.data import thumbnails
 from workbench.data.decode import ImageFacts, examine_image
 from workbench.data.fingerprints import CUTS, fingerprints
+from workbench.data.threads import count_cores, map_in_order
 from workbench.data.thumbnails import COLOUR_SIDE, SIDE, Thumbnails
 from workbench.settings import DatasetSettings
 
@@ -57,11 +55,16 @@ def collect_facts(
     paths: Sequence[Path], dataset: DatasetSettings, store: Thumbnails, threads: int = 0
 ) -> Collection:
     """Examine every path once, on `threads` cores (0: all); thumbnails go to `store`."""
+
+    def examine(start: int) -> Block:
+        return _examine_block(start, paths[start : start + BLOCK_IMAGES], dataset)
+
     headers: list[ImageFacts] = []
     measures = np.empty((len(paths), len(MEASURES)), np.float32)
     coarse = np.empty((len(paths), len(CUTS)), np.uint64)
     fine = np.empty(len(paths), np.uint64)
-    for block in _blocks(paths, dataset, threads or len(os.sched_getaffinity(0))):
+    starts = range(0, len(paths), BLOCK_IMAGES)
+    for block in map_in_order(examine, starts, count_cores(threads)):
         here = slice(block.start, block.start + len(block.headers))
         headers += block.headers
         measures[here], coarse[here], fine[here] = block.measures, block.coarse, block.fine
@@ -71,19 +74,6 @@ def collect_facts(
     table["refused"] = table["refused"].astype(object).where(table["refused"].notna(), None)
     table[list(MEASURES)] = measures
     return Collection(table, coarse, fine)
-
-
-def _blocks(paths: Sequence[Path], dataset: DatasetSettings, threads: int) -> Iterator[Block]:
-    """Yield the blocks in order, with only a few of them in flight."""
-    waiting: deque[Future[Block]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="audit") as pool:
-        for start in range(0, len(paths), BLOCK_IMAGES):
-            block = paths[start : start + BLOCK_IMAGES]
-            waiting.append(pool.submit(_examine_block, start, block, dataset))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _examine_block(start: int, paths: Sequence[Path], dataset: DatasetSettings) -> Block:

@@ -146,8 +146,8 @@ def judge_labels(
     for row in statistics.drift[statistics.drift["drifted"]].to_dict("records"):
         detail = (
             f"class {row['class']!r}: {row['share']:.1%} of {row['split']}, "
-            f"{row['train_share']:.1%} of train (difference {row['difference']:+.1%}, 95 % interval {row['low']:+.1%} to "
-            f"{row['high']:+.1%})"
+            f"{row['train_share']:.1%} of train (difference {row['difference']:+.1%}, "
+            f"95 % interval {row['low']:+.1%} to {row['high']:+.1%})"
         )
         findings.add_general("split_drift", row["split"], detail)
     _judge_balance(statistics.counts, audit, findings)

@@ -8,7 +8,6 @@ thousands of images share one hash. What is found is decided by `likeness`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from workbench.data.fingerprints import distance
 from workbench.data.likeness import MINIMUM_CONTRAST, compare
+from workbench.data.threads import map_in_order
 from workbench.data.thumbnails import SIDE, Thumbnails, unpack
 
 HASH_BITS = 64
@@ -169,9 +169,8 @@ def _compare_all(
         likeness = compare(*records)
         return np.where(likeness.same, np.minimum(likeness.grey, likeness.detail), 0)
 
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(judge, chunks())
-        return np.concatenate([np.empty(0, np.float32), *results])
+    results = map_in_order(judge, chunks(), threads)
+    return np.concatenate([np.empty(0, np.float32), *results])
 
 
 def _fewest_bits(coarse: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
