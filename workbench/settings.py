@@ -362,6 +362,9 @@ class TfliteExportSettings(Group):
     fold_thresholds: bool = knob(
         False, "bake the thresholds into the last layer: every class fires at logit 0"
     )
+    golden_images: Count = knob(
+        6, "validation images that the bundle carries from pixels to decisions"
+    )
     extra_formats: list[Literal["float16", "dynamic_range", "onnx", "torchscript"]] = knob(
         [], "more files of the student beside the INT8 one"
     )
@@ -370,6 +373,9 @@ class TfliteExportSettings(Group):
 class ParitySettings(Group):
     """How far two rungs of the parity ladder may differ before the run fails."""
 
+    images: Count = knob(
+        200, "validation images computed on every rung; the plain kernels are slow"
+    )
     max_f1_drop: Fraction = knob(0.02, "between one rung and the next, on validation")
     max_flip_fraction: Fraction = knob(0.03, "decisions that change between one rung and the next")
     max_runtime_flips: CountOrNone = knob(
