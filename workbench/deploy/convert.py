@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.deploy.flatbuffer import with_integer_ports
+from workbench.deploy.edits import with_integer_ports
 from workbench.deploy.quiet import quiet
 from workbench.deploy.tflite import run_tflite
 from workbench.errors import StepError
@@ -31,7 +31,7 @@ def convert_full_integer(
     model: keras.Model, images: Sequence[np.ndarray], export: TfliteExportSettings
 ) -> bytes:
     """Convert a float or QAT network to INT8, calibrated on letterboxed uint8 images [S, S, 3]."""
-    converter = _converter(_with_activation(model, export), images)
+    converter = _converter(model, images)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = getattr(tf, export.input_type)
     converter.inference_output_type = getattr(tf, export.output_type)
@@ -85,13 +85,6 @@ def _integer_ports(
 ) -> bytes:
     logits = run_tflite(model, images)
     return with_integer_ports(model, export.input_type, (logits.min(), logits.max()))
-
-
-def _with_activation(model: keras.Model, export: TfliteExportSettings) -> keras.Model:
-    if not export.sigmoid_in_model:
-        return model
-    probability = keras.layers.Activation("sigmoid", name="probability")(model.output)
-    return keras.Model(model.input, probability, name=model.name)
 
 
 def _converter(

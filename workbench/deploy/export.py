@@ -9,19 +9,53 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.deploy.tflite import read_model
+import numpy as np
+
+from workbench.deploy import card, edits, flatbuffer, tflite
 from workbench.errors import StepError
+from workbench.settings import Settings
 
 LABELS_FILE = "labels.txt"
 METADATA_FILE = "metadata.json"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date a ZIP knows: no clock in the bytes
+OLDEST = (1980, 1, 1, 0, 0, 0)  # the oldest date a ZIP knows: no clock in the bytes
 
 
 def export_model(
-    candidate: bytes | Path, labels: Sequence[str], metadata: Mapping[str, Any]
+    candidate: bytes | Path,
+    labels: Sequence[str],
+    metadata: Mapping[str, Any],
+    settings: Settings,
+    thresholds: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the file that ships, made from the chosen candidate."""
-    return attach_metadata(read_model(candidate), labels, metadata)
+    """Return the file that ships, made from the chosen candidate.
+
+    `thresholds` is the content of threshold_recommendation.json; only `fold_thresholds` needs it.
+    """
+    export, model = settings.tflite_export, tflite.read_model(candidate)
+    if export.fold_thresholds:
+        model = edits.with_folded_thresholds(model, _integers(settings, labels, thresholds))
+    if export.sigmoid_in_model:
+        model = edits.with_activation(model, activation_of(settings.task))
+    return attach_metadata(model, labels, metadata)
+
+
+def activation_of(task: str) -> str:
+    """What turns logits into probabilities."""
+    return "softmax" if task == "single_label" else "sigmoid"
+
+
+def _integers(
+    settings: Settings, labels: Sequence[str], thresholds: Mapping[str, Any] | None
+) -> np.ndarray:
+    if settings.task == "single_label":
+        raise StepError(
+            "tflite_export.fold_thresholds: a single label has one confidence threshold, which no "
+            "bias can hold. Turn it off."
+        )
+    if thresholds is None:
+        raise StepError("tflite_export.fold_thresholds needs the thresholds of 06_tune_thresholds")
+    by_name = {entry["name"]: entry["integer"] for entry in thresholds["classes"]}
+    return np.array([by_name[label] for label in labels])
 
 
 def labels_text(labels: Sequence[str]) -> str:
@@ -30,23 +64,27 @@ def labels_text(labels: Sequence[str]) -> str:
 
 
 def attach_metadata(model: bytes, labels: Sequence[str], metadata: Mapping[str, Any]) -> bytes:
-    """Append labels and metadata as a ZIP; the runtime stops reading before it.
+    """Put the description into the file and append the labels as a ZIP, as TFLite's tools expect.
 
-    This is where TFLite's own tools look for the label file, so `unzip` and Android Studio find it.
+    The runtime ignores both; `unzip`, Android Studio and the Task Library find them.
     """
     _refuse_broken_labels(labels)
+    tree = flatbuffer.parse(model)
+    _, height, width, _ = tflite.input_port(model).shape
+    block = card.metadata_block(metadata, LABELS_FILE, size=(width, height))
+    flatbuffer.add_metadata(tree, card.BLOCK_NAME, block)
     archive = io.BytesIO()
     text = json.dumps(dict(metadata), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as bundle:
         for name, content in ((LABELS_FILE, labels_text(labels)), (METADATA_FILE, text + "\n")):
-            bundle.writestr(zipfile.ZipInfo(name, EPOCH), content.encode("utf-8"))
-    return model + archive.getvalue()
+            bundle.writestr(zipfile.ZipInfo(name, OLDEST), content.encode("utf-8"))
+    return flatbuffer.pack(tree) + archive.getvalue()
 
 
 def read_metadata(model: bytes | Path) -> tuple[list[str], dict[str, Any]]:
     """Return the labels and the metadata that `attach_metadata` put into a file."""
     try:
-        with zipfile.ZipFile(io.BytesIO(read_model(model))) as bundle:
+        with zipfile.ZipFile(io.BytesIO(tflite.read_model(model))) as bundle:
             labels = bundle.read(LABELS_FILE).decode("utf-8").split("\n")[:-1]
             return labels, json.loads(bundle.read(METADATA_FILE))
     except (zipfile.BadZipFile, KeyError) as error:

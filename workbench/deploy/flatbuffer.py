@@ -1,36 +1,43 @@
-"""Small, exact edits of a `.tflite` file: integer ports around float arithmetic.
+"""Read, change and write the tree of a `.tflite` file. Knows the format, not what a network is for.
 
-Uses LiteRT's own schema classes. Knows the file format, not what a network is for.
+LiteRT's own schema classes do the work; this adds what they forget (alignment) and the few
+primitives that our edits need.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 FILE_IDENTIFIER = b"TFL3"
-BUFFER_ALIGNMENT = 16  # the schema's force_align, which the Python classes forget
-INPUT_SCALE, INPUT_ZERO_POINT = 1 / 128, 127  # bytes as they are mean (x - 127) / 128
-PORT_TYPES = {
-    "uint8": (schema.TensorType.UINT8, 0),
-    "int8": (schema.TensorType.INT8, -128),
-}
+BUFFER_ALIGNMENT = 16  # the schema's force_align, which the Python classes drop
 Operator = schema.BuiltinOperator
+TensorType = schema.TensorType
+NUMPY_TYPES = {
+    TensorType.FLOAT32: np.dtype("<f4"),
+    TensorType.FLOAT16: np.dtype("<f2"),
+    TensorType.INT32: np.dtype("<i4"),
+    TensorType.INT8: np.dtype("i1"),
+    TensorType.UINT8: np.dtype("u1"),
+}
+INT8_VERSION = 2  # the first version of QUANTIZE, DEQUANTIZE, LOGISTIC and SOFTMAX that takes int8
 
 
 class _AlignedBuffer(schema.BufferT):
     """A buffer whose data starts at a multiple of 16, as kernels expect."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802  (the schema's spelling)
-        data = None if self.data is None else np.asarray(self.data, dtype=np.uint8)
-        if data is not None and data.size:
-            builder.StartVector(1, data.size, BUFFER_ALIGNMENT)
-            builder.head -= data.size
-            builder.Bytes[builder.head : builder.head + data.size] = data.tobytes()
+        data = b"" if self.data is None else np.asarray(self.data, dtype=np.uint8).tobytes()
+        if data:
+            builder.StartVector(1, len(data), BUFFER_ALIGNMENT)
+            builder.head -= len(data)
+            builder.Bytes[builder.head : builder.head + len(data)] = data
             offset = builder.EndVector()
         schema.BufferStart(builder)
-        if data is not None and data.size:
+        if data:
             schema.BufferAddData(builder, offset)
         return schema.BufferEnd(builder)
 
@@ -48,77 +55,97 @@ def pack(tree: schema.ModelT) -> bytes:
     return bytes(builder.Output())
 
 
-def with_integer_ports(model: bytes, input_type: str, logit_range: tuple[float, float]) -> bytes:
-    """Give a float32-in, float32-out file the ports of an INT8 one: image bytes in, int8 out.
-
-    The app then needs no second code path for a rung with float arithmetic inside. `logit_range`
-    is what the 256 output levels cover.
-    """
-    tree = parse(model)
-    graph = tree.subgraphs[0]
-    _integer_input(tree, graph, *PORT_TYPES[input_type])
-    _integer_output(tree, graph, *_levels(*logit_range))
-    return pack(tree)
+def operator_name(tree: schema.ModelT, operator: schema.OperatorT) -> int:
+    """Return the builtin code of an operator; old files keep it in the deprecated field."""
+    code = tree.operatorCodes[operator.opcodeIndex]
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
-def _levels(low: float, high: float) -> tuple[float, int]:
-    """Return the scale and zero point of int8 that cover [low, high] and hold zero exactly."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max(high - low, 1e-3) / 255
-    return scale, round(-128 - low / scale)
+def producer(graph: schema.SubGraphT, tensor: int) -> schema.OperatorT | None:
+    """Return the operator that writes a tensor; constants and inputs have none."""
+    return next((one for one in graph.operators if tensor in list(one.outputs)), None)
 
 
-def _integer_input(tree: schema.ModelT, graph: schema.SubGraphT, kind: int, shift: int) -> None:
-    old = graph.inputs[0]
-    quantized = _new_tensor(graph, old, "input", kind, INPUT_SCALE, INPUT_ZERO_POINT + shift)
-    graph.operators.insert(0, _operator(tree, Operator.DEQUANTIZE, quantized, old))
-    graph.inputs = [quantized]
-    _redirect(tree.signatureDefs, "inputs", quantized)
+def constant(tree: schema.ModelT, tensor: schema.TensorT) -> np.ndarray:
+    """Return the values of a constant tensor."""
+    data = np.asarray(tree.buffers[tensor.buffer].data, dtype=np.uint8).tobytes()
+    return np.frombuffer(data, dtype=NUMPY_TYPES[tensor.type]).reshape(tensor.shape)
 
 
-def _integer_output(
-    tree: schema.ModelT, graph: schema.SubGraphT, scale: float, zero_point: int
-) -> None:
-    old = graph.outputs[0]
-    kind = schema.TensorType.INT8
-    quantized = _new_tensor(graph, old, "output", kind, scale, zero_point)
-    graph.operators.append(_operator(tree, Operator.QUANTIZE, old, quantized))
-    graph.outputs = [quantized]
-    _redirect(tree.signatureDefs, "outputs", quantized)
-
-
-def _new_tensor(
-    graph: schema.SubGraphT, like: int, name: str, kind: int, scale: float, zero_point: int
+def add_tensor(
+    graph: schema.SubGraphT,
+    name: str,
+    kind: int,
+    shape: Any,
+    *,
+    scale: Any = None,
+    zero_point: int = 0,
+    buffer: int = 0,
 ) -> int:
+    """Append a tensor and return its index; buffer 0 holds nothing."""
     tensor = schema.TensorT()
-    tensor.name, tensor.type, tensor.buffer = name, kind, 0
-    tensor.shape = graph.tensors[like].shape
-    tensor.quantization = schema.QuantizationParametersT()
-    tensor.quantization.scale = np.array([scale], dtype=np.float32)
-    tensor.quantization.zeroPoint = np.array([zero_point], dtype=np.int64)
+    tensor.name, tensor.type, tensor.shape, tensor.buffer = name, kind, shape, buffer
+    if scale is not None:
+        scales = np.atleast_1d(np.asarray(scale, dtype=np.float32))
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = scales
+        tensor.quantization.zeroPoint = np.full(len(scales), zero_point, dtype=np.int64)
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1
 
 
-def _operator(tree: schema.ModelT, code: int, source: int, target: int) -> schema.OperatorT:
+def add_constant(tree: schema.ModelT, name: str, values: np.ndarray, *, scale: Any = None) -> int:
+    """Append a constant tensor to the main graph and return its index."""
+    kind = next(kind for kind, dtype in NUMPY_TYPES.items() if dtype == values.dtype)
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.tobytes(), dtype=np.uint8)
+    tree.buffers.append(buffer)
+    shape = np.array(values.shape, dtype=np.int32)
+    graph = tree.subgraphs[0]
+    return add_tensor(graph, name, kind, shape, scale=scale, buffer=len(tree.buffers) - 1)
+
+
+def make_operator(tree: schema.ModelT, code: int, source: int, target: int) -> schema.OperatorT:
+    """Make an operator of one input and one output; the caller places it in the graph."""
     operator = schema.OperatorT()
-    operator.opcodeIndex = _operator_code(tree, code)
+    operator.opcodeIndex = _code_index(tree, code)
     operator.inputs, operator.outputs = [source], [target]
     return operator
 
 
-def _operator_code(tree: schema.ModelT, code: int) -> int:
+def _code_index(tree: schema.ModelT, code: int) -> int:
     for index, known in enumerate(tree.operatorCodes):
         if max(known.builtinCode, known.deprecatedBuiltinCode) == code:
+            known.version = max(known.version, INT8_VERSION)
             return index
     added = schema.OperatorCodeT()
     added.builtinCode = added.deprecatedBuiltinCode = code
-    added.version = 2  # the first version of QUANTIZE and DEQUANTIZE that takes int8
+    added.version = INT8_VERSION
     tree.operatorCodes.append(added)
     return len(tree.operatorCodes) - 1
+
+
+def replace_input(tree: schema.ModelT, tensor: int) -> None:
+    tree.subgraphs[0].inputs = [tensor]
+    _redirect(tree.signatureDefs, "inputs", tensor)
+
+
+def replace_output(tree: schema.ModelT, tensor: int) -> None:
+    tree.subgraphs[0].outputs = [tensor]
+    _redirect(tree.signatureDefs, "outputs", tensor)
 
 
 def _redirect(signatures: list | None, side: str, tensor: int) -> None:
     for signature in signatures or []:
         for port in getattr(signature, side) or []:
             port.tensorIndex = tensor
+
+
+def add_metadata(tree: schema.ModelT, name: str, content: bytes) -> None:
+    """Put a named block of bytes into the file."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(content, dtype=np.uint8)
+    tree.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = name, len(tree.buffers) - 1
+    tree.metadata = [*(tree.metadata or []), entry]

@@ -1,14 +1,14 @@
 """Prove rung by rung that the phone computes what the notebook computed. NumPy only.
 
-The rungs are arrays of logits for the same images; who computed them is `rehearse`'s business.
+The rungs are logits and decisions for the same images; who computed them is `rehearsal`'s business.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,26 @@ from workbench.settings import ParitySettings
 
 log = logging.getLogger(__name__)
 
-# Rungs that compute the same integers as the one before them: their flips are counted, not shared.
-RUNTIMES = ("TFLite reference kernels", "LiteRT with XNNPACK", "phone harness")
+# What changes from one rung to the next decides which budget holds.
+Change = Literal["start", "training", "arithmetic", "runtime"]
 
 
 @dataclass(frozen=True)
-class Step:
+class Computed:
+    """What one rung computed for the images."""
+
+    name: str
+    change: Change
+    logits: np.ndarray  # float32 [N, C]
+    decisions: np.ndarray  # bool [N, C]
+
+
+@dataclass(frozen=True)
+class Rung:
     """One rung beside the one before it."""
 
     name: str
+    change: Change
     f1_macro: float | None
     map: float | None
     f1_drop: float | None  # against the rung before
@@ -41,98 +52,109 @@ class Step:
 
 @dataclass(frozen=True)
 class Parity:
-    """The ladder of rungs, in the order the arithmetic changes."""
+    """The rungs, in the order in which the arithmetic changes."""
 
-    steps: tuple[Step, ...]
+    rungs: tuple[Rung, ...]
+    images: int
 
     @property
-    def broken(self) -> tuple[Step, ...]:
-        return tuple(step for step in self.steps if step.verdict)
+    def broken(self) -> tuple[Rung, ...]:
+        return tuple(rung for rung in self.rungs if rung.verdict)
 
     def table(self) -> pd.DataFrame:
         """One row a rung, for the report."""
-        return pd.DataFrame([vars(step) for step in self.steps]).drop(columns="flips_by_class")
+        rows = pd.DataFrame([asdict(rung) for rung in self.rungs])
+        return rows.drop(columns="flips_by_class")
 
     def flips_table(self) -> pd.DataFrame:
-        """Decisions that changed, a row a class and a column a rung."""
-        return pd.DataFrame({step.name: step.flips_by_class for step in self.steps[1:]})
+        """Decisions that changed: a row a class, a column a rung."""
+        return pd.DataFrame({rung.name: rung.flips_by_class for rung in self.rungs[1:]})
 
     def summary(self) -> dict[str, Any]:
-        return {"steps": [vars(step) for step in self.steps], "passed": not self.broken}
+        """Everything, JSON-able: what `parity.json` holds."""
+        return {
+            "passed": not self.broken,
+            "images": self.images,
+            "rungs": [asdict(rung) for rung in self.rungs],
+        }
+
+
+def decide(logits: np.ndarray, thresholds: np.ndarray, task: str) -> np.ndarray:
+    """Say yes per class at logit thresholds [C]; for a single label, to the highest class whose
+    softmax reaches `thresholds`. bool [N, C]
+    """
+    if task == "multilabel":
+        return metrics.decide(logits, thresholds, task)
+    return metrics.decide(softmax(logits), thresholds, task)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def measure(
-    rungs: Mapping[str, np.ndarray],
-    truth: Truth,
-    thresholds: np.ndarray,
-    classes: Sequence[str],
-    budget: ParitySettings,
+    computed: Sequence[Computed], truth: Truth, classes: Sequence[str], budget: ParitySettings
 ) -> Parity:
-    """Compare each rung's logits [N, C] with the rung before, at the tuned logit thresholds [C]."""
-    steps: list[Step] = []
-    before: tuple[str, np.ndarray] | None = None
-    for name, logits in rungs.items():
-        steps.append(_step(name, logits, before, truth, thresholds, classes, budget))
-        before = (name, logits)
-    return Parity(tuple(steps))
+    """Compare every rung with the one before it."""
+    befores = [None, *computed[:-1]]
+    rungs = [
+        _compare(before, after, truth, classes, budget)
+        for before, after in zip(befores, computed, strict=True)
+    ]
+    for rung in rungs:
+        log.info("parity, %s: %d decisions differ %s", rung.name, rung.flips, rung.verdict)
+    return Parity(tuple(rungs), len(truth.y_true))
 
 
 def require_parity(parity: Parity) -> None:
     """Fail the run when a rung exceeds its budget, naming the rung."""
-    for step in parity.broken:
+    for rung in parity.broken:
         raise StepError(
-            f'parity is lost at "{step.name}": {step.verdict}. Look at the chart of layers in '
+            f'parity is lost at "{rung.name}": {rung.verdict}. Look at the layers in '
             "05_quantize_student, or widen the budget under parity knowingly."
         )
 
 
-def decide_at(logits: np.ndarray, thresholds: np.ndarray, task: str) -> np.ndarray:
-    """Say yes per class; for a single label, to the highest class if it is sure enough. [N, C]"""
-    if task == "single_label":
-        best = logits.argmax(axis=1)[:, None] == np.arange(logits.shape[1])
-        return best & (_softmax(logits).max(axis=1, keepdims=True) >= thresholds[0])
-    return logits >= thresholds
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def _step(name, logits, before, truth, thresholds, classes, budget) -> Step:
-    decisions = decide_at(logits, thresholds, truth.task)
-    f1 = metrics.f1_macro(truth.y_true, decisions, truth.mask)
-    mean_precision = metrics.mean_average_precision(truth.y_true, logits, truth.mask)
+def _compare(
+    before: Computed | None,
+    after: Computed,
+    truth: Truth,
+    classes: Sequence[str],
+    budget: ParitySettings,
+) -> Rung:
+    f1 = metrics.f1_macro(truth.y_true, after.decisions, truth.mask)
+    average = metrics.mean_average_precision(truth.y_true, after.logits, truth.mask)
     if before is None:
-        return Step(name, f1, mean_precision, None, None, 0, 0.0, dict.fromkeys(classes, 0), "")
-    _, previous = before
-    changed = decisions != decide_at(previous, thresholds, truth.task)
-    previous_f1 = metrics.f1_macro(
-        truth.y_true, decide_at(previous, thresholds, truth.task), truth.mask
-    )
-    drop = None if f1 is None or previous_f1 is None else previous_f1 - f1
-    flips = int(changed.sum())
-    return Step(
-        name=name,
+        nothing = dict.fromkeys(classes, 0)
+        return Rung(after.name, after.change, f1, average, None, None, 0, 0.0, nothing, "")
+    changed = after.decisions != before.decisions
+    before_f1 = metrics.f1_macro(truth.y_true, before.decisions, truth.mask)
+    drop = None if f1 is None or before_f1 is None else before_f1 - f1
+    return Rung(
+        name=after.name,
+        change=after.change,
         f1_macro=f1,
-        map=mean_precision,
+        map=average,
         f1_drop=drop,
-        largest_difference=float(np.abs(logits - previous).max()),
-        flips=flips,
-        flip_fraction=flips / changed.size,
-        flips_by_class={label: int(n) for label, n in zip(classes, changed.sum(0), strict=True)},
-        verdict=_verdict(name, drop, flips, flips / changed.size, budget),
+        largest_difference=float(np.abs(after.logits - before.logits).max()),
+        flips=int(changed.sum()),
+        flip_fraction=float(changed.mean()),
+        flips_by_class={name: int(n) for name, n in zip(classes, changed.sum(0), strict=True)},
+        verdict=_verdict(after.change, drop, changed, budget),
     )
 
 
 def _verdict(
-    name: str, drop: float | None, flips: int, fraction: float, budget: ParitySettings
+    change: Change, drop: float | None, changed: np.ndarray, budget: ParitySettings
 ) -> str:
+    """Training may change decisions as long as F1 holds, arithmetic few, another runtime none."""
+    flips, fraction = int(changed.sum()), float(changed.mean())
     if drop is not None and drop > budget.max_f1_drop:
         return f"F1 macro drops by {drop:.4f}; parity.max_f1_drop allows {budget.max_f1_drop:g}"
-    if name in RUNTIMES[1:] and flips > budget.max_runtime_flips:
+    if change == "runtime" and flips > budget.max_runtime_flips:
         return f"{flips} decisions flip; parity.max_runtime_flips allows {budget.max_runtime_flips}"
-    if fraction > budget.max_flip_fraction:
+    if change == "arithmetic" and fraction > budget.max_flip_fraction:
         allowed = budget.max_flip_fraction
         return f"{fraction:.2%} of decisions flip; parity.max_flip_fraction allows {allowed:.2%}"
     return ""

@@ -23,7 +23,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
 
 from workbench.data.tables import Dataset
 from workbench.deploy.convert import first_line, normalise
-from workbench.deploy.layers import fused_groups
+from workbench.deploy.layers import QUANT_PREFIX, fused_groups
 from workbench.errors import StepError
 from workbench.nets.randomness import restartable_randomness
 from workbench.nets.teacher import student_view, teacher_view
@@ -73,6 +73,25 @@ def quantize(
     return quantized
 
 
+def float_twin(student: keras.Model, quantized: keras.Model) -> keras.Model:
+    """Return the student's network in float with the weights that QAT ended with."""
+    with restartable_randomness():
+        twin = keras.models.clone_model(student)
+    trained = {
+        f"{layer.name.removeprefix(QUANT_PREFIX)}/{_short(weight.name)}": weight
+        for layer in quantized.layers
+        for weight in layer.weights
+    }
+    for layer in twin.layers:
+        for weight in layer.weights:
+            weight.assign(trained[f"{layer.name}/{_short(weight.name)}"])
+    return twin
+
+
+def _short(name: str) -> str:
+    return name.split("/")[-1].split(":")[0]
+
+
 def train(
     settings: Settings,
     dataset: Dataset,
@@ -98,7 +117,6 @@ def train(
             quantized,
             _phase(settings, name),
             student_objective(settings, loss, teacher, len(dataset.classes)),
-            loss,
             feed_from(
                 dataset,
                 (teacher_view(settings), own) if teacher else (own,),
@@ -200,7 +218,7 @@ def _seed_activations(
 
 def _range_variables(layer: keras.layers.Layer) -> list[tuple[tf.Variable, tf.Variable]]:
     """Return the (min, max) variables of a wrapper's output, those of its kernel excepted."""
-    named = {weight.name.split("/")[-1].split(":")[0]: weight for weight in layer.weights}
+    named = {_short(weight.name): weight for weight in layer.weights}
     kinds = ("output", "pre_activation", "post_activation")
     return [
         (named[f"{kind}_min"], named[f"{kind}_max"]) for kind in kinds if f"{kind}_min" in named
