@@ -27,4 +27,4 @@ def test_overall_figures_equal_scikit_learn(seed):
             )
             assert found.value(f"{name}_{average}") == pytest.approx(expected, abs=1e-12)
     expected = oracle.average_precision_score(y_true, scores, average="macro")
-    assert found.value("mean_average_precision") == pytest.approx(expected, abs=1e-12)
+    assert found.value("map") == pytest.approx(expected, abs=1e-12)

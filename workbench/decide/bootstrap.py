@@ -26,8 +26,8 @@ class Interval:
     low: float | None
     high: float | None
 
-    def to_json(self) -> list[float | None]:
-        return [self.low, self.high]
+    def to_json(self) -> list[float] | None:
+        return None if self.low is None or self.high is None else [self.low, self.high]
 
     @property
     def above_zero(self) -> bool:

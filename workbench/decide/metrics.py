@@ -27,6 +27,7 @@ __all__ = [
     "mean_average_precision",
     "roc_auc",
 ]
+PAIRS_WRITTEN = 50
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Evaluation:
             "overall": {name: figure.to_json() for name, figure in self.overall.items()},
             "classes": [_row_json(row) for row in self.table.to_dict("records")],
             "confusion": self.confusion.tolist(),
-            "confused_pairs": self.confused_pairs.tolist(),
+            "confused_pairs": _most_confused(self.confused_pairs, self.classes),
             "seed": self.seed,
             "bootstrap_replicates": self.replicates,
         }
@@ -168,6 +169,17 @@ def _confusion(answers: Answers) -> np.ndarray:
     matrix = np.zeros((classes, classes + 1), np.int64)
     np.add.at(matrix, (answers.y_true.argmax(1)[answers.labelled], said), 1)
     return matrix
+
+
+def _most_confused(pairs: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """List the pairs that happened, most frequent first: a full matrix would drown the file."""
+    order = np.argsort(-pairs, axis=None, kind="stable")[:PAIRS_WRITTEN]
+    places = np.stack(np.unravel_index(order, pairs.shape), axis=1)
+    return [
+        {"missed": classes[i], "said": classes[j], "images": int(pairs[i, j])}
+        for i, j in places
+        if pairs[i, j]
+    ]
 
 
 def _or_none(value: float) -> float | None:

@@ -10,6 +10,17 @@ import pandas as pd
 from workbench.decide import outcomes
 from workbench.decide.answers import Answers, Task
 
+COLUMNS = [
+    "kind",
+    "image",
+    "filepath",
+    "class",
+    "class_index",
+    "probability",
+    "threshold",
+    "said",
+    "really",
+]
 KINDS = {"false positive": outcomes.FP, "false negative": outcomes.FN}
 
 
@@ -27,8 +38,7 @@ def worst_mistakes(
 ) -> pd.DataFrame:
     """List up to `limit` mistakes of each kind, worst first, at most `per_class` of one class.
 
-    Columns: kind, image (row of the scores), filepath, class, class_index, probability,
-    threshold, said, really.
+    `image` is the row of the scores; `said` and `really` hold all classes of the image.
     """
     answers = Answers.of(y_true, y_score, thresholds, mask, task)
     bars = np.broadcast_to(np.asarray(thresholds, np.float64), answers.y_score.shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from workbench.decide.levels import chunks
 from workbench.decide.objectives import mean_defined, ratio
 
 TN, FP, FN, TP = range(4)  # cell = 2 * label + answer
@@ -78,6 +79,8 @@ def image_figures(cells: np.ndarray) -> dict[str, np.ndarray]:
 
 def confused_pairs(cells: np.ndarray) -> np.ndarray:
     """Count images where class i was missed while class j was wrongly said: [C, C]."""
-    missed = (cells == FN).astype(np.float32)
-    wrongly = (cells == FP).astype(np.float32)
-    return np.rint(missed.T @ wrongly).astype(np.int64)
+    pairs = np.zeros((cells.shape[1], cells.shape[1]), np.float64)
+    for rows in chunks(len(cells)):
+        missed, wrongly = (cells[rows] == outcome for outcome in (FN, FP))
+        pairs += missed.T.astype(np.float32) @ wrongly.astype(np.float32)
+    return np.rint(pairs).astype(np.int64)

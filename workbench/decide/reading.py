@@ -65,8 +65,10 @@ class Fields:
         return Fields(dict(zip(("low", "high"), ends, strict=True)), f"{self.where}, {key}")
 
     def interval(self, key: str) -> Interval:
+        if self.left.get(key, "") is None:
+            return Interval(self.take(key, type(None)), None)
         ends = self.pair(key)
-        return Interval(ends.optional("low"), ends.optional("high"))
+        return Interval(ends.number("low"), ends.number("high"))
 
     def done(self) -> None:
         if self.left:

@@ -65,7 +65,7 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
 def _overall(counts: np.ndarray, per_class: dict, means: dict) -> dict[str, np.ndarray]:
     return {
         **outcomes.overall_figures(counts),
-        "mean_average_precision": mean_defined(per_class["average_precision"], -1),
+        "map": mean_defined(per_class["average_precision"], -1),
         "roc_auc_macro": mean_defined(per_class["roc_auc"], -1),
         **means,
     }
@@ -110,7 +110,7 @@ def _centre(drawn: Figures, measured: Figures, ranks: np.ndarray) -> None:
     for name, values in once.items():
         drawn.per_class[name] += measured.per_class[name] - values[0]
     for name, area in (
-        ("mean_average_precision", "average_precision"),
+        ("map", "average_precision"),
         ("roc_auc_macro", "roc_auc"),
     ):
         drawn.overall[name] += measured.overall[name] - mean_defined(once[area][0], 0)

@@ -57,12 +57,24 @@ class UnknownThreshold:
         return "person" if self.edits else "search"
 
     def edited(self, probability: float, who: str, when: str, why: str) -> UnknownThreshold:
-        """Return the threshold after a person's change."""
+        """Return the threshold after a person's change to the nearest row of the curve."""
         if not 0 <= probability <= 1:
             raise InputError(f"the confidence threshold is {probability}; it must be 0 to 1")
-        edit = Edit(who, when, why, {"unknown": (self.probability, probability)})
-        reason = f"set by {who}: {why}" if why else f"set by {who}"
-        return replace(self, probability=probability, reason=reason, edits=(*self.edits, edit))
+        row = self.curve.iloc[(self.curve.threshold - probability).abs().argmin()]
+        edit = Edit(who, when, why, {"unknown": (self.probability, float(row.threshold))})
+        return replace(
+            self,
+            probability=float(row.threshold),
+            coverage=float(row.coverage),
+            coverage_interval=Interval(None, None),
+            accepted_accuracy=_or_none(row.accepted_accuracy),
+            accepted_accuracy_interval=Interval(None, None),
+            utility=float(row.utility),
+            meets_target=bool(row.meets_target),
+            reason=f"set by {who}: {why}" if why else f"set by {who}",
+            edits=(*self.edits, edit),
+            curve=self.curve.assign(chosen=self.curve.threshold == row.threshold),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of threshold_recommendation.json for a single-label run."""
@@ -125,7 +137,7 @@ def search_unknown(
         probability=float(row.threshold),
         coverage=float(row.coverage),
         coverage_interval=coverage,
-        accepted_accuracy=None if np.isnan(row.accepted_accuracy) else float(row.accepted_accuracy),
+        accepted_accuracy=_or_none(row.accepted_accuracy),
         accepted_accuracy_interval=accuracy,
         utility=float(row.utility),
         meets_target=bool(row.meets_target),
@@ -145,7 +157,8 @@ def search_unknown(
 def answers(y_true: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the confidence of each image's answer and whether the answer is right."""
     probability = softmax(np.asarray(logits, np.float64), axis=1)
-    correct = probability.argmax(1) == np.asarray(y_true).argmax(1)
+    labelled = np.asarray(y_true).max(1) > 0.5  # to an image without a class no answer is right
+    correct = (probability.argmax(1) == np.asarray(y_true).argmax(1)) & labelled
     return probability.max(1), correct
 
 
@@ -213,3 +226,7 @@ def _intervals(
     )
     accuracy = np.where(sums[:, 0] > 0, ratio(sums[:, 1], sums[:, 0]), np.nan)
     return interval(sums[:, 0] / len(accepted)), interval(accuracy)
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
