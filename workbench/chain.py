@@ -19,6 +19,7 @@ class Step:
     reads: tuple[str, ...]  # files of the run folder
     writes: tuple[str, ...]  # files and folders of the run folder, all of them mandatory
     code: tuple[str, ...]  # modules and rooms of the workbench whose change counts
+    reads_if: tuple[tuple[str, str], ...] = ()  # (knob, file): read only where the knob is on
 
     @property
     def notebook(self) -> str:
@@ -93,6 +94,7 @@ STEPS: tuple[Step, ...] = (
                "student_finetuned.h5", "dataset_manifest.json"),
         writes=("model_qat_int8.tflite", "parity.json"),
         code=("data", "nets", "deploy", "decide/metrics.py", "steps/export.py"),
+        reads_if=(("tflite_export.fold_thresholds", "threshold_recommendation.json"),),
     ),
     Step(
         "08", "inference_config", "What does the app developer receive?",

@@ -70,7 +70,7 @@ def _dry_run(the_run: Any, plan: Any) -> Answer:
 
 def _named_run(options: Namespace) -> Any:
     from workbench.parameters import read_settings
-    from workbench.run import Run, project_root, run_folder
+    from workbench.run import Run, check_run_name, project_root, run_folder
 
     root = project_root()
     settings = read_settings(options.parameters, options.assignments, root=root)
@@ -78,6 +78,7 @@ def _named_run(options: Namespace) -> Any:
         raise SettingsError("--run and --new name the folder twice. Give one of them")
     stamp = time.strftime("run_%Y%m%d_%H%M%S")
     name = options.run or (stamp if options.new else options.parameters.stem)
+    check_run_name(name)
     folder = run_folder(f"outputs/{name}", root)
     if options.new and folder.exists():
         raise SettingsError(f"{folder} exists already: wait a second, or name it with --run")

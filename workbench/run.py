@@ -157,11 +157,15 @@ def _given_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 def run_folder(run_dir: str, root: Path) -> Path:
     folder = Path(run_dir)
-    if not RUN_NAME_RULE.fullmatch(folder.name):
-        raise SettingsError(
-            f'"{folder.name}" cannot name a run: letters, digits, ".", "_" and "-", at most 100'
-        )
+    check_run_name(folder.name)
     return folder if folder.is_absolute() else root / folder
+
+
+def check_run_name(name: str) -> None:
+    if not RUN_NAME_RULE.fullmatch(name):
+        raise SettingsError(
+            f'"{name}" cannot name a run: letters, digits, ".", "_" and "-", at most 100'
+        )
 
 
 def configure_logging() -> None:

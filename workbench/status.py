@@ -93,7 +93,7 @@ def fingerprint(
     """Hash, one by one, everything the step's result depends on."""
     values = settings.model_dump()
     prints = {f"setting {knob}": _digest(_knob(values, knob)) for knob in step.knobs}
-    for name in step.reads:
+    for name in (*step.reads, *(file for knob, file in step.reads_if if _knob(values, knob))):
         path = folder / name.rstrip("?")
         prints[f"file {name.rstrip('?')}"] = digest_of(path) if path.exists() else "absent"
     prints |= {f"code workbench/{name}": _code_digest(name) for name in step.code}

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+
+from workbench.chain import find_step
+from workbench.run import Run
+from workbench.settings import Settings
+from workbench.status import digest_of
 
 
 @dataclass(frozen=True)
@@ -12,20 +19,58 @@ class Table:
     """A DataFrame that shows itself as plain, escaped HTML, and as text where HTML is not."""
 
     frame: pd.DataFrame
-    index: bool = False
 
     def _repr_html_(self) -> str:
         return self.frame.to_html(
-            index=self.index, escape=True, border=0, classes="frame", na_rep="–",
+            index=False, escape=True, border=0, classes="frame", na_rep="–",
             float_format=lambda value: f"{value:.3f}",
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        return self.frame.to_string(index=self.index, na_rep="–")
+        return self.frame.to_string(index=False, na_rep="–")
 
 
-def table(rows: pd.DataFrame | dict | list, index: bool = False) -> Table:
+def table(rows: pd.DataFrame | Mapping[str, Any] | Sequence[Any]) -> Table:
     """Show a DataFrame, a mapping of names to values, or a list of rows."""
-    if isinstance(rows, dict):
-        rows = pd.DataFrame({"name": list(rows), "value": [str(value) for value in rows.values()]})
-    return Table(pd.DataFrame(rows), index)
+    if isinstance(rows, Mapping):
+        rows = pd.DataFrame({"name": list(rows), "value": [str(v) for v in rows.values()]})
+    return Table(pd.DataFrame(rows))
+
+
+def knobs(settings: Settings, *names: str) -> Table:
+    """Show the settings that matter here, each with the reason the code gives for it."""
+    rows = [row for name in names for row in _rows(settings, name)]
+    return table(pd.DataFrame(rows, columns=["knob", "value", "default", "why"]))
+
+
+def _rows(settings: Settings, dotted: str) -> list[tuple[str, str, str, str]]:
+    value, default, reason = _look_up(settings, dotted)
+    if not hasattr(value, "model_fields_set"):
+        return [(dotted, str(value), "" if value == default else str(default), reason)]
+    inner = [f"{dotted}.{name}" for name in type(value).model_fields]
+    return [row for name in inner for row in _rows(settings, name)]
+
+
+def _look_up(settings: Settings, dotted: str) -> tuple[Any, Any, str]:
+    value, default, reason = settings, Settings(), ""
+    for part in dotted.split("."):
+        reason = type(value).model_fields[part].description or ""
+        value, default = getattr(value, part), getattr(default, part)
+    return value, default, reason
+
+
+def written(run: Run, number: str) -> Table:
+    """Show what a step left in the run folder: name, size and the start of its sha256."""
+    rows = [
+        {"file": name, "size": _size(run, name), "sha256": digest_of(run.path(name))[:12]}
+        for name in find_step(number).writes
+    ]
+    return table(pd.DataFrame(rows))
+
+
+def _size(run: Run, name: str) -> str:
+    path = run.path(name)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    total = sum(file.stat().st_size for file in files)
+    count = "" if path.is_file() else f" in {len(files)} files"
+    return f"{total / 1024:,.1f} KiB{count}"

@@ -1,0 +1,183 @@
+"""The batch door end to end, on notebooks that only pretend to work."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import OPENING, write_notebook
+from workbench.__main__ import main
+from workbench.chain import STEPS, find_step
+from workbench.status import state_of
+
+# nobody ever opens the other end of the gate, so the cell stays inside until it is ended
+WAIT = 'with run.step("{number}"): print("inside", flush=True); open("gate").read()'
+ALL = [step.number for step in STEPS]
+
+
+def run_mine(*options: str) -> int:
+    return main(["run", "parameters/mine.yaml", *options])
+
+
+def lines_with(capture: str, words: str) -> list[str]:
+    return [line.split()[0] for line in capture.splitlines() if words in line]
+
+
+def start_runner(project: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "workbench", "run", "parameters/mine.yaml", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=project, **pipes)
+
+
+def wait_inside(runner: subprocess.Popen) -> None:
+    """Read what the runner prints until its kernel says it is inside its step."""
+    said = []
+    for line in runner.stdout:
+        said.append(line)
+        if "inside" in line:
+            return
+    pytest.fail("the runner ended early:\n" + "".join(said))
+
+
+def break_step(project: Path, number: str, *cells: str) -> Path:
+    path = project / "notebooks" / find_step(number).notebook
+    write_notebook(path, *OPENING, *cells)
+    return path
+
+
+@pytest.mark.slow
+def test_a_chain_runs_once_and_is_up_to_date_the_second_time(project, capsys):
+    assert run_mine("--to", "03") == 0
+    assert lines_with(capsys.readouterr().err, " runs: ") == ["01", "02", "03"]
+    assert run_mine("--to", "03") == 0
+    assert lines_with(capsys.readouterr().err, "up to date") == ["01", "02", "03"]
+
+
+@pytest.mark.slow
+def test_every_step_leaves_an_executed_notebook_and_a_page(project):
+    run_mine("--only", "01")
+    out = project / "outputs/mine"
+    assert (out / "notebooks/01_dataset_audit.ipynb").exists()
+    assert (out / "html/01_dataset_audit.html").exists()
+    assert "01 dataset_audit" in (out / "html/index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_kernel_fails_the_step_and_the_same_command_goes_on(project):
+    whole = (project / "notebooks/02_build_datasets.ipynb").read_bytes()
+    path = break_step(project, "02", "import os, signal",
+                      'with run.step("02"): os.kill(os.getpid(), signal.SIGKILL)')  # fmt: skip
+    assert run_mine("--to", "02") == 1
+    record = state_of(project / "outputs/mine", find_step("02"))
+    assert record["state"] == "failed" or record["state"] == "interrupted"
+    path.write_bytes(whole)
+    assert run_mine("--to", "02") == 0
+
+
+@pytest.mark.slow
+def test_a_killed_runner_leaves_an_honest_status_and_the_same_command_goes_on(project):
+    whole = (project / "notebooks/02_build_datasets.ipynb").read_bytes()
+    os.mkfifo(project / "gate")
+    path = break_step(project, "02", WAIT.format(number="02"))
+    runner = start_runner(project, "--to", "02")
+    wait_inside(runner)
+    runner.kill()
+    runner.communicate()
+    kernel = state_of(project / "outputs/mine", find_step("02"))
+    assert kernel["state"] in ("running", "interrupted")
+    path.write_bytes(whole)
+    assert run_mine("--to", "02") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_an_interrupted_runner_exits_130_and_says_so(project, number):
+    os.mkfifo(project / "gate")
+    break_step(project, "01", WAIT.format(number="01"))
+    runner = start_runner(project, "--only", "01")
+    wait_inside(runner)
+    runner.send_signal(number)
+    output, _ = runner.communicate()
+    assert runner.returncode == 130
+    assert "the same command goes on from here" in output
+    assert state_of(project / "outputs/mine", find_step("01"))["state"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_notebook_that_never_does_its_step_is_not_taken_for_done(project, capsys):
+    break_step(project, "01", "1 + 1")
+    assert run_mine("--only", "01") == 1
+    assert "ended without finishing" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_failure_after_the_step_fails_it(project, capsys):
+    path = project / "notebooks/01_dataset_audit.ipynb"
+    cells = ("with run.step('01'):\n    for name in ['dataset_manifest.json', 'labels.txt',"
+             " 'audit.csv', 'audit.json', 'quarantine.csv', 'splits']:\n"
+             "        run.path(name).write_text('x')", "1 / 0")  # fmt: skip
+    write_notebook(path, *OPENING, *cells)
+    assert run_mine("--only", "01") == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert state_of(project / "outputs/mine", find_step("01"))["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_plain_papermill_runs_a_notebook_with_a_parameter_file(project):
+    command = ["papermill", "notebooks/01_dataset_audit.ipynb", "out.ipynb", "-f",
+               "parameters/mine.yaml", "-p", "run_dir", "outputs/plain"]  # fmt: skip
+    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    assert state_of(project / "outputs/plain", find_step("01"))["state"] == "ok"
+
+
+@pytest.mark.slow
+def test_plain_papermill_refuses_a_mistyped_key(project):
+    (project / "parameters/typo.yaml").write_text("teachr: {epochs_head: 1}\n")
+    command = ["papermill", "notebooks/01_dataset_audit.ipynb", "out.ipynb", "-f",
+               "parameters/typo.yaml", "-p", "run_dir", "outputs/plain"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert 'unknown key "teachr". Did you mean "teacher"?' in done.stderr
+
+
+def test_a_dry_run_says_what_would_run_and_why(project, capsys):
+    assert run_mine("--dry-run") == 0
+    assert lines_with(capsys.readouterr().out, "would run: not run yet") == ALL
+
+
+def test_a_dry_run_loads_no_tensorflow(project):
+    code = ("import sys; from workbench.__main__ import main; "
+            "code = main(['run', 'parameters/mine.yaml', '--dry-run']); "
+            "sys.exit(code or 'tensorflow' in sys.modules)")  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_dry_run_prints_the_batch_advice(project, capsys):
+    run_mine("--dry-run")
+    assert "1: 16/32   2: 32/64   4: 64/128   8: 128/256" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--set", "teacher.epoch_head=2"], 'unknown key "teacher.epoch_head"'),
+        (["--from", "10"], 'there is no step "10"'),
+        (["--from", "05", "--to", "03"], "--from 05 comes after --to 03"),
+        (["--run", "a", "--new"], "names? the folder twice"),
+        (["--run", "../a"], "cannot name a run"),
+        (["--set", "dataset.dir=nowhere", "--dry-run"], "No dataset in"),
+    ],
+)
+def test_wrong_input_exits_2_with_words(project, capsys, options, words):
+    assert run_mine(*options) == 2
+    import re
+
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_a_missing_parameter_file_exits_2(project, capsys):
+    assert main(["run", "parameters/mein.yaml"]) == 2
+    assert 'Did you mean "parameters/mine.yaml"?' in capsys.readouterr().err

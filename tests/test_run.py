@@ -1,0 +1,139 @@
+"""The run folder: what truly happened, and what is up to date, from content and not from dates."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from workbench import status
+from workbench.chain import STEPS, find_step
+from workbench.errors import InputError, MissingInputError, SettingsError
+from workbench.parameters import read_settings
+from workbench.run import CONFIG_NAME, Run, open_run
+from workbench.status import judge, state_of
+
+
+def pretend(run: Run, number: str, text: str = "made") -> None:
+    """Do what a notebook does: write the promised files within the step."""
+    with run.step(number):
+        for name in find_step(number).writes:
+            path = run.path(name)
+            path.mkdir(exist_ok=True) if "." not in name else path.write_text(text)
+
+
+def stale(run: Run) -> list[str]:
+    return [s.number for s in STEPS if not judge(run.folder, s, run.prints(s)).fresh]
+
+
+@pytest.fixture
+def finished(run) -> Run:
+    for step in STEPS:
+        pretend(run, step.number)
+    return run
+
+
+def changed(run: Run, *assignments: str) -> Run:
+    return replace(run, settings=read_settings(run.root / "parameters/mine.yaml", assignments))
+
+
+def test_a_finished_run_is_up_to_date(finished):
+    assert stale(finished) == []
+
+
+def test_a_change_of_threshold_search_touches_06_and_trains_nothing(finished):
+    other = changed(finished, "threshold_search.objective=fbeta")
+    assert stale(other) == ["06"]
+
+
+def test_other_thresholds_lead_on_to_08_and_09_and_leave_07_alone(finished):
+    other = changed(finished, "threshold_search.objective=fbeta")
+    pretend(other, "06", "other thresholds")
+    assert stale(other) == ["08", "09"]
+
+
+def test_a_step_that_writes_the_same_again_stops_the_wave(finished):
+    other = changed(finished, "threshold_search.objective=fbeta")
+    pretend(other, "06")
+    assert stale(other) == []
+
+
+def test_a_touched_photo_calls_for_a_new_audit_only(finished):
+    (finished.dataset_folder / "new.jpg").write_bytes(b"photo")
+    assert stale(finished) == ["01"]
+
+
+def test_the_verdict_names_what_changed(finished):
+    other = changed(finished, "qat.epochs=3")
+    step = find_step("05")
+    assert judge(other.folder, step, other.prints(step)).reason == "setting qat changed"
+
+
+def test_a_damaged_output_is_noticed(finished):
+    finished.path("labels.txt").write_text("made!")
+    step = find_step("01")
+    verdict = judge(finished.folder, step, finished.prints(step))
+    assert verdict.reason == "labels.txt is missing or was changed"
+
+
+def test_a_step_that_raises_is_recorded_with_its_reason(run):
+    with pytest.raises(ValueError, match="odd"), run.step("01"):
+        raise ValueError("odd")
+    record = state_of(run.folder, find_step("01"))
+    assert (record["state"], record["reason"]) == ("failed", "ValueError: odd")
+
+
+def test_a_step_interrupted_by_a_person_is_recorded_as_that(run):
+    with pytest.raises(KeyboardInterrupt), run.step("01"):
+        raise KeyboardInterrupt
+    assert state_of(run.folder, find_step("01"))["state"] == "interrupted"
+
+
+def test_a_step_whose_process_is_gone_was_interrupted_and_is_not_running(run):
+    status.record_start(run.folder, find_step("01"))
+    path = run.path(status.STATUS_NAME)
+    record = json.loads(path.read_text())
+    record["steps"]["01"]["process"]["born"] -= 1000
+    path.write_text(json.dumps(record))
+    assert state_of(run.folder, find_step("01"))["state"] == "interrupted"
+
+
+def test_a_step_that_breaks_its_promise_fails(run):
+    with pytest.raises(InputError, match="did not write dataset_manifest"), run.step("01"):
+        pass
+
+
+def test_a_missing_input_names_the_notebook_that_makes_it(run):
+    with (
+        pytest.raises(MissingInputError, match=r"No teacher_finetuned\.h5 in .*Run 03_train_teach"),
+        run.step("04"),
+    ):
+        pass
+
+
+def test_a_folder_of_another_schema_is_refused_with_both_ways_out(run):
+    run.path(status.STATUS_NAME).write_text('{"schema": 0, "steps": {}}')
+    with pytest.raises(InputError, match="has schema 0.*--run.*delete"):
+        state_of(run.folder, find_step("01"))
+
+
+def test_a_notebook_takes_the_saved_settings_when_none_are_given(run):
+    changed(run, "seed=5").save_settings()
+    opened = open_run({"run_dir": str(run.folder)})
+    assert opened.settings.seed == 5
+
+
+def test_settings_injected_into_a_notebook_win_and_are_saved(run):
+    changed(run, "seed=5").save_settings()
+    opened = open_run({"run_dir": str(run.folder), "seed": 6})
+    assert json.loads(run.path(CONFIG_NAME).read_text())["seed"] == opened.settings.seed == 6
+
+
+def test_a_mistyped_key_is_refused_in_a_notebook_too(run):
+    with pytest.raises(SettingsError, match='unknown key "teachr". Did you mean "teacher"?'):
+        open_run({"run_dir": str(run.folder), "teachr": {"epochs_head": 1}})
+
+
+@pytest.mark.parametrize("name", ["../out", "a b", "", ".hidden", "x" * 101, "a/..", "<b>"])
+def test_a_run_name_that_is_no_plain_name_is_refused(run, name):
+    with pytest.raises(SettingsError, match="cannot name a run"):
+        open_run({"run_dir": f"outputs/{name}"})

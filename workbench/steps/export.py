@@ -1,0 +1,107 @@
+"""07: write the shipped file from the candidate, and prove that it computes the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from workbench.deploy import bundle, tflite
+from workbench.deploy.export import export_model
+from workbench.deploy.parity import Parity, require_parity
+from workbench.deploy.rehearsal import Networks, rehearse
+from workbench.deploy.tflite import Scan
+from workbench.errors import InputError
+from workbench.files import write_bytes
+from workbench.metadata import PACKAGES, installed
+from workbench.run import Run
+from workbench.settings import Settings
+from workbench.steps.data import load_dataset
+from workbench.steps.quantization import LADDER, load_quantized
+from workbench.steps.thresholds import RECOMMENDATION, read_classes
+from workbench.steps.training import load_student
+
+MODEL = bundle.MODEL_FILE
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The file that leaves the house, what a scan found in it, and the parity ladder."""
+
+    scan: Scan
+    parity: Parity
+
+
+def ship(run: Run) -> Shipped:
+    """Attach labels and metadata to the candidate, scan it, and climb the parity ladder.
+
+    Decisions are compared at the neutral thresholds here, so that tuning does not touch this
+    step; the last rungs compute the same integers, which no threshold can tell apart.
+    """
+    with run.step("07"):
+        settings, classes = run.settings, read_classes(run)
+        ladder = run.read_json(LADDER)
+        folded = run.read_json(RECOMMENDATION) if settings.tflite_export.fold_thresholds else None
+        model = export_model(
+            run.folder / ladder["candidate"], classes, describe_model(settings, ladder), settings,
+            folded,
+        )  # fmt: skip
+        write_bytes(run.path(MODEL), model)
+        parity = _rehearse(run, ladder, folded or neutral_thresholds(settings, classes))
+        run.write_json("parity.json", parity.summary())
+        require_parity(parity)
+    return Shipped(tflite.scan_tensors(model), parity)
+
+
+def describe_model(settings: Settings, ladder: dict[str, Any]) -> dict[str, Any]:
+    """Say inside the file what it is; nothing here may change from one export to the next."""
+    return {
+        "name": f"{settings.student.variant} {settings.task} classifier",
+        "description": f"input letterbox q8 {settings.student_size}px, RGB; output logits",
+        "task": settings.task,
+        "rung": ladder["chosen"],
+        "is_logits": not settings.tflite_export.sigmoid_in_model,
+    }
+
+
+def neutral_thresholds(settings: Settings, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Build a recommendation that says yes at one half: what parity is measured at."""
+    if settings.task == "single_label":
+        return {"unknown": {"probability": 0.0}}
+    level = {"probability": 0.5, "logit": 0.0}
+    return {"classes": [{"name": name, **level} for name in classes]}
+
+
+def _rehearse(run: Run, ladder: dict[str, Any], thresholds: dict[str, Any]) -> Parity:
+    dataset, settings = load_dataset(run), run.settings
+    student = load_student(run, dataset)
+    scale, zero_point = tflite.output_quantization(run.folder / ladder["candidate"])
+    for entry in thresholds.get("classes", ()):
+        entry.setdefault("integer", int(np.ceil(entry["logit"] / scale + zero_point)))
+    config = bundle.inference_config(
+        run.folder, settings, dataset.classes, thresholds, ladder, versions(), None
+    )
+    networks = Networks(
+        student, load_quantized(run, student), run.folder / ladder["candidate"],
+        run.path(MODEL), config,
+    )  # fmt: skip
+    return rehearse(settings, dataset.split("val"), networks, _logits(thresholds, settings))
+
+
+def _logits(thresholds: dict[str, Any], settings: Settings) -> np.ndarray:
+    if settings.task == "single_label":
+        return np.float64(thresholds["unknown"]["probability"])
+    return np.array([entry["logit"] for entry in thresholds["classes"]])
+
+
+def versions() -> dict[str, str]:
+    found = {name: installed(name) for name in PACKAGES}
+    return {name: version for name, version in found.items() if version}
+
+
+def export_network(
+    run: Run, network: str, formats: list[str], *, force: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Write a finished network in other formats beside the shipped file."""
+    raise InputError(f"{network} {formats} {force}: exporting is wired with deploy.formats")

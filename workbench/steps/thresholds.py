@@ -1,0 +1,111 @@
+"""06: choose when the app says yes, on the integers of the candidate that will ship."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.chain import find_step
+from workbench.decide import reading
+from workbench.decide.levels import Quantization
+from workbench.decide.probabilities import probabilities
+from workbench.decide.recommendation import Thresholds
+from workbench.decide.thresholds import search, search_unknown
+from workbench.decide.unknown import UnknownThreshold
+from workbench.files import read_json, sha256, write_json, write_text
+from workbench.run import Run
+
+RECOMMENDATION = "threshold_recommendation.json"
+CURVE = "threshold_curve.csv"
+CHOICE = "threshold_choice.json"  # a person's edits; kept apart so that a rerun keeps them
+SCORES = "candidate_scores.npz"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the candidate answered on validation, and what was true."""
+
+    raw: np.ndarray  # int8 [N, C]
+    scale: float
+    zero_point: int
+    y_true: np.ndarray
+    mask: np.ndarray
+    task: str
+
+    @property
+    def logits(self) -> np.ndarray:
+        return Quantization(self.scale, self.zero_point).logits(self.raw)
+
+    @property
+    def probability(self) -> np.ndarray:
+        return probabilities(self.logits, self.task)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The thresholds, the scores they were tuned on, and the class names."""
+
+    thresholds: Thresholds | UnknownThreshold
+    scores: Scores
+    classes: tuple[str, ...]
+
+
+def read_scores(run: Run) -> Scores:
+    with np.load(run.need(SCORES), allow_pickle=False) as held:
+        return Scores(
+            held["raw"], float(held["scale"]), int(held["zero_point"]), held["y_true"],
+            held["mask"], run.settings.task,
+        )  # fmt: skip
+
+
+def read_classes(run: Run) -> tuple[str, ...]:
+    return tuple(run.need("labels.txt").read_text(encoding="utf-8").splitlines())
+
+
+def tune(run: Run) -> Tuned:
+    """Search thresholds, put a person's saved edits back on top, and write both."""
+    with run.step("06"):
+        scores, classes = read_scores(run), read_classes(run)
+        found = _search(run, scores, classes)
+        if run.path(CHOICE).exists():
+            found = reading.accept(found, read_json(run.path(CHOICE)))
+        write_thresholds(run, found)
+    return Tuned(found, scores, classes)
+
+
+def _search(run: Run, scores: Scores, classes: tuple[str, ...]) -> Any:
+    settings, source = run.settings, sha256(run.path(SCORES))
+    if settings.task == "single_label":
+        return search_unknown(
+            scores.y_true, scores.logits, settings.single_label, classes, settings.seed,
+            replicates=settings.threshold_search.bootstrap_replicates, source_sha256=source,
+        )  # fmt: skip
+    return search(
+        scores.y_true, scores.raw, scores.scale, scores.zero_point, settings.threshold_search,
+        classes, settings.seed, mask=scores.mask, source_sha256=source,
+    )  # fmt: skip
+
+
+def write_thresholds(run: Run, found: Thresholds | UnknownThreshold) -> None:
+    write_json(run.path(RECOMMENDATION), found.to_json())
+    if found.curve is not None:
+        text = io.StringIO()
+        found.curve.to_csv(text, index=False, lineterminator="\n")
+        write_text(run.path(CURVE), text.getvalue())
+
+
+def apply_choice(run: Run, choice: Path) -> str:
+    """Accept a person's thresholds from the explorer, so that 06, 08 and 09 take them up."""
+    current = reading.read(run.need(RECOMMENDATION))
+    reading.accept(current, read_json(choice))
+    write_json(run.path(CHOICE), read_json(choice))
+    name = run.root / "parameters" / f"{run.name}.yaml"
+    steps = ", ".join(find_step(number).title for number in ("06", "08", "09"))
+    return (
+        f"{choice.name} accepted for {run.name}. Now run {steps}, nothing is trained:\n"
+        f"  python -m workbench run {name.relative_to(run.root)} --run {run.name} --from 06"
+    )
