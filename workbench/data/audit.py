@@ -17,20 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.data.duplicates import (
-    Duplicates,
-    groups_of,
-    join_groups,
-    judge_duplicates,
-    same_files,
-)
+from workbench.data.audit_summary import summarise
+from workbench.data.duplicates import Duplicates, find_duplicates, judge_duplicates
 from workbench.data.facts import collect_facts
-from workbench.data.findings import COLUMNS, KINDS, SEVERITIES, Findings
-from workbench.data.judgements import CONSTANT_RANGE, judge_files, judge_labels, judge_pictures
-from workbench.data.label_statistics import SPLITS, LabelStatistics, label_statistics
+from workbench.data.findings import SEVERITIES, Findings
+from workbench.data.judgements import judge_files, judge_labels, judge_pictures
+from workbench.data.label_errors import COLUMNS as SUSPECT_COLUMNS
+from workbench.data.label_errors import judge_suspects, suspect_labels
+from workbench.data.label_statistics import LabelStatistics, label_statistics
 from workbench.data.layouts import guard
-from workbench.data.near_duplicates import find_near_duplicates
-from workbench.data.tables import Dataset
+from workbench.data.resplit import Resplit, propose_resplit
+from workbench.data.tables import Dataset, write_tables
 from workbench.data.threads import count_cores
 from workbench.data.thumbnails import Thumbnails
 from workbench.errors import DatasetError
@@ -42,6 +39,8 @@ log = logging.getLogger(__name__)
 FEW = 10
 FINDINGS_NAME = "audit.csv"
 SUMMARY_NAME = "audit.json"
+PROPOSAL_NAME = "proposed_split"
+MOVES_NAME = "moves.csv"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class Audit:
     facts: pd.DataFrame  # one row an image that was listed, readable or not
     statistics: LabelStatistics
     duplicates: Duplicates
+    proposal: Resplit
+    suspects: pd.DataFrame  # doubtful labels: row, class, given, probability, instead
     unreadable: tuple[str, ...]  # one sentence each, with table and line
     quarantine: pd.DataFrame
     on_bad_image: str
@@ -86,18 +87,22 @@ def audit_dataset(
     threads = count_cores(settings.run.threads)
     facts, duplicates = _examine(dataset, settings, threads)
     statistics = label_statistics(dataset)
-    findings = _judge(dataset, settings, facts, duplicates, statistics)
+    suspects = _suspect(dataset, settings, scores)
+    findings = _judge(dataset, settings, facts, duplicates, statistics, suspects)
     reasons = _reasons(facts)
+    proposal = propose_resplit(dataset, duplicates, reasons)
     kept = dataset
     if settings.dataset.on_bad_image == "quarantine":
         kept = dataset.without(reasons)
     audit = Audit(
         dataset=kept,
         findings=findings,
-        summary=_summary(dataset, facts, duplicates, statistics, findings),
+        summary=summarise(dataset, facts, duplicates, statistics, findings, proposal),
         facts=facts,
         statistics=statistics,
         duplicates=duplicates,
+        proposal=proposal,
+        suspects=suspects,
         unreadable=_sentences(dataset.rows, reasons),
         quarantine=kept.quarantine,
         on_bad_image=settings.dataset.on_bad_image,
@@ -112,24 +117,20 @@ def _examine(dataset: Dataset, settings: Settings, threads: int) -> tuple[pd.Dat
     paths = [dataset.images / filepath for filepath in rows["filepath"]]
     with Thumbnails() as store:
         collection = collect_facts(paths, settings.dataset, store, threads)
-        table = collection.table
-        files = same_files(table["sha256"])
-        first = ~pd.Series(files).duplicated()
-        wanted = table["refused"].isna() & (table["range"] > CONSTANT_RANGE) & first
-        near = find_near_duplicates(
-            collection.coarse,
-            collection.fine,
-            store,
-            wanted.to_numpy(),
-            settings.audit.near_duplicate_bits,
-            threads,
-        )
-    duplicates = join_groups(files, near)
+        bits = settings.audit.near_duplicate_bits
+        duplicates = find_duplicates(collection, store, bits, threads)
+    table = collection.table
     table.insert(0, "image", rows["filepath"].to_numpy())
     table.insert(1, "split", rows["split"].to_numpy())
     table["hash"] = [f"{value:016x}" for value in collection.coarse[:, 0]]
     table["photo"] = duplicates.photos
     return table, duplicates
+
+
+def _suspect(dataset: Dataset, settings: Settings, scores: np.ndarray | None) -> pd.DataFrame:
+    if scores is None or not settings.audit.label_errors:
+        return pd.DataFrame(columns=list(SUSPECT_COLUMNS))
+    return suspect_labels(dataset.rows, dataset.classes, np.asarray(scores), settings.task)
 
 
 def _judge(
@@ -138,6 +139,7 @@ def _judge(
     facts: pd.DataFrame,
     duplicates: Duplicates,
     statistics: LabelStatistics,
+    suspects: pd.DataFrame,
 ) -> pd.DataFrame:
     findings = Findings()
     rows = dataset.rows.rename(columns={"filepath": "image"})
@@ -145,6 +147,7 @@ def _judge(
     judge_duplicates(rows, duplicates, findings)
     judge_pictures(facts, settings.student_size, settings.audit, findings)
     judge_labels(rows, statistics, settings.audit, findings)
+    judge_suspects(suspects, rows, findings)
     missing = dataset.quarantine.rename(columns={"filepath": "image"})
     findings.add("unreadable", missing, missing["reason"], "warning")
     return findings.table()
@@ -163,54 +166,6 @@ def _sentences(rows: pd.DataFrame, reasons: Mapping[str, str]) -> tuple[str, ...
     )
 
 
-def _summary(
-    dataset: Dataset,
-    facts: pd.DataFrame,
-    duplicates: Duplicates,
-    statistics: LabelStatistics,
-    findings: pd.DataFrame,
-) -> dict[str, Any]:
-    """Condense the audit to strict JSON: counts, and null where nothing can be said."""
-    counts = statistics.counts
-    readable = facts[facts["refused"].isna()]
-    severities = findings["severity"].value_counts()
-    kinds = findings["kind"].value_counts()
-    return {
-        "fit": not bool((findings["severity"] == "error").any()),
-        "images": len(facts),
-        "readable": len(readable),
-        "quarantined": len(dataset.quarantine),
-        "splits": {split: int((facts["split"] == split).sum()) for split in SPLITS},
-        "classes": {
-            name: {row["split"]: int(row["positives"]) for row in group.to_dict("records")}
-            for name, group in counts.groupby("class", sort=False)
-        },
-        "findings": {severity: int(severities.get(severity, 0)) for severity in SEVERITIES},
-        "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
-        "exact_duplicate_groups": len(groups_of(duplicates.files)),
-        "photo_groups": len(groups_of(duplicates.photos)),
-        "near_duplicate_pairs": len(duplicates.pairs),
-        "pixels": _spread(readable["width"] * readable["height"]),
-        "aspect": _spread(readable["width"] / readable["height"].clip(lower=1)),
-        "letterbox_waste": _spread(_waste(readable)),
-        "brightness": _spread(readable["brightness"]),
-        "sharpness": _spread(readable["sharpness"]),
-        "formats": {str(name): int(n) for name, n in readable["format"].value_counts().items()},
-    }
-
-
-def _waste(facts: pd.DataFrame) -> pd.Series:
-    sides = facts[["width", "height"]]
-    return 1 - sides.min(axis=1) / sides.max(axis=1).clip(lower=1)
-
-
-def _spread(values: pd.Series) -> dict[str, float] | None:
-    if not len(values):
-        return None
-    names = {"least": 0.0, "typical": 0.5, "most": 1.0}
-    return {name: round(float(values.quantile(share)), 4) for name, share in names.items()}
-
-
 def _log(audit: Audit) -> None:
     counts = audit.summary["findings"]
     log.info(
@@ -221,12 +176,19 @@ def _log(audit: Audit) -> None:
 
 
 def write_audit(audit: Audit, folder: Path) -> tuple[Path, ...]:
-    """Write the findings and the summary; cells cannot run as spreadsheet formulas."""
+    """Write findings, summary and the proposed split; cells cannot run as spreadsheet formulas."""
+    proposal = folder / PROPOSAL_NAME
+    _write_csv(folder / FINDINGS_NAME, audit.findings)
+    write_json(folder / SUMMARY_NAME, audit.summary)
+    write_tables(audit.proposal.dataset, proposal)
+    _write_csv(proposal / MOVES_NAME, audit.proposal.moves)
+    return folder / FINDINGS_NAME, folder / SUMMARY_NAME, proposal
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    rows = audit.findings.itertuples(index=False)
+    writer.writerow(table.columns)
+    rows = table.itertuples(index=False)
     writer.writerows([guard(str(cell)) for cell in row] for row in rows)
-    write_text(folder / FINDINGS_NAME, text.getvalue())
-    write_json(folder / SUMMARY_NAME, audit.summary)
-    return folder / FINDINGS_NAME, folder / SUMMARY_NAME
+    write_text(path, text.getvalue())

@@ -5,13 +5,19 @@ Joins what the hashes found with what the tables say. Nothing is opened or remov
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from workbench.data.facts import CONSTANT_RANGE, Collection, collect_facts
 from workbench.data.findings import Findings
-from workbench.data.near_duplicates import NearDuplicates, connect
+from workbench.data.near_duplicates import NearDuplicates, connect, find_near_duplicates
+from workbench.data.threads import count_cores
+from workbench.data.thumbnails import Thumbnails
+from workbench.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,33 @@ def join_groups(files: np.ndarray, near: NearDuplicates) -> Duplicates:
     first = np.concatenate([order[chained], near.pairs["first"].to_numpy(np.int64)])
     second = np.concatenate([order[chained + 1], near.pairs["second"].to_numpy(np.int64)])
     return Duplicates(files, connect(len(files), first, second), near.pairs)
+
+
+def find_duplicates(
+    collection: Collection, store: Thumbnails, maximum_bits: int, threads: int
+) -> Duplicates:
+    """Search equal bytes first; of those one goes on to the search for equal pictures."""
+    table = collection.table
+    files = same_files(table["sha256"])
+    shows_something = table["refused"].isna() & (table["range"] > CONSTANT_RANGE)
+    wanted = shows_something & ~pd.Series(files).duplicated()
+    near = find_near_duplicates(
+        collection.coarse, collection.fine, store, wanted.to_numpy(), maximum_bits, threads
+    )
+    return join_groups(files, near)
+
+
+def group_same_photos(settings: Settings) -> Callable[[Sequence[Path]], np.ndarray]:
+    """Make the grouping that keeps copies of a photo on one side when a table is split."""
+
+    def group(paths: Sequence[Path]) -> np.ndarray:
+        threads = count_cores(settings.run.threads)
+        with Thumbnails() as store:
+            collection = collect_facts(paths, settings.dataset, store, threads)
+            bits = settings.audit.near_duplicate_bits
+            return find_duplicates(collection, store, bits, threads).photos
+
+    return group
 
 
 def judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:

@@ -26,6 +26,7 @@ BLOCK_IMAGES = 64  # enough for NumPy to work in bulk, little enough to keep eve
 # Statistics are taken near the scale networks see; a sharp 12 Mpx photo and its small copy agree.
 STATISTICS_SIDE = 256
 COLOUR_SAMPLES = 72  # pixels a side: 36 in each cell of the colour square
+CONSTANT_RANGE = 4  # levels from the darkest to the brightest pixel; JPEG wavers by 2
 HEADER_COLUMNS = tuple(field.name for field in fields(ImageFacts))
 MEASURES = ("range", "sharpness", "brightness", "darkest", "brightest", "contrast")
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 COLUMNS = ("image", "split", "kind", "severity", "detail")
@@ -34,7 +35,7 @@ KINDS: dict[str, Kind] = {
     "near_duplicate": Kind("warning", "the same photo, saved, resized, lit or cut differently"),
     "label_error": Kind("warning", "the label is there, the scores say it should not be"),
     "missing_label": Kind("warning", "the label is not there, the scores say it should be"),
-    "class_too_small": Kind("warning", "too few positives in val to tune a threshold on"),
+    "class_too_small": Kind("warning", "too few examples in val to tune a threshold on"),
     "class_always_on": Kind("warning", "every image of the split has this class"),
     "split_drift": Kind("warning", "the share of a class differs between splits beyond chance"),
     "imbalance": Kind("warning", "some classes are far rarer than others"),
@@ -73,11 +74,16 @@ class Findings:
         rows: pd.DataFrame,
         details: Iterable[str] | str,
         severity: Severity | None = None,
+        order: np.ndarray | None = None,
     ) -> None:
-        """Add one finding for each of `rows`, which have the columns image and split."""
+        """Add one finding for each of `rows`, which have the columns image and split.
+
+        `order`: numbers, the worst smallest, where some findings of a kind are worse than others.
+        """
         if len(rows) == 0:
             return
         part = rows[["image", "split"]].copy()
+        part["order"] = 0.0 if order is None else np.asarray(order, float)
         part["kind"] = kind
         part["severity"] = severity or KINDS[kind].severity
         part["detail"] = details if isinstance(details, str) else list(details)
@@ -90,11 +96,16 @@ class Findings:
         self.add(kind, pd.DataFrame({"image": [""], "split": [split]}), detail, severity)
 
     def add_or_summarise(
-        self, kind: str, rows: pd.DataFrame, details: Sequence[str] | str, images: int
+        self,
+        kind: str,
+        rows: pd.DataFrame,
+        details: Sequence[str] | str,
+        images: int,
+        order: np.ndarray | None = None,
     ) -> None:
         """Add findings, or one for all when most of the `images` are alike in this."""
         if len(rows) <= max(COMMON_IMAGES, COMMON_SHARE * images):
-            self.add(kind, rows, details)
+            self.add(kind, rows, details, order=order)
             return
         example = details if isinstance(details, str) else details[0]
         text = f"{kind}: {len(rows)} of {images} images, such as {rows['image'].iloc[0]}: {example}"
@@ -106,5 +117,6 @@ class Findings:
         table = pd.concat(self.parts, ignore_index=True)
         table["_severity"] = table["severity"].map(SEVERITIES.index)
         table["_kind"] = table["kind"].map(ORDER)
-        table = table.sort_values(["_severity", "_kind", "split", "image"], kind="stable")
+        keys = ["_severity", "_kind", "order", "split", "image"]
+        table = table.sort_values(keys, kind="stable")
         return table[list(COLUMNS)].reset_index(drop=True)

@@ -5,11 +5,10 @@ Every rule is one small function from tables to findings; the knobs are `audit.*
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
+from workbench.data.facts import CONSTANT_RANGE
 from workbench.data.findings import Findings
 from workbench.data.label_statistics import SPLITS, LabelStatistics
 from workbench.settings import AuditSettings, DatasetSettings
@@ -31,7 +30,6 @@ ORIENTATIONS = {  # what EXIF asks for; the stored pixels lack it
     7: "a quarter turn and mirror",
     8: "a quarter turn anticlockwise",
 }
-CONSTANT_RANGE = 4  # levels between the darkest and the brightest pixel; JPEG wavers by 2
 UNLIT = 48  # 95 % of a picture below: nothing is lit
 WASHED_OUT = 235  # 95 % of a picture above
 # An outlier lies `audit.outlier_deviations` robust deviations away, and a deviation counts as at
@@ -76,51 +74,53 @@ def _wrong_suffix(facts: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     return pd.Series(wrong, facts.index, dtype=bool), detail
 
 
+Criterion = tuple[str, pd.Series, pd.Series, pd.Series]  # kind, which, detail, worst first
+
+
 def judge_pictures(
     facts: pd.DataFrame, input_size: int, audit: AuditSettings, findings: Findings
 ) -> None:
     """Judge what the pictures look like: size, shape, light, sharpness."""
     facts = facts[facts["refused"].isna()]
-    images = len(facts)
+    criteria = _size_criteria(facts, input_size, audit) + _light_criteria(facts, audit)
+    for kind, which, detail, order in criteria:
+        chosen = facts[which.to_numpy(bool)]
+        details, places = detail[chosen.index].tolist(), order[chosen.index].to_numpy()
+        findings.add_or_summarise(kind, chosen, details, len(facts), places)
+
+
+def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -> list[Criterion]:
+    sides = facts[["width", "height"]]
+    shorter, longer = sides.min(axis=1), sides.max(axis=1)
     size = facts["width"].astype(str) + " x " + facts["height"].astype(str) + " pixels"
-    shorter, longer = facts[["width", "height"]].min(axis=1), facts[["width", "height"]].max(axis=1)
-
-    def found(kind: str, which: pd.Series | np.ndarray, detail: pd.Series) -> None:
-        chosen = facts[np.asarray(which, bool)]
-        findings.add_or_summarise(kind, chosen, detail[chosen.index].tolist(), images)
-
     tiny = shorter < audit.tiny_pixels
-    found("tiny", tiny, size)
-    found("below_input", (longer < input_size) & ~tiny, size + f", the input has {input_size}")
+    enlarged = (longer < input_size) & ~tiny
     waste = 1 - shorter / longer
-    found(
-        "letterbox_waste", waste > audit.max_letterbox_waste, _percent(waste) + " border, " + size
-    )
+    wasteful = waste > audit.max_letterbox_waste
+    return [
+        ("tiny", tiny, size, shorter),
+        ("below_input", enlarged, size + f", the input has {input_size}", longer),
+        ("letterbox_waste", wasteful, _percent(waste) + " border, " + size, -waste),
+    ]
+
+
+def _light_criteria(facts: pd.DataFrame, audit: AuditSettings) -> list[Criterion]:
+    """Find outliers of light and sharpness; a constant image is that and nothing else."""
     constant = facts["range"] <= CONSTANT_RANGE
+    seen, limit = ~constant, audit.outlier_deviations
     brightness = facts["brightness"].round().astype(int).astype(str)
-    found("constant", constant, "brightness " + brightness + " everywhere")
-    _judge_light(facts, constant, brightness, audit, found)
-
-
-def _judge_light(
-    facts: pd.DataFrame,
-    constant: pd.Series,
-    brightness: pd.Series,
-    audit: AuditSettings,
-    found: Callable[[str, pd.Series, pd.Series], None],
-) -> None:
-    seen = ~constant
     light = deviations(facts["brightness"], seen, LEAST_BRIGHTNESS_DEVIATION)
-    limit = audit.outlier_deviations
-    typical = f", usual is {facts['brightness'][seen].median():.0f}" if seen.any() else ""
-    detail = "mean brightness " + brightness + " of 255" + typical
-    found("dark", seen & ((light < -limit) | (facts["brightest"] < UNLIT)), detail)
-    found("bright", seen & ((light > limit) | (facts["darkest"] > WASHED_OUT)), detail)
-    doublings = np.log2(facts["sharpness"].clip(lower=1e-3))
-    blur = deviations(doublings, seen, LEAST_SHARPNESS_DEVIATION)
-    usual = facts["sharpness"][seen].median() if seen.any() else 1.0
-    share = facts["sharpness"] / max(usual, 1e-6)
-    found("blurred", seen & (blur < -limit), _percent(share) + " of the usual sharpness")
+    dark = seen & ((light < -limit) | (facts["brightest"] < UNLIT))
+    bright = seen & ((light > limit) | (facts["darkest"] > WASHED_OUT))
+    lit = "mean brightness " + brightness + f" of 255, usual is {facts['brightness'].median():.0f}"
+    blur = deviations(np.log2(facts["sharpness"].clip(lower=1e-3)), seen, LEAST_SHARPNESS_DEVIATION)
+    share = facts["sharpness"] / max(facts["sharpness"].median(), 1e-6)
+    return [
+        ("constant", constant, "brightness " + brightness + " everywhere", facts["range"]),
+        ("dark", dark, lit, light),
+        ("bright", bright, lit, -light),
+        ("blurred", seen & (blur < -limit), _percent(share) + " of the usual sharpness", blur),
+    ]
 
 
 def deviations(values: pd.Series, among: pd.Series, least: float) -> pd.Series:
@@ -159,10 +159,10 @@ def _judge_class(row: dict, audit: AuditSettings, findings: Findings) -> None:
         detail = f"class {name!r} has no positive among the {images} images of {split}"
         severity = "error" if split == "train" else "warning"
         findings.add_general("class_missing", split, detail, severity)
-    elif split == "val" and positives < audit.min_positives:
+    elif split == "val" and min(positives, images - positives) < audit.min_positives:
         detail = (
-            f"class {name!r}: {positives} positives in val, below audit.min_positives "
-            f"{audit.min_positives}; its threshold will follow the global one"
+            f"class {name!r}: {positives} positives and {images - positives} negatives in val, one "
+            f"below audit.min_positives {audit.min_positives}: too few to tune its threshold on"
         )
         findings.add_general("class_too_small", split, detail)
     if 0 < images == positives:
