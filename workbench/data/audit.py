@@ -21,6 +21,7 @@ from workbench.data.audit_summary import summarise
 from workbench.data.duplicates import Duplicates, find_duplicates, judge_duplicates
 from workbench.data.facts import collect_facts
 from workbench.data.findings import SEVERITIES, Findings
+from workbench.data.gallery import Exhibit, worst_images
 from workbench.data.judgements import judge_files, judge_labels, judge_pictures
 from workbench.data.label_errors import COLUMNS as SUSPECT_COLUMNS
 from workbench.data.label_errors import judge_suspects, suspect_labels
@@ -55,6 +56,7 @@ class Audit:
     duplicates: Duplicates
     proposal: Resplit
     suspects: pd.DataFrame  # doubtful labels: row, class, given, probability, instead
+    exhibits: tuple[Exhibit, ...]  # the worst images, decoded small
     unreadable: tuple[str, ...]  # one sentence each, with table and line
     quarantine: pd.DataFrame
     on_bad_image: str
@@ -97,12 +99,14 @@ def audit_dataset(
     audit = Audit(
         dataset=kept,
         findings=findings,
-        summary=summarise(dataset, facts, duplicates, statistics, findings, proposal),
+        summary={"model_input": settings.student_size}
+        | summarise(dataset, facts, duplicates, statistics, findings, proposal),
         facts=facts,
         statistics=statistics,
         duplicates=duplicates,
         proposal=proposal,
         suspects=suspects,
+        exhibits=worst_images(dataset, findings, duplicates, settings),
         unreadable=_sentences(dataset.rows, reasons),
         quarantine=kept.quarantine,
         on_bad_image=settings.dataset.on_bad_image,
