@@ -1,0 +1,174 @@
+"""Two runs side by side: which is better, by how much, and how sure that is. Text and a page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.decide.comparison import Comparison
+from workbench.show.bars import ROW_INCHES
+from workbench.show.colours import BAD, GOOD, QUIET
+from workbench.show.figures import described, html_image, new_axes, plain, short
+
+NAMES = {
+    "f1_macro": "F1 macro",
+    "f1_micro": "F1 micro",
+    "f1_samples": "F1 per image",
+    "precision_macro": "precision macro",
+    "precision_micro": "precision micro",
+    "recall_macro": "recall macro",
+    "recall_micro": "recall micro",
+    "map": "mAP",
+    "roc_auc_macro": "ROC area macro",
+    "hamming_loss": "wrong labels (Hamming)",
+    "exact_match": "all labels right",
+    "no_label_rate": "images without an answer",
+    "true_no_label_rate": "images without a class",
+    "top5": "a true class among the best 5",
+    "calibration_error": "calibration error",
+    "accuracy": "accuracy",
+    "coverage": "images with an answer",
+    "accepted_accuracy": "accuracy of the answers",
+}
+COLOURS = {"better": GOOD, "worse": BAD, "differs": QUIET, "open": QUIET}
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;color:#1f2933;max-width:64rem;margin:2rem auto;"
+    "padding:0 1.5rem}table{border-collapse:collapse;margin:1rem 0}"
+    "th,td{padding:.3rem .9rem .3rem 0;border-bottom:1px solid #d9dee5;text-align:right;"
+    "font-variant-numeric:tabular-nums}th:first-child,td:first-child{text-align:left;"
+    "overflow-wrap:anywhere}th{color:#52606d;font-weight:600}img{max-width:100%}"
+    ".better{color:#1a7f4b;font-weight:650}.worse{color:#b42318;font-weight:650}"
+    ".open,.differs,small{color:#52606d}"
+)
+
+
+def headline(comparison: Comparison) -> str:
+    """Say in one sentence what F1 macro says."""
+    row = comparison.overall.set_index("figure").loc["f1_macro"]
+    first, second = comparison.first, comparison.second
+    if pd.isna(row.difference):
+        return f"F1 macro of {first} and {second} cannot be compared: no class occurs."
+    span = f"{row.difference:+.4f} F1 macro (95 % interval {row.low:+.4f} to {row.high:+.4f})"
+    sentences = {
+        "better": f"{second} is better than {first}: {span}.",
+        "worse": f"{second} is worse than {first}: {span}.",
+        "open": f"These images do not tell {first} and {second} apart: {span}.",
+    }
+    return sentences[row.verdict]
+
+
+def text(comparison: Comparison, *, classes: int = 10) -> str:
+    """Return the comparison for a terminal, with the classes that differ the most."""
+    lines = [
+        headline(comparison),
+        _basis(comparison),
+        "",
+        *_text_rows(
+            comparison.overall, "figure", [NAMES.get(n, n) for n in comparison.overall.figure]
+        ),
+    ]
+    shown = moved_classes(comparison).head(classes)
+    if len(shown):
+        lines += ["", f"F1 of the {len(shown)} classes that differ the most", ""]
+        lines += _text_rows(shown, "class", [short(name) for name in shown["class"]])
+    return "\n".join(lines)
+
+
+def moved_classes(comparison: Comparison) -> pd.DataFrame:
+    """Classes by how much their F1 differs, the largest difference first."""
+    rows = comparison.per_class.query("figure == 'f1' and difference == difference")
+    order = np.argsort(-rows.difference.abs().to_numpy(), kind="stable")
+    return rows.iloc[order]
+
+
+def _basis(comparison: Comparison) -> str:
+    words = f"{comparison.images} images that both have seen, {comparison.replicates} resamples."
+    if any(comparison.left_out):
+        one, two = comparison.left_out
+        words += f" Left out: {one} only in {comparison.first}, {two} only in {comparison.second}."
+    return words
+
+
+def _text_rows(table: pd.DataFrame, title: str, names: list[str]) -> list[str]:
+    width = max(map(len, [*names, title]))
+    rows = [f"{title:<{width}}  {'first':>8} {'second':>8} {'change':>9}  {'95 % interval':<20} "]
+    for name, row in zip(names, table.itertuples(index=False), strict=True):
+        span = "" if pd.isna(row.low) else f"{row.low:+.4f} … {row.high:+.4f}"
+        verdict = "" if row.verdict == "open" else row.verdict
+        rows.append(
+            f"{name:<{width}}  {_number(row.first):>8} {_number(row.second):>8} "
+            f"{_number(row.difference, '+'):>9}  {span:<20} {verdict}".rstrip()
+        )
+    return rows
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "–" if pd.isna(value) else f"{value:{sign}.4f}"
+
+
+def page(comparison: Comparison) -> str:
+    """Return the comparison as a page that loads nothing and runs nothing."""
+    title = html.escape(f"{comparison.first} against {comparison.second}")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+    moved = moved_classes(comparison)
+    names = [NAMES.get(name, name) for name in comparison.overall.figure]
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
+        f"<p><b>{html.escape(headline(comparison))}</b></p>"
+        f"<p>{html.escape(_basis(comparison))} Better or worse is said only where the whole "
+        f"interval is on one side of 0.</p>"
+        f"{_html_table(comparison, comparison.overall, names)}"
+        f"<h2>Class by class</h2>{html_image(class_differences(comparison))}"
+        f"{_html_table(comparison, moved, list(moved['class']))}</body></html>"
+    )
+
+
+def _html_table(comparison: Comparison, table: pd.DataFrame, names: Iterable[str]) -> str:
+    heads = ("", comparison.first, comparison.second, "change", "95 % interval", "")
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
+    rows = []
+    for name, row in zip(names, table.itertuples(index=False), strict=True):
+        span = "" if pd.isna(row.low) else f"{row.low:+.4f} to {row.high:+.4f}"
+        cells = (_number(row.first), _number(row.second), _number(row.difference, "+"), span)
+        verdict = "" if row.verdict == "open" else row.verdict
+        body = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(
+            f'<tr><td>{html.escape(name)}</td>{body}<td class="{row.verdict}">{verdict}</td></tr>'
+        )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def class_differences(
+    comparison: Comparison, figure: str = "f1", *, ax: Axes | None = None
+) -> Figure:
+    """Draw the change of each class with its interval, the largest loss on top."""
+    rows = comparison.per_class.query("figure == @figure and difference == difference")
+    rows = rows.sort_values("difference", ascending=False, kind="stable")
+    height = 1.4 + ROW_INCHES * max(len(rows), 3)
+    ax = plain(
+        new_axes(8.0, height, ax),
+        f"Change of {figure.replace('_', ' ').upper() if figure == 'f1' else figure} by class",
+        f"{comparison.second} less {comparison.first}",
+    )
+    y = np.arange(len(rows))
+    colours = [COLOURS[verdict] for verdict in rows.verdict]
+    ax.hlines(y, rows.low, rows.high, color=colours or QUIET, linewidth=2, alpha=0.6)
+    ax.scatter(rows.difference, y, color=colours or QUIET, zorder=3)
+    ax.axvline(0, color=QUIET, linewidth=1)
+    ax.set_yticks(y, [short(name) for name in rows["class"]], parse_math=False)
+    ax.grid(visible=False, axis="y")
+    counted = rows.verdict.value_counts()
+    return described(
+        ax,
+        f"Change of {figure} in {len(rows)} classes from {comparison.first} to "
+        f"{comparison.second}: {counted.get('better', 0)} better, {counted.get('worse', 0)} worse, "
+        f"{counted.get('open', 0)} not told apart.",
+    )
