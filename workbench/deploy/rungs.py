@@ -149,7 +149,8 @@ def _finite(logits: np.ndarray) -> np.ndarray:
 
 
 def _verdict(score: Score, settings: LadderSettings) -> tuple[str, str]:
-    drop = f"F1 macro {score.f1_macro:.4f}, {score.drop:+.4f} below the float student"
+    side = "below" if score.drop >= 0 else "above"
+    drop = f"F1 macro {score.f1_macro:.4f}, {abs(score.drop):.4f} {side} the float student"
     if settings.force_rung:
         return "shipped", f"forced by ladder.force_rung; {drop}"
     if score.drop > settings.max_drop:

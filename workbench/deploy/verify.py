@@ -1,6 +1,8 @@
 """Derive every promised number of a bundle again, from the shipped files alone.
 
-Needs LiteRT and NumPy, nothing else of the workbench: a copy of this file lies in every bundle.
+Needs LiteRT and NumPy, nothing else of the workbench. One file on purpose: a copy of it lies in
+every bundle, so it holds its own letterbox, decisions and metrics, written apart from those it
+checks.
 Run it as `python verify.py [FOLDER]` or `python -m workbench verify RUN`.
 """
 
@@ -27,6 +29,8 @@ RECOMMENDATION = "threshold_recommendation.json"
 METRICS = "metrics.json"
 SCORES = "test_scores.npz"
 TOLERANCE = 1e-6  # of figures that were written as decimal text
+FAINTEST = 2**-12  # a probability of 0 or 1 has no logit
+NEVER = 128  # as a threshold: one above the highest int8
 LEVELS = 1  # another CPU's kernels may round the last level the other way
 
 
@@ -191,16 +195,48 @@ def ports(bundle: Bundle) -> str:
 def thresholds(bundle: Bundle) -> str:
     """Derive each threshold's logit and probability from its integer; compare with step 06."""
     config = bundle.config
+    tuned = bundle.json(RECOMMENDATION) if bundle.has(RECOMMENDATION) else None
     if config["task"] == "single_label":
-        return f"unknown below {config['thresholds']['unknown_below']}"
-    output, entries = config["output"], config["thresholds"]["classes"]
+        below = config["thresholds"]["unknown_below"]
+        if tuned:
+            _same(f"confidence of {RECOMMENDATION}", tuned["unknown"]["probability"], below)
+        return f"unknown below {below}"
+    entries = config["thresholds"]["classes"]
     _same("classes with a threshold", [entry["label"] for entry in entries], config["labels"])
     for entry in entries:
-        logit = (entry["integer"] - 0.5 - output["zero_point"]) * output["scale"]
-        _near(f"threshold of {entry['label']}: logit", entry["logit"], logit)
-        probability = 1 / (1 + np.exp(-entry["logit"]))
-        _near(f"threshold of {entry['label']}: probability", entry["probability"], probability)
+        _check_threshold(entry, config)
+    if tuned:
+        _compare_with_tuned(entries, tuned)
     return f"{len(entries)} thresholds: probability, logit and integer agree"
+
+
+def _check_threshold(entry: dict[str, Any], config: dict[str, Any]) -> None:
+    output, integer = config["output"], entry["integer"]
+    if config["thresholds"]["folded"]:
+        logit, probability = 0.0, 0.5
+        _same(f"folded threshold of {entry['label']}", integer, 0)
+    elif output["is_logits"]:
+        logit = (integer - 0.5 - output["zero_point"]) * output["scale"]
+        probability = 1 / (1 + np.exp(-logit))
+    else:
+        probability = level_probability(integer)
+        logit = np.log(probability / (1 - probability))
+    _near(f"threshold of {entry['label']}: logit", entry["logit"], logit)
+    _near(f"threshold of {entry['label']}: probability", entry["probability"], probability)
+
+
+def _compare_with_tuned(entries: list[dict[str, Any]], tuned: dict[str, Any]) -> None:
+    by_name = {entry["name"]: entry for entry in tuned["classes"]}
+    for entry in entries:
+        promised = entry.get("tuned", entry)
+        for key in ("integer", "logit", "probability"):
+            what = f"{key} of {entry['label']}: {RECOMMENDATION} against {CONFIG}"
+            _near(what, by_name[entry["label"]][key], promised[key])
+
+
+def level_probability(integer: int) -> float:
+    """Return what a threshold on an output of probabilities means: halfway between two levels."""
+    return float(np.clip((integer + 127.5) / 256, FAINTEST, 1 - FAINTEST))
 
 
 def golden(bundle: Bundle) -> str:
@@ -233,6 +269,108 @@ def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, An
         )
     _same(f"{name}: decisions", decide(raw[None], bundle.config)[0], vector["decisions"])
     return int((gap > 0).sum())
+
+
+def test_metrics(bundle: Bundle) -> str:
+    """Compute the figures of metrics.json again from the raw test outputs."""
+    if not bundle.has(METRICS):
+        return f"not here: no {METRICS}, 09_eval_report has not run"
+    promised = bundle.json(METRICS)
+    if "test_scores" in promised:
+        _same(f"sha256 of {SCORES}", bundle.sha256(SCORES), promised["test_scores"]["sha256"])
+    with np.load(io.BytesIO(bundle.bytes(SCORES)), allow_pickle=False) as scores:
+        arrays = {name: scores[name] for name in scores.files}
+    rerun = _rerun(bundle, arrays)
+    overall, by_class = evaluate(arrays["raw"], arrays["y_true"], arrays["mask"], bundle.config)
+    compared = 0
+    for name, figure in promised["test"]["overall"].items():
+        if name in overall:
+            _near_or_null(f"{METRICS}, {name}", figure["value"], overall[name])
+            compared += 1
+    for row in promised["test"]["classes"]:
+        for name, value in by_class[row["class"]].items():
+            _near_or_null(f"{METRICS}, {name} of {row['class']}", row[name], value)
+            compared += 1
+    return f"{compared} figures derived from {len(arrays['raw'])} test images; {rerun}"
+
+
+def _rerun(bundle: Bundle, arrays: dict[str, np.ndarray]) -> str:
+    """Run the model on the few test images whose pixels are kept."""
+    if "images" not in arrays:
+        return f"{SCORES} keeps no pixels to run again"
+    interpreter = open_model(bundle.model())
+    table = input_table(bundle.config["input"])
+    for row, image in zip(arrays["rows"], arrays["images"], strict=True):
+        raw = run_model(interpreter, table[image]).astype(np.int32)
+        gap = np.abs(raw - arrays["raw"][row].astype(np.int32)).max()
+        if gap > LEVELS:
+            raise BrokenPromiseError(f"test image {row}: the model is {gap} levels off {SCORES}")
+    return f"{len(arrays['rows'])} of them run again"
+
+
+def evaluate(
+    raw: np.ndarray, y_true: np.ndarray, mask: np.ndarray, config: dict[str, Any]
+) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
+    """Compute overall figures and figures per class from raw outputs [N, C]."""
+    answers = decide(raw, config)
+    said = np.array([[name in found for name in config["labels"]] for found in answers])
+    known, true = mask > 0, y_true > 0
+    hits, wrong, missed = ((part & known) for part in (said & true, said & ~true, ~said & true))
+    tp, fp, fn = (part.sum(0) for part in (hits, wrong, missed))
+    score = probabilities(raw, config)
+    by_class = {
+        name: {
+            "precision": _ratio(tp[i], tp[i] + fp[i]),
+            "recall": _ratio(tp[i], tp[i] + fn[i]),
+            "f1": _ratio(2 * tp[i], 2 * tp[i] + fp[i] + fn[i]) if tp[i] + fn[i] else None,
+            "average_precision": _average_precision(true[:, i], score[:, i], known[:, i]),
+        }
+        for i, name in enumerate(config["labels"])
+    }
+    occurring = [figures for figures in by_class.values() if figures["recall"] is not None]
+    images = known.any(1)
+    overall = {
+        "f1_macro": _mean([figures["f1"] for figures in occurring]),
+        "f1_micro": _ratio(2 * tp.sum(), 2 * tp.sum() + fp.sum() + fn.sum()),
+        "precision_macro": _mean([figures["precision"] or 0.0 for figures in occurring]),
+        "precision_micro": _ratio(tp.sum(), tp.sum() + fp.sum()),
+        "recall_macro": _mean([figures["recall"] for figures in occurring]),
+        "recall_micro": _ratio(tp.sum(), tp.sum() + fn.sum()),
+        "hamming_loss": _ratio(fp.sum() + fn.sum(), known.sum()),
+        "exact_match": _mean(list(~(wrong | missed).any(1)[images])),
+        "no_label_rate": _mean(list(~(said & known).any(1)[images])),
+        "map": _mean([row["average_precision"] for row in occurring]),
+    }
+    return overall, by_class
+
+
+def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    output = config["output"]
+    values = (raw.astype(np.float64) - output["zero_point"]) * output["scale"]
+    if not output["is_logits"]:
+        return values
+    if config["task"] == "single_label":
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+    return 1 / (1 + np.exp(-values))
+
+
+def _average_precision(true: np.ndarray, score: np.ndarray, known: np.ndarray) -> float | None:
+    true, score = true[known], score[known]
+    if not true.any():
+        return None
+    levels = np.unique(score)[::-1]
+    found = np.array([true[score >= level].sum() for level in levels])
+    shown = np.array([(score >= level).sum() for level in levels])
+    return float((np.diff(found, prepend=0) * found / shown).sum() / true.sum())
+
+
+def _ratio(above: float, below: float) -> float | None:
+    return float(above / below) if below else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def open_model(model: bytes) -> Interpreter:
@@ -340,6 +478,13 @@ def _same_array(what: str, found: np.ndarray, promised: np.ndarray) -> None:
         raise BrokenPromiseError(f"{what} differs from the recorded bytes")
 
 
+def _near_or_null(what: str, found: float | None, derived: float | None) -> None:
+    if found is None or derived is None:
+        _same(what, found, derived)
+    else:
+        _near(what, found, derived)
+
+
 def _near(what: str, found: float, expected: float) -> None:
     if not abs(found - expected) <= TOLERANCE * max(1.0, abs(expected)):
         raise BrokenPromiseError(f"{what} is {found}, derived {expected}")
@@ -352,6 +497,7 @@ PROMISES: tuple[tuple[str, Callable[[Bundle], str]], ...] = (
     ("ports", ports),
     ("thresholds", thresholds),
     ("golden", golden),
+    ("test metrics", test_metrics),
 )
 
 if __name__ == "__main__":

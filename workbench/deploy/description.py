@@ -1,0 +1,168 @@
+"""What an app must know of a file: `inference_config.json` and `model_metadata.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.deploy import tflite, verify
+from workbench.deploy.edits import ALWAYS, NEVER
+from workbench.deploy.export import LABELS_FILE, activation_of
+from workbench.errors import StepError
+from workbench.files import sha256
+from workbench.settings import Settings
+
+MODEL_FILE = "model_qat_int8.tflite"  # whatever rung made it: apps know this name
+SCHEMA = 1
+NORMALISATION = {"subtract": 127, "divide": 128, "inside_the_input_scale": True}
+
+
+def inference_config(
+    folder: Path,
+    settings: Settings,
+    labels: Sequence[str],
+    thresholds: Mapping[str, Any],
+    ladder: Mapping[str, Any],
+    versions: Mapping[str, str],
+    calibration: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the content of inference_config.json for the files that lie in `folder`.
+
+    `thresholds` is the content of threshold_recommendation.json, `ladder` that of
+    quantization_ladder.json.
+    """
+    model, labels_file = folder / MODEL_FILE, folder / LABELS_FILE
+    source, target = tflite.input_port(model), tflite.output_port(model)
+    if target.shape[-1] != len(labels):
+        raise StepError(
+            f"{model.name} has {target.shape[-1]} outputs but {labels_file.name} has "
+            f"{len(labels)} labels: they are not of one run. Run 07_export_tflite again."
+        )
+    return {
+        "schema": SCHEMA,
+        "task": settings.task,
+        "model": {"file": model.name, "sha256": sha256(model), "bytes": model.stat().st_size},
+        "labels_file": {"file": labels_file.name, "sha256": sha256(labels_file)},
+        "labels": list(labels),
+        "input": _input(source),
+        "preprocessing": _preprocessing(settings),
+        "output": {**_port(target), **_activation(settings)},
+        "thresholds": _thresholds(settings, thresholds, labels),
+        "calibration": calibration,
+        "shipped": {
+            "rung": ladder["chosen"],
+            "title": ladder["title"],
+            "forced": ladder["forced"],
+            "full_integer": tflite.scan_tensors(model).full_integer,
+        },
+        "versions": dict(versions),
+    }
+
+
+def _input(port: tflite.Port) -> dict[str, Any]:
+    _, height, width, channels = port.shape
+    shift = np.iinfo(port.dtype).min
+    if (tflite.input_table(port).astype(int) != np.arange(256) + shift).any():
+        raise StepError(
+            f"the input scale is {port.scale} with zero point {port.zero_point}: the app could not "
+            "feed the bytes of an image as they are. Quantise again with 05_quantize_student."
+        )
+    return {"width": width, "height": height, "channels": channels, **_port(port)}
+
+
+def _port(port: tflite.Port) -> dict[str, Any]:
+    return {"dtype": port.dtype, "scale": port.scale, "zero_point": port.zero_point}
+
+
+def _preprocessing(settings: Settings) -> dict[str, Any]:
+    return {
+        "color": "RGB",
+        "exif": settings.dataset.exif,
+        "letterbox": "q8",
+        "keep_aspect_ratio": True,
+        "pad_color_rgb": [0, 0, 0],
+        "interpolation": "bilinear",
+        "normalisation": NORMALISATION,
+    }
+
+
+def _activation(settings: Settings) -> dict[str, Any]:
+    inside = settings.tflite_export.sigmoid_in_model
+    return {
+        "is_logits": not inside,
+        "activation": "none" if inside else activation_of(settings.task),
+    }
+
+
+def _thresholds(
+    settings: Settings, recommendation: Mapping[str, Any], labels: Sequence[str]
+) -> dict[str, Any]:
+    if settings.task == "single_label":
+        return {
+            "rule": "the class of the highest probability; unknown below unknown_below",
+            "unknown_below": recommendation["unknown"]["probability"],
+        }
+    by_name = {entry["name"]: entry for entry in recommendation["classes"]}
+    missing = [label for label in labels if label not in by_name]
+    if missing:
+        raise StepError(
+            f"threshold_recommendation.json has no threshold for {missing[0]!r}. "
+            "Run 06_tune_thresholds again."
+        )
+    return {
+        "rule": "yes when raw output >= integer",
+        "folded": settings.tflite_export.fold_thresholds,
+        "classes": [
+            {"label": label, **_shipped(settings, by_name[label], recommendation["scores"])}
+            for label in labels
+        ],
+    }
+
+
+def _shipped(
+    settings: Settings, tuned: Mapping[str, Any], scores: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Translate a tuned threshold into the output that ships; keep the tuned one beside it."""
+    written = {key: tuned[key] for key in ("probability", "logit", "integer")}
+    if settings.tflite_export.fold_thresholds:
+        return {"probability": 0.5, "logit": 0.0, "integer": 0, "tuned": written}
+    if settings.tflite_export.sigmoid_in_model:
+        return {**_in_probabilities(tuned["integer"], scores), "tuned": written}
+    return written
+
+
+def _in_probabilities(integer: int, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Follow a threshold on raw logits through the sigmoid inside the model."""
+    if ALWAYS < integer < NEVER:
+        logit = (integer - scores["zero_point"]) * scores["scale"]
+        integer = int(np.rint(256 / (1 + np.exp(-logit)))) - 128
+    probability = verify.level_probability(integer)
+    return {
+        "probability": probability,
+        "logit": float(np.log(probability / (1 - probability))),
+        "integer": integer,
+    }
+
+
+def model_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of model_metadata.json, the fields that the manual promised to apps."""
+    source, target, preprocessing = config["input"], config["output"], config["preprocessing"]
+    kept = ("keep_aspect_ratio", "pad_color_rgb", "interpolation")
+    return {
+        "model_file": config["model"]["file"],
+        "labels_file": config["labels_file"]["file"],
+        "input": {
+            **{key: source[key] for key in ("width", "height", "channels", "dtype")},
+            "quantization": {key: source[key] for key in ("scale", "zero_point")},
+        },
+        "preprocess": {"letterbox": True, **{key: preprocessing[key] for key in kept}},
+        "output": {
+            "dtype": target["dtype"],
+            "quantization": {key: target[key] for key in ("scale", "zero_point")},
+            "is_logits": target["is_logits"],
+            "softmax_in_model": config["task"] == "single_label" and not target["is_logits"],
+        },
+    }

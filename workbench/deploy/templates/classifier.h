@@ -1,0 +1,26 @@
+/* What the app does around the model: bytes in, labels out. C99, no dependencies.
+ *
+ *   letterbox_q8(pixels, width, height, square, WB_INPUT_SIZE);
+ *   wb_fill_input(square, input_tensor);
+ *   ... run the model ...
+ *   count = wb_decide(output_tensor, classes);      wb_labels[classes[0]] ...
+ */
+#ifndef WORKBENCH_CLASSIFIER_H
+#define WORKBENCH_CLASSIFIER_H
+
+#include <stdint.h>
+
+#include "model_config.h"
+
+/* Turn the letterboxed image into the bytes of the input tensor; both hold
+ * WB_INPUT_SIZE * WB_INPUT_SIZE * 3 bytes. */
+void wb_fill_input(const uint8_t *letterboxed, uint8_t *tensor);
+
+/* Write the classes that the app shows and return how many there are; none means "nothing" or, for
+ * a single label, "unknown". `classes` has room for WB_CLASSES. */
+int wb_decide(const int8_t *raw, int *classes);
+
+/* The probability to show beside a class. */
+double wb_probability(const int8_t *raw, int index);
+
+#endif
