@@ -29,11 +29,11 @@ class Duplicates:
     pairs: pd.DataFrame  # near-duplicates: first, second (row numbers), bits, likeness
 
 
-def same_files(sha256: pd.Series) -> np.ndarray:
-    """Number the rows by content; rows that were not read stay alone."""
-    known = sha256.ne("").to_numpy()
-    numbers = np.full(len(sha256), -1, np.int64)
-    numbers[known] = pd.factorize(sha256[known])[0]
+def same_files(table: pd.DataFrame) -> np.ndarray:
+    """Number the rows by content; files that are no images stay alone, however alike."""
+    known = table["refused"].isna().to_numpy()
+    numbers = np.full(len(table), -1, np.int64)
+    numbers[known] = pd.factorize(table["sha256"][known])[0]
     alone = np.flatnonzero(~known)
     numbers[alone] = numbers.max(initial=-1) + 1 + np.arange(len(alone))
     return numbers
@@ -53,7 +53,7 @@ def find_duplicates(
 ) -> Duplicates:
     """Search equal bytes first; of those one goes on to the search for equal pictures."""
     table = collection.table
-    files = same_files(table["sha256"])
+    files = same_files(table)
     shows_something = table["refused"].isna() & (table["range"] > CONSTANT_RANGE)
     wanted = shows_something & ~pd.Series(files).duplicated()
     near = find_near_duplicates(

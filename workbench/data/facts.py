@@ -98,9 +98,18 @@ def _measure(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, f
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     darkest, brightest, _, _ = cv2.minMaxLoc(grey)
     reduced = _reduce(grey)
-    edges = cv2.norm(cv2.Laplacian(reduced, cv2.CV_16S), cv2.NORM_L1) / reduced.size
     square = cv2.resize(reduced, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return square, _colours(pixels), (brightest - darkest, edges)
+    light_range = brightest - darkest
+    return square, _colours(pixels), (light_range, _sharpness(reduced, light_range))
+
+
+def _sharpness(grey: np.ndarray, light_range: float) -> float:
+    """Give the strongest edge, 1 for a white dot on black.
+
+    A sharp photo has one somewhere, whatever it shows; the mean edge would follow the subject.
+    """
+    lowest, highest, _, _ = cv2.minMaxLoc(cv2.Laplacian(grey, cv2.CV_16S))
+    return max(-lowest, highest) / (4 * max(light_range, CONSTANT_RANGE))
 
 
 def _reduce(grey: np.ndarray) -> np.ndarray:

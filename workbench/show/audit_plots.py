@@ -219,17 +219,16 @@ def light_and_sharpness(report: Report, *, ax: Axes | None = None) -> Figure:
         report.findings["kind"].isin(["dark", "bright", "blurred", "constant"])
     ]
     odd = readable["image"].isin(outliers["image"])
-    ax = plain(
-        new_axes(6.4, 4.6, ax), "Light and sharpness", "mean brightness", "sharpness (mean edge)"
-    )
+    ax = new_axes(6.4, 4.6, ax)
+    ax = plain(ax, "Light and sharpness", "mean brightness", "sharpness (strongest edge)")
     usual, strange = _some(readable[~odd]), readable[odd]
     for part, colour, size in ((usual, YES, 8), (strange, BAD, 22)):
         ax.scatter(
-            part["brightness"], part["sharpness"].clip(lower=0.05), s=size, color=colour, alpha=0.5,
+            part["brightness"], part["sharpness"].clip(lower=0.01), s=size, color=colour, alpha=0.5,
             linewidths=0,
         )  # fmt: skip
     ax.set_xlim(0, 255)
-    _log_axis(ax, "y", readable["sharpness"].clip(lower=0.05))
+    _log_axis(ax, "y", readable["sharpness"].clip(lower=0.01))
     _legend(ax, {"usual": YES, "outlier": BAD})
     return described(
         ax,
