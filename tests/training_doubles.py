@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from workbench.nets.randomness import restartable_randomness
-from workbench.train.loop import Feed
+from workbench.train.feeds import Feed
 
 CLASSES = 3
 SIDE = 8
@@ -73,4 +73,6 @@ def small_feed(count: int = 48, batch_size: int = 8) -> Feed:
         validation.batch(batch_size),
         val_targets,
         mask,
+        tuple(f"class {index}" for index in range(CLASSES)),
+        batch_size,
     )

@@ -17,6 +17,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_registry as registries,
+)
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
     QuantizeLayer,
 )
@@ -59,6 +62,12 @@ def quantize(
     Layers named in `skip_layers` train in float together with the batch norm and activation that
     the converter fuses into them.
     """
+    refused = set(unsupported_layers(student)) - set(skip_layers)
+    if refused:
+        raise StepError(
+            f"QAT does not support {', '.join(sorted(refused))}. Leave them out with "
+            "qat.skip_layers, or start at PTQ with qat.enabled: false."
+        )
     # The toolkit numbers its input layer by a global counter, and that name ends up in the file.
     keras.backend.reset_uids()
     annotated = _annotated(student, _whole_groups(student, skip_layers))
@@ -68,9 +77,19 @@ def quantize(
     except (ValueError, RuntimeError) as error:
         raise StepError(f"quantize_model refused the student: {first_line(error)}") from error
     _seed_weights(quantized)
-    if images is not None:
+    if images:
         _seed_activations(student, quantized, images)
     return quantized
+
+
+def unsupported_layers(student: keras.Model) -> list[str]:
+    """Name the layers that the toolkit cannot put under fake quantisation."""
+    registry = registries.Default8BitQuantizeRegistry()
+    return [
+        layer.name
+        for layer in student.layers
+        if not isinstance(layer, keras.layers.InputLayer) and not registry.supports(layer)
+    ]
 
 
 def float_twin(student: keras.Model, quantized: keras.Model) -> keras.Model:
@@ -169,6 +188,8 @@ def _whole_groups(student: keras.Model, names: Iterable[str]) -> frozenset[str]:
     widened: set[str] = set()
     for name in names:
         group = next((group for group in groups if name in group), None)
+        if group is None and any(layer.name == name for layer in student.layers):
+            group = (name,)
         if group is None:
             known = ", ".join(group[0] for group in groups[:5])
             raise StepError(

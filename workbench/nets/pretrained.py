@@ -77,7 +77,7 @@ PUBLISHED = {
 
 
 def imagenet_weights(arch: str, key: str, folder: Path = CACHE) -> Path:
-    """Return the checked weights file of an architecture; `key` is the setting to name in errors."""
+    """Return the checked file of an architecture; errors name the setting `key`."""
     published = PUBLISHED[arch]
     path = Path(folder) / published.name
     if path.is_file():

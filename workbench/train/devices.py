@@ -56,6 +56,36 @@ def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def distributed(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
+    """Share a stream among the devices of this machine.
+
+    With several machines each reads its own part of the images, in batches for one device.
+    """
+    if _several_machines(strategy):
+        return strategy.distribute_datasets_from_function(lambda _context: dataset)
+    return strategy.experimental_distribute_dataset(dataset)
+
+
+def agreed(strategy: tf.distribute.Strategy, figures: dict[str, float]) -> dict[str, float]:
+    """Take the chief's figures on every machine: all of them must stop after the same epoch."""
+    if not _several_machines(strategy):
+        return figures
+    values = tf.constant(list(figures.values()), tf.float64)
+
+    def total() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        first = tf.equal(context.replica_id_in_sync_group, 0)
+        mine = tf.where(first, values, tf.zeros_like(values))
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+    chief = strategy.experimental_local_results(strategy.run(total))[0].numpy()
+    return dict(zip(figures, chief.tolist(), strict=True))
+
+
+def _several_machines(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
 def set_precision(settings: Settings) -> str:
     """Set the number format of the layers built from here on; return its name."""
     name = _precision(settings)

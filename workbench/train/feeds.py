@@ -1,6 +1,12 @@
-"""From a dataset to what the loop eats: training batches from any epoch on, and validation."""
+"""What the loop eats: training batches from any epoch on, and validation in order."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
 
 import workbench  # noqa: F401
 
@@ -10,7 +16,26 @@ import tensorflow as tf
 from workbench.data.pipeline import View, evaluation_batches, training_batches
 from workbench.data.tables import Dataset
 from workbench.settings import Settings
-from workbench.train.loop import Feed
+from workbench.train.devices import worker
+
+
+class Stream(Protocol):
+    """An endless stream of global batches (views, targets, mask)."""
+
+    dataset: tf.data.Dataset
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where the images of a phase come from."""
+
+    training: Callable[[int], Stream]  # the stream that starts at an epoch
+    validation: tf.data.Dataset  # elements (views, targets, mask), in order, nothing dropped
+    targets: np.ndarray  # [N, C] of the validation images
+    mask: np.ndarray  # [N, C]
+    classes: tuple[str, ...]
+    batch_size: int  # per device
 
 
 def feed_from(
@@ -20,14 +45,24 @@ def feed_from(
     settings: Settings,
     strategy: tf.distribute.Strategy | None = None,
 ) -> Feed:
-    """Feed a phase; the last view is the one the trained network sees. `batch_size` per device."""
-    replicas = strategy.num_replicas_in_sync if strategy else 1
+    """Feed a phase from a dataset; the last view is the one that the trained network sees."""
     train, validation = dataset.split("train"), dataset.split("val")
+    machine, machines = worker()
+    local = strategy.num_replicas_in_sync // machines if strategy else 1
+
+    def training(epoch: int) -> Stream:
+        # On one machine a global batch is split among its devices. Several machines deal out the
+        # images instead, and every device takes batches of its own.
+        size, turns = (batch_size * local, 1) if machines == 1 else (batch_size, local)
+        shard = (machine, machines)
+        stream = training_batches(train, views, size, settings, first_epoch=epoch, shard=shard)
+        return replace(stream, steps_per_epoch=-(-stream.steps_per_epoch // turns))
+
     return Feed(
-        lambda epoch: training_batches(
-            train, views, batch_size * replicas, settings, first_epoch=epoch
-        ),
+        training,
         evaluation_batches(validation, views[-1:], batch_size, settings),
         validation.targets,
         validation.mask,
+        dataset.classes,
+        batch_size,
     )

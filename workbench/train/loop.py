@@ -1,17 +1,15 @@
 """The one training loop: epochs, validation, the best weights, checkpoints and logs.
 
 Teacher, student and quantization-aware training all pass through `fit_phase`. It knows no dataset
-and no network; it gets both, and a folder to write in.
+and no architecture; it gets a network and a feed, and a folder to write in.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,15 +22,18 @@ import tf_keras as keras
 
 from workbench.errors import StepError
 from workbench.nets.randomness import reset_randomness
+from workbench.nets.weights import save_weights
 from workbench.settings import Settings
 from workbench.train.checkpoints import Checkpoint, Checkpoints
+from workbench.train.devices import agreed, distributed
 from workbench.train.distill import Objective
-from workbench.train.logs import history_table, write_logs
-from workbench.train.losses import Loss
-from workbench.train.monitors import validation_figures
-from workbench.train.predict import logits_of_batches
-from workbench.train.schedule import Progress, make_schedule
+from workbench.train.feeds import Feed
+from workbench.train.logs import Row, epoch_line, history_table, write_logs
+from workbench.train.pace import paced
+from workbench.train.schedule import Progress, Schedule, make_schedule
 from workbench.train.step import TrainingStep
+from workbench.train.tensorboard import TensorBoard
+from workbench.train.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -52,29 +53,18 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Where the images of a phase come from."""
-
-    training: Callable[[int], Any]  # the first epoch to TrainingBatches
-    validation: tf.data.Dataset  # elements (views, targets, mask), in order, nothing dropped
-    targets: np.ndarray  # [N, C] of the validation images
-    mask: np.ndarray  # [N, C]
-
-
-@dataclass(frozen=True)
 class Fitted:
     """What a phase ends with; the network holds the weights of the best epoch."""
 
     history: pd.DataFrame
-    best: dict[str, Any]
-    traces: int
+    best: Row
+    traces: int  # how often the training step was traced: once, or not at all when finished before
 
 
 def fit_phase(
     network: keras.Model,
     phase: Phase,
     objective: Objective,
-    loss: Loss,
     feed: Feed,
     settings: Settings,
     folder: Path,
@@ -82,55 +72,99 @@ def fit_phase(
     fingerprint: str = "",
     strategy: tf.distribute.Strategy | None = None,
     report: logging.Logger = logger,
+    bar: bool | None = None,
 ) -> Fitted:
     """Train a phase to its end from wherever it stands; leave the best weights in `network`."""
-    strategy = strategy or tf.distribute.get_strategy()
-    fit = _Fit(network, phase, objective, loss, feed, settings, Path(folder), strategy, report)
-    return fit.to_the_end(fingerprint)
+    folder = Path(folder)
+    fit = _Fit(
+        network=network,
+        phase=phase,
+        objective=objective,
+        feed=feed,
+        settings=settings,
+        folder=folder,
+        strategy=strategy or tf.distribute.get_strategy(),
+        report=report,
+        bar=bar,
+        checkpoints=Checkpoints(folder / "checkpoints" / phase.name, fingerprint),
+    )
+    try:
+        return fit.to_the_end()
+    except tf.errors.ResourceExhaustedError:
+        raise StepError(_memory_message(phase, feed)) from None
 
 
+def _memory_message(phase: Phase, feed: Feed) -> str:
+    smaller = f"try batch_size {feed.batch_size // 2}"
+    advice = smaller if feed.batch_size > 1 else "use a smaller input_size"
+    return (
+        f"{phase.name}: a batch of {feed.batch_size} images does not fit in the memory of the "
+        f"device; {advice}, or let `python -m workbench find-batch-size` measure what fits."
+    )
+
+
+@dataclass
 class _Fit:
-    """A phase under way: the compiled step, the schedule, the progress and the best weights."""
+    """A phase under way."""
 
-    def __init__(self, network, phase, objective, loss, feed, settings, folder, strategy, report):
-        self.network, self.phase, self.objective, self.loss = network, phase, objective, loss
-        self.feed, self.settings, self.folder = feed, settings, folder
-        self.strategy, self.report = strategy, report
-        self.progress = Progress()
-        self.best_weights: list[np.ndarray] = []
+    network: keras.Model
+    phase: Phase
+    objective: Objective
+    feed: Feed
+    settings: Settings
+    folder: Path
+    strategy: tf.distribute.Strategy
+    report: logging.Logger
+    bar: bool | None
+    checkpoints: Checkpoints
+    progress: Progress = field(default_factory=Progress)
+    best_weights: list[np.ndarray] = field(default_factory=list)
+    step: TrainingStep | None = None
 
-    def to_the_end(self, fingerprint: str) -> Fitted:
-        self.checkpoints = Checkpoints(self.folder / "checkpoints" / self.phase.name, fingerprint)
+    def __post_init__(self) -> None:
+        self.validation = Validation(self.feed, self.objective.loss, self.settings)
+
+    def to_the_end(self) -> Fitted:
         checkpoint = self.checkpoints.latest()
         if checkpoint:
-            self._restore_progress(checkpoint)
+            self._take_up(checkpoint)
         if not self._finished():
             self._start(checkpoint)
         while not self._finished():
             self._epoch()
         self.network.set_weights(self.best_weights)
-        history = history_table(self.progress.rows)
-        return Fitted(history, self.progress.best, self.step.traces if self.step else 0)
+        traces = self.step.traces if self.step else 0
+        return Fitted(history_table(self.progress.rows), self.progress.best, traces)
 
-    step: TrainingStep | None = None
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        self.progress = Progress(**checkpoint.state["progress"])
+        self.best_weights = checkpoint.arrays["best"] or checkpoint.arrays["weights"]
+        self._write_logs()
+        done = "was finished" if self._finished() else "goes on"
+        self.report.info("%s %s after epoch %d", self.phase.name, done, self.progress.epoch)
 
     def _start(self, checkpoint: Checkpoint | None) -> None:
-        phase = self.phase
-        self.batches = self.feed.training(phase.first_epoch + self.progress.epoch)
-        self.iterator = iter(self.strategy.experimental_distribute_dataset(self.batches.dataset))
-        self.schedule = make_schedule(
-            self.settings.schedule,
-            peak=phase.learning_rate,
-            steps=phase.epochs * self.batches.steps_per_epoch,
-            factor=phase.reduce_lr_factor,
-            patience=phase.reduce_lr_patience,
-        )
+        """Make everything that trains; the stream starts at the epoch that comes next."""
+        training = self.settings.training
+        self.batches = self.feed.training(self.phase.first_epoch + self.progress.epoch)
+        self.iterator = iter(distributed(self.strategy, self.batches.dataset))
+        self.schedule = self._schedule()
         self.step = TrainingStep(
-            self.network, self.objective, self.settings.training, phase.weight_decay, self.strategy
+            self.network, self.objective, training, self.phase.weight_decay, self.strategy
         )
+        self.board = TensorBoard(self.folder / "logs/tensorboard" / self.phase.name, training)
         if checkpoint:
             self.schedule.restore(checkpoint.state["schedule"])
             self.step.restore(checkpoint.arrays)
+
+    def _schedule(self) -> Schedule:
+        return make_schedule(
+            self.settings.schedule,
+            peak=self.phase.learning_rate,
+            steps=self.phase.epochs * self.batches.steps_per_epoch,
+            factor=self.phase.reduce_lr_factor,
+            patience=self.phase.reduce_lr_patience,
+        )
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.phase.epochs or bool(self.progress.stopped)
@@ -139,26 +173,33 @@ class _Fit:
         started = time.monotonic()
         index = self.phase.first_epoch + self.progress.epoch
         reset_randomness(self.network, self.settings.seed, index)
-        losses = self._train_epoch()
+        loss = self._train()
         with self.step.averaged():
-            row = self._row(losses, started)
+            row = self._row(loss, started)
             improved = self.progress.observe(row, self.settings.training.monitor)
-            if improved:
-                self.best_weights = self.network.get_weights()
+            weights = self.network.get_weights()
+            self.best_weights = weights if improved else self.best_weights
+            self._keep_weights(weights)
         self.schedule.observe(improved)
         self._stop_early()
-        self._write()
+        self._save()
+        self._write_logs()
+        self.board.write_epoch(row, self.network, self.validation.examples)
+        self.report.info("%s", epoch_line(row, self.phase.epochs))
 
-    def _train_epoch(self) -> np.ndarray:
-        steps = self.batches.steps_per_epoch
+    def _train(self) -> float:
+        """Train an epoch; return its mean loss."""
+        steps, epoch = self.batches.steps_per_epoch, self.progress.epoch
+        title = f"{self.phase.name} epoch {epoch + 1}/{self.phase.epochs}"
+        rates = [self.schedule.rate(epoch * steps + index) for index in range(steps)]
         losses = []
-        for index in range(steps):
-            rate = self.schedule.rate(self.progress.epoch * steps + index)
-            self.step.optimizer.learning_rate = rate
+        for index in paced(steps, title, self.report, self.bar):
+            self.step.set_rate(rates[index])
             losses.append(self.step.run(self.iterator))
         losses = np.asarray([loss.numpy() for loss in losses])
         self._refuse_nan(losses)
-        return losses
+        self.board.write_batches(epoch * steps, losses, rates)
+        return float(np.mean(losses, dtype=np.float64))
 
     def _refuse_nan(self, losses: np.ndarray) -> None:
         bad = np.flatnonzero(~np.isfinite(losses))
@@ -166,59 +207,46 @@ class _Fit:
             raise StepError(
                 f"{self.phase.name}: the loss became {losses[bad[0]]} in epoch "
                 f"{self.progress.epoch + 1}, step {bad[0] + 1}. The checkpoint of the epoch before "
-                "is kept. Lower the learning rate, or lower training.clip_norm."
+                "is kept. Lower the learning rate or training.clip_norm."
             )
 
-    def _row(self, losses: np.ndarray, started: float) -> dict[str, Any]:
-        logits = logits_of_batches(self.network, self.feed.validation)
-        targets, mask = self.feed.targets, self.feed.mask
-        per_image = self.loss(tf.constant(logits), tf.constant(targets), tf.constant(mask))
-        single_label = self.settings.task == "single_label"
+    def _row(self, loss: float, started: float) -> Row:
         return {
             "phase": self.phase.name,
             "epoch": self.progress.epoch + 1,
-            "loss": float(np.mean(losses, dtype=np.float64)),
-            "val_loss": float(np.mean(per_image.numpy(), dtype=np.float64)),
-            **validation_figures(logits, targets, mask, single_label=single_label),
-            "lr": float(self.step.optimizer.learning_rate.numpy()),
+            "loss": loss,
+            **agreed(self.strategy, self.validation.figures(self.network)),
+            "lr": self.step.rate,
             "seconds": round(time.monotonic() - started, 3),
         }
 
     def _stop_early(self) -> None:
         patience = self.phase.early_stopping_patience
         if self.progress.wait >= patience:
-            self.progress.stopped = f"{patience} epochs without a better {self._monitor()}"
-
-    def _monitor(self) -> str:
-        return self.settings.training.monitor
-
-    def _write(self) -> None:
-        write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
-        row, epochs = self.progress.rows[-1], self.phase.epochs
-        self.report.info("%s", epoch_line(row, epochs))
-        every = self.settings.training.checkpoint_every_epochs
-        if self._finished() or self.progress.epoch % every == 0:
-            self._save()
+            monitor = self.settings.training.monitor
+            self.progress.stopped = f"{patience} epochs without a better {monitor}"
+            self.report.info("%s stops: %s", self.phase.name, self.progress.stopped)
 
     def _save(self) -> None:
+        """Write a checkpoint when one is due. Every machine reads its tensors, the chief writes."""
+        training, epoch = self.settings.training, self.progress.epoch
+        if not (self._finished() or epoch % training.checkpoint_every_epochs == 0):
+            return
         arrays = self.step.arrays()
-        best_is_now = self.progress.best["epoch"] == self.progress.epoch and not self.step.average
-        arrays["best"] = [] if best_is_now else self.best_weights
+        # The best weights are most often the present ones; they are not written twice.
+        same = self.progress.best["epoch"] == epoch and not training.ema_decay
+        arrays["best"] = [] if same else self.best_weights
         state = {"progress": asdict(self.progress), "schedule": self.schedule.state()}
-        self.checkpoints.save(self.progress.epoch, Checkpoint(arrays, state))
+        if self.strategy.extended.should_checkpoint:
+            self.checkpoints.save(epoch, Checkpoint(arrays, state))
 
-    def _restore_progress(self, checkpoint: Checkpoint) -> None:
-        self.progress = Progress(**checkpoint.state["progress"])
-        self.best_weights = checkpoint.arrays["best"] or checkpoint.arrays["weights"]
-        write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
-        self.report.info("%s: resumed after epoch %d", self.phase.name, self.progress.epoch)
+    def _keep_weights(self, weights: list[np.ndarray]) -> None:
+        """Keep every Nth epoch for good, beside the checkpoints that come and go."""
+        every, epoch = self.settings.training.keep_every_epochs, self.progress.epoch
+        if every and epoch % every == 0 and self.strategy.extended.should_checkpoint:
+            path = self.checkpoints.folder / f"kept_{epoch:05d}.h5"
+            save_weights(self.network, path, weights)
 
-
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """Describe a finished epoch in one line, with the time that is left at this pace."""
-    minutes, seconds = divmod(round((epochs - row["epoch"]) * row["seconds"]), 60)
-    return (
-        f"{row['phase']} epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
-        f"val_loss {row['val_loss']:.4f}, F1 {row['val_f1_macro']:.4f}, mAP {row['val_map']:.4f}, "
-        f"lr {row['lr']:.2e}, {row['seconds']:.1f} s, about {minutes} min {seconds:02d} s left"
-    )
+    def _write_logs(self) -> None:
+        if self.strategy.extended.should_checkpoint:
+            write_logs(self.folder / "logs", self.phase.name, self.progress.rows)

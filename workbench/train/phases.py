@@ -5,26 +5,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 import workbench  # noqa: F401
 
 # isort: split
+import tensorflow as tf
 import tf_keras as keras
 
 from workbench.data.pipeline import View
 from workbench.data.tables import Dataset
 from workbench.nets.anatomy import backbone_layers
 from workbench.nets.pretrained import imagenet_weights
-from workbench.nets.weights import load_weights_into, save_weights
+from workbench.nets.weights import fits_head, load_weights_into, save_weights
 from workbench.settings import Settings, StudentSettings, TeacherSettings
 from workbench.train.devices import choose_strategy, precision, seed_everything
 from workbench.train.distill import Objective
 from workbench.train.feeds import feed_from
-from workbench.train.loop import Phase, fit_phase
+from workbench.train.logs import Row, history_table
+from workbench.train.loop import Fitted, Phase, fit_phase
 from workbench.train.losses import Loss, task_loss
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """A trained network with the weights of its best epoch, and how it got there."""
+    """A trained float32 network with the weights of its best epoch, and how it got there."""
 
     model: keras.Model
     history: pd.DataFrame
-    best: dict[str, Any]
+    best: Row
     files: tuple[Path, ...]
 
 
@@ -57,62 +59,58 @@ def train_in_phases(
     settings: Settings,
     dataset: Dataset,
     folder: Path,
+    *,
     fingerprint: str,
     report: logging.Logger,
+    bar: bool | None,
 ) -> Training:
     """Train warmup and finetune from wherever they stand, and write the weights of both."""
     strategy = choose_strategy(settings)
-    with precision(settings) as policy:
-        seed_everything(settings)
-        with strategy.scope():
-            network = role.build()
-            load_start_weights(network, role)
-        loss = loss_of(settings, dataset)
-        feed = feed_from(dataset, role.views, role.settings.batch_size, settings, strategy)
+    with precision(settings):
+        network = _start(role, settings, strategy)
+        train = partial(
+            fit_phase,
+            network,
+            objective=objective(network, loss_of(settings, dataset)),
+            feed=feed_from(dataset, role.views, role.settings.batch_size, settings, strategy),
+            settings=settings,
+            folder=folder,
+            fingerprint=fingerprint,
+            strategy=strategy,
+            report=report,
+            bar=bar,
+        )
         fits, paths = [], []
-        goal = objective(network, loss)
-        for phase, fraction in _phases(role, settings.training.head_early_stopping_patience):
-            path = Path(folder) / f"{phase.name}.h5"
+        for phase, fraction in _phases(role, settings):
+            paths.append(Path(folder) / f"{phase.name}.h5")
             freeze(network, fraction)
-            if phase.epochs:
-                fits.append(
-                    fit_phase(
-                        network,
-                        phase,
-                        goal,
-                        loss,
-                        feed,
-                        settings,
-                        folder,
-                        fingerprint=fingerprint,
-                        strategy=strategy,
-                        report=report,
-                    )
-                )
-            else:
-                report.info("%s: 0 epochs; %s holds the weights it began with", phase.name, path)
-            save_weights(network, path)
-            paths.append(path)
-    plain = policy == "float32" and strategy.num_replicas_in_sync == 1
-    model = network if plain else _plain_copy(network, role)
-    history = pd.concat([fit.history for fit in fits], ignore_index=True) if fits else None
-    return Training(model, history, fits[-1].best if fits else {}, tuple(paths))
+            fits.append(_fit(train, phase, paths[-1], report))
+            _write(network, paths[-1], strategy)
+    history = pd.concat([fit.history for fit in fits], ignore_index=True)
+    return Training(_plain(network, role, strategy), history, fits[-1].best, tuple(paths))
 
 
 def loss_of(settings: Settings, dataset: Dataset) -> Loss:
     """The loss of the task, its classes weighed by their training positives."""
     train = dataset.split("train")
-    return task_loss(settings, (train.targets * train.mask).sum(axis=0), len(train.filepaths))
+    return task_loss(settings, (train.targets * train.mask).sum(axis=0), len(train))
 
 
 def load_start_weights(network: keras.Model, role: Role) -> None:
     """Fill the network with what `weights` names; with `none` it stays random."""
     source = role.settings.weights
+    if source == "none":
+        return
     if source == "imagenet":
-        path = imagenet_weights(role.arch, f"{role.name}.weights")
-        load_weights_into(network, path, backbone_only=True)
-    elif source != "none":
-        load_weights_into(network, source, backbone_only=True)
+        source, whole = imagenet_weights(role.arch, f"{role.name}.weights"), False
+    else:
+        whole = fits_head(network, source)
+        logger.info("%s goes on from %s, %s", role.name, source, _extent(whole))
+    load_weights_into(network, source, backbone_only=not whole)
+
+
+def _extent(whole: bool) -> str:
+    return "head included" if whole else "with a new head: the classes are others"
 
 
 def freeze(network: keras.Model, fraction: float) -> None:
@@ -127,35 +125,60 @@ def freeze(network: keras.Model, fraction: float) -> None:
         layer.trainable = index >= frozen
 
 
-def _phases(role: Role, patience: int) -> list[tuple[Phase, float]]:
+def _start(role: Role, settings: Settings, strategy: tf.distribute.Strategy) -> keras.Model:
+    """Build the network; seeding right before makes it a function of the settings."""
+    seed_everything(settings)
+    with strategy.scope():
+        network = role.build()
+        load_start_weights(network, role)
+    return network
+
+
+def _phases(role: Role, settings: Settings) -> list[tuple[Phase, float]]:
     """Each phase with the share of the backbone that learns in it."""
     own = role.settings
-    common = {
-        "weight_decay": own.weight_decay,
-        "reduce_lr_patience": own.reduce_lr_patience,
-        "reduce_lr_factor": own.reduce_lr_factor,
-    }
-    warmup = Phase(
+    phase = partial(
+        Phase,
+        weight_decay=own.weight_decay,
+        reduce_lr_patience=own.reduce_lr_patience,
+        reduce_lr_factor=own.reduce_lr_factor,
+    )
+    warmup = phase(
         name=f"{role.name}_warmup",
         epochs=own.epochs_head,
         learning_rate=own.lr_head,
-        early_stopping_patience=patience,
-        **common,
+        early_stopping_patience=settings.training.head_early_stopping_patience,
     )
-    finetune = Phase(
+    finetune = phase(
         name=f"{role.name}_finetuned",
         epochs=own.epochs_finetune,
         learning_rate=own.lr_finetune,
         early_stopping_patience=own.early_stopping_patience,
         first_epoch=own.epochs_head,
-        **common,
     )
     return [(warmup, 0.0), (finetune, own.unfreeze_fraction)]
 
 
-def _plain_copy(network: keras.Model, role: Role) -> keras.Model:
-    """Rebuild in float32 on one device: what everybody after training expects."""
+def _fit(train: Callable[..., Fitted], phase: Phase, path: Path, report: logging.Logger) -> Fitted:
+    if phase.epochs:
+        return train(phase=phase)
+    report.info("%s has 0 epochs: %s holds the weights it began with", phase.name, path.name)
+    return Fitted(history_table([]), {}, traces=0)
+
+
+def _write(network: keras.Model, path: Path, strategy: tf.distribute.Strategy) -> None:
+    values = network.get_weights()  # on every machine: batch norm is averaged over all of them
+    if strategy.extended.should_checkpoint:
+        save_weights(network, path, values)
+
+
+def _plain(network: keras.Model, role: Role, strategy: tf.distribute.Strategy) -> keras.Model:
+    """Rebuild in float32 on one device what everybody after training expects, where it is not."""
+    if strategy.num_replicas_in_sync == 1 and network.layers[-2].compute_dtype == "float32":
+        return network
+    before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy("float32")
     copy = role.build()
+    keras.mixed_precision.set_global_policy(before)
     copy.set_weights(network.get_weights())
     return copy

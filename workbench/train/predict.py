@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,11 +13,9 @@ import workbench  # noqa: F401
 import tensorflow as tf
 import tf_keras as keras
 
+from workbench.data.pipeline import View, evaluation_batches
+from workbench.data.tables import Split
 from workbench.settings import Settings
-
-if TYPE_CHECKING:
-    from workbench.data.pipeline import View
-    from workbench.data.tables import Split
 
 # Keyed weakly: a compiled function must not keep a network alive that nobody uses any more.
 _compiled: weakref.WeakKeyDictionary[keras.Model, Callable] = weakref.WeakKeyDictionary()
@@ -35,16 +32,9 @@ def predict_logits(
     model: keras.Model, split: Split, view: View, batch_size: int, settings: Settings
 ) -> np.ndarray:
     """Compute float32 logits [N, C] for every image of a split, in order."""
-    from workbench.data.pipeline import evaluation_batches
-
-    return logits_of_batches(model, evaluation_batches(split, (view,), batch_size, settings))
-
-
-def logits_of_batches(model: keras.Model, batches: tf.data.Dataset) -> np.ndarray:
-    """Compute logits [N, C] for the last view of each batch."""
     compiled = inference(model)
-    logits = [compiled(views[-1]).numpy() for views, _targets, _mask in batches]
-    return np.concatenate(logits).astype(np.float32)
+    batches = evaluation_batches(split, (view,), batch_size, settings)
+    return np.concatenate([compiled(views[-1]).numpy() for views, _targets, _mask in batches])
 
 
 def _compile(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -33,6 +33,7 @@ class TrainingStep:
         self.settings = settings
         self.strategy = strategy
         self.traces = 0
+        self._rate: float | None = None
         with strategy.scope():
             self.optimizer = _optimizer(network, weight_decay)
             self.average = [_shadow(v) for v in network.variables] if settings.ema_decay else []
@@ -47,6 +48,14 @@ class TrainingStep:
         for name, variables in self._groups().items():
             for variable, value in zip(variables, arrays[name], strict=True):
                 variable.assign(value)
+
+    @property
+    def rate(self) -> float:
+        return self._rate
+
+    def set_rate(self, rate: float) -> None:
+        if rate != self._rate:  # an assignment costs as much as a small step
+            self.optimizer.learning_rate = self._rate = rate
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

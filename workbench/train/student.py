@@ -16,7 +16,7 @@ from workbench.data.tables import Dataset
 from workbench.nets.lite import build_lite
 from workbench.nets.teacher import student_view, teacher_view
 from workbench.settings import Settings
-from workbench.train.distill import Distillation, Objective, labels_only
+from workbench.train.distill import FromLabels, FromTeacher, Objective
 from workbench.train.fingerprints import training_fingerprint, weights_hash
 from workbench.train.losses import Loss
 from workbench.train.phases import Role, Training, train_in_phases
@@ -46,6 +46,7 @@ def train_student(
     report: logging.Logger = logger,
     *,
     fingerprint: str = "",
+    bar: bool | None = None,
 ) -> Training:
     """Train the student, or go on where a killed run stopped, or load what is finished.
 
@@ -66,7 +67,9 @@ def train_student(
     def objective(network: keras.Model, loss: Loss) -> Objective:
         return student_objective(settings, loss, teacher, len(dataset.classes))
 
-    return train_in_phases(role, objective, settings, dataset, folder, mark, report)
+    return train_in_phases(
+        role, objective, settings, dataset, folder, fingerprint=mark, report=report, bar=bar
+    )
 
 
 def student_objective(
@@ -74,8 +77,8 @@ def student_objective(
 ) -> Objective:
     """Join labels and teacher; quantization-aware training learns from the same."""
     if teacher is None:
-        return labels_only(loss)
-    return Distillation(
+        return FromLabels(loss)
+    return FromTeacher(
         loss=loss,
         teacher=inference(teacher),
         settings=settings.distillation,

@@ -13,7 +13,7 @@ import tf_keras as keras
 from workbench.data.tables import Dataset
 from workbench.nets.teacher import build_teacher, teacher_view
 from workbench.settings import Settings
-from workbench.train.distill import Objective, labels_only
+from workbench.train.distill import FromLabels, Objective
 from workbench.train.fingerprints import training_fingerprint
 from workbench.train.losses import Loss
 from workbench.train.phases import Role, Training, train_in_phases
@@ -28,6 +28,7 @@ def train_teacher(
     report: logging.Logger = logger,
     *,
     fingerprint: str = "",
+    bar: bool | None = None,
 ) -> Training:
     """Train the teacher, or go on where a killed run stopped, or load what is finished.
 
@@ -42,8 +43,10 @@ def train_teacher(
         build=lambda: build_teacher(own, len(dataset.classes)),
     )
     mark = training_fingerprint(settings, dataset, "teacher", extra=fingerprint)
-    return train_in_phases(role, _objective, settings, dataset, folder, mark, report)
+    return train_in_phases(
+        role, _from_labels, settings, dataset, folder, fingerprint=mark, report=report, bar=bar
+    )
 
 
-def _objective(network: keras.Model, loss: Loss) -> Objective:
-    return labels_only(loss)
+def _from_labels(network: keras.Model, loss: Loss) -> Objective:
+    return FromLabels(loss)
