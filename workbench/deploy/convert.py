@@ -22,16 +22,21 @@ from workbench.errors import StepError
 from workbench.settings import TfliteExportSettings
 
 
-def normalise(images: np.ndarray) -> np.ndarray:
-    """Map bytes to the student's input, (x - 127) / 128, float32."""
-    return (np.asarray(images, dtype=np.float32) - 127.0) / 128.0
+def network_input(images: np.ndarray, normalization: str = "lite") -> np.ndarray:
+    """Map bytes to what a network takes, float32: `lite` is (x - 127) / 128, `none` is x."""
+    pixels = np.asarray(images, dtype=np.float32)
+    return (pixels - 127.0) / 128.0 if normalization == "lite" else pixels
 
 
 def convert_full_integer(
-    model: keras.Model, images: Sequence[np.ndarray], export: TfliteExportSettings
+    model: keras.Model,
+    images: Sequence[np.ndarray],
+    export: TfliteExportSettings,
+    *,
+    normalization: str = "lite",
 ) -> bytes:
-    """Convert a float or QAT network to INT8, calibrated on letterboxed uint8 images [S, S, 3]."""
-    converter = _converter(model, images)
+    """Convert a float network to INT8, calibrated on letterboxed uint8 images [S, S, 3]."""
+    converter = _converter(model, images, normalization)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = getattr(tf, export.input_type)
     converter.inference_output_type = getattr(tf, export.output_type)
@@ -75,6 +80,12 @@ def convert_float16(
     return converted if images is None else _integer_ports(converted, images, export)
 
 
+def convert_float32(model: keras.Model) -> bytes:
+    """Convert without any quantisation: what INT8 is measured against."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    return _run(converter.convert)
+
+
 def convert_dynamic_range(model: keras.Model) -> bytes:
     """Convert with INT8 weights and float activations; input and output are float32."""
     return _run(_converter(model).convert)
@@ -88,18 +99,20 @@ def _integer_ports(
 
 
 def _converter(
-    model: keras.Model, images: Sequence[np.ndarray] | None = None
+    model: keras.Model, images: Sequence[np.ndarray] | None = None, normalization: str = "lite"
 ) -> tf.lite.TFLiteConverter:
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if images is not None:
         if not len(images):
             raise StepError("no image to calibrate on. Give tflite_export at least one image.")
-        converter.representative_dataset = lambda: _calibration_inputs(images)
+        converter.representative_dataset = lambda: _calibration_inputs(images, normalization)
     return converter
 
 
-def _calibration_inputs(images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+def _calibration_inputs(
+    images: Sequence[np.ndarray], normalization: str
+) -> Iterator[list[np.ndarray]]:
     """Yield network inputs; two corner pixels pin the input range to exactly the bytes 0…255.
 
     With that range the input scale is 1/128 and the zero point 127, so the app feeds the bytes of
@@ -108,7 +121,7 @@ def _calibration_inputs(images: Sequence[np.ndarray]) -> Iterator[list[np.ndarra
     for image in images:
         pinned = np.array(image, dtype=np.uint8)
         pinned[0, 0], pinned[-1, -1] = 0, 255
-        yield [normalise(pinned)[None]]
+        yield [network_input(pinned, normalization)[None]]
 
 
 def _run(convert: Callable[[], bytes]) -> bytes:
@@ -126,11 +139,17 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0][:300]
 
 
-def keras_logits(model: keras.Model, images: Sequence[np.ndarray], batch: int = 32) -> np.ndarray:
+def keras_logits(
+    model: keras.Model,
+    images: Sequence[np.ndarray],
+    *,
+    normalization: str = "lite",
+    batch: int = 32,
+) -> np.ndarray:
     """Return float32 logits [N, C] of a Keras network for letterboxed uint8 images."""
-    starts = range(0, len(images), batch)
+    compute = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
     outputs = [
-        model(normalise(np.stack(images[start : start + batch])), training=False)
-        for start in starts
+        compute(network_input(np.stack(images[start : start + batch]), normalization))
+        for start in range(0, len(images), batch)
     ]
     return np.concatenate([np.asarray(output, dtype=np.float32) for output in outputs])

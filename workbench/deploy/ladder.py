@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from workbench.data.pipeline import letterboxed
 from workbench.data.tables import Dataset
 from workbench.deploy import convert, qat, tflite
 from workbench.deploy.calibrate import choose_calibration
+from workbench.deploy.layers import layer_errors, worst_layers
 from workbench.deploy.rungs import TITLES, Maker, Rung, climb_down, row
 from workbench.deploy.scores import Truth, f1_macro, mean_average_precision, score_logits
 from workbench.files import write_bytes
@@ -26,6 +28,9 @@ from workbench.nets.weights import save_weights
 from workbench.settings import Settings
 
 log = logging.getLogger(__name__)
+
+QAT_WEIGHTS = "student_qat.h5"
+RANKING_IMAGES = 16  # enough to see ranges; the outputs of every layer are held for them
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,8 @@ class Ladder:
     float_map: float | None
     scores: np.ndarray = field(repr=False)  # raw output of the candidate on validation, int8 [N, C]
     forced: bool = False
-    qat_weights: Path | None = None
-    skipped_layers: tuple[str, ...] = ()
+    qat_weights: Path | None = None  # of the last QAT rung that was trained
+    skipped_layers: tuple[str, ...] = ()  # left in float arithmetic while that rung trained
 
     def table(self) -> pd.DataFrame:
         """One row a rung, for the report."""
@@ -60,18 +65,6 @@ class Ladder:
         }
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """What the rungs share."""
-
-    settings: Settings
-    dataset: Dataset
-    student: keras.Model
-    teacher: keras.Model | None
-    folder: Path
-    calibration: Sequence[np.ndarray]  # letterboxed uint8 [S, S, 3]
-
-
 def quantize_student(
     settings: Settings,
     dataset: Dataset,
@@ -81,17 +74,16 @@ def quantize_student(
 ) -> Ladder:
     """Climb down the ladder until a rung holds on validation.
 
-    Writes `candidates/<rung>.tflite` of the rung that ships and `student_qat.h5` into `folder`.
+    Writes `candidates/<rung>.tflite` of the rung that ships and, where QAT trained,
+    `student_qat.h5` into `folder`. A killed QAT goes on at its last checkpoint.
     """
+    workshop = Workshop(settings, dataset, student, teacher, Path(folder))
     validation = dataset.split("val")
     images = list(letterboxed(validation, settings.student_size, settings))
     truth = Truth(validation.targets, validation.mask, settings.task)
     reference = convert.keras_logits(student, images)
-    workshop = Workshop(
-        settings, dataset, student, teacher, folder, calibration_images(settings, dataset)
-    )
     rungs, (model, raw) = climb_down(
-        makers(workshop),
+        workshop.makers(),
         run=lambda file: tflite.run_tflite(file, images, threads=settings.run.threads),
         judge=lambda logits: score_logits(
             logits,
@@ -103,9 +95,8 @@ def quantize_student(
         settings=settings.ladder,
     )
     chosen = next(rung.name for rung in rungs if rung.state == "shipped")
-    candidate = folder / "candidates" / f"{chosen}.tflite"
+    candidate = workshop.folder / "candidates" / f"{chosen}.tflite"
     write_bytes(candidate, model)
-    weights = folder / "student_qat.h5"
     return Ladder(
         rungs=tuple(rungs),
         chosen=chosen,
@@ -114,38 +105,81 @@ def quantize_student(
         float_map=mean_average_precision(reference, truth),
         scores=raw,
         forced=settings.ladder.force_rung is not None,
-        qat_weights=weights if weights.exists() else None,
+        qat_weights=workshop.weights,
+        skipped_layers=workshop.skipped,
     )
 
 
 def calibration_images(settings: Settings, dataset: Dataset) -> list[np.ndarray]:
-    """Letterbox the training images that calibrate the ranges."""
+    """Letterbox the training images that calibrate the ranges: uint8 [S, S, 3] each."""
     train = dataset.split("train")
     size = settings.tflite_export.representative_dataset_size
     indices = choose_calibration(train, size, settings.seed)
     return list(letterboxed(train, settings.student_size, settings, indices=indices))
 
 
-def makers(workshop: Workshop) -> dict[str, Maker]:
-    """Return a maker for every rung that the settings allow."""
-    export, images = workshop.settings.tflite_export, workshop.calibration
-    after_training = {
-        "ptq": lambda: convert.convert_full_integer(workshop.student, images, export),
-        "ptq_float_head": lambda: convert.convert_float_head(workshop.student, images, export),
-        "float16": lambda: convert.convert_float16(workshop.student, images, export),
-    }
-    if not workshop.settings.qat.enabled:
-        return after_training
-    return {
-        "qat": lambda: make_qat(workshop, workshop.settings.qat.skip_layers),
-        **after_training,
-    }
+class Workshop:
+    """Makes the file of each rung; remembers the last QAT, which names its own worst layers."""
 
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        student: keras.Model,
+        teacher: keras.Model | None,
+        folder: Path,
+    ) -> None:
+        self.settings, self.dataset, self.folder = settings, dataset, folder
+        self.student, self.teacher = student, teacher
+        self.weights: Path | None = None
+        self.skipped: tuple[str, ...] = ()
+        self._attempt: tuple[keras.Model, bytes] | None = None
 
-def make_qat(workshop: Workshop, skip_layers: Sequence[str]) -> bytes:
-    """Train under fake quantisation, keep the weights, convert."""
-    quantized = qat.quantize(workshop.student, workshop.calibration, skip_layers=skip_layers)
-    qat.train(workshop.settings, workshop.dataset, quantized, workshop.teacher, workshop.folder)
-    save_weights(quantized, workshop.folder / "student_qat.h5")
-    export = workshop.settings.tflite_export
-    return convert.convert_full_integer(quantized, workshop.calibration, export)
+    @cached_property
+    def calibration(self) -> list[np.ndarray]:
+        return calibration_images(self.settings, self.dataset)
+
+    def makers(self) -> dict[str, Maker]:
+        """Return a maker for every rung that the settings allow."""
+        rungs: dict[str, Maker] = {
+            "ptq": lambda: self._convert(convert.convert_full_integer),
+            "ptq_float_head": lambda: self._convert(convert.convert_float_head),
+            "float16": lambda: self._convert(convert.convert_float16),
+        }
+        if self.settings.qat.enabled:
+            rungs["qat"] = self.make_qat
+            rungs["qat_skip_worst"] = self.make_qat_skip_worst
+        return rungs
+
+    def _convert(self, converter) -> bytes:
+        return converter(self.student, self.calibration, self.settings.tflite_export)
+
+    def make_qat(self) -> bytes:
+        """Train all layers under fake quantisation but those that the settings leave out."""
+        return self._train_and_convert(qat.PHASE, self.settings.qat.skip_layers)
+
+    def make_qat_skip_worst(self) -> bytes:
+        """Train again without the layers that lose most, nor those that the toolkit refuses."""
+        left_out = [*self.settings.qat.skip_layers, *qat.unsupported_layers(self.student)]
+        left_out += self._worst_layers()
+        log.info("QAT leaves out %s", ", ".join(left_out))
+        return self._train_and_convert(f"{qat.PHASE}_skip_worst", left_out)
+
+    def _train_and_convert(self, phase: str, skip_layers: Sequence[str]) -> bytes:
+        settings = self.settings
+        quantized = qat.quantize(self.student, self.calibration, skip_layers=skip_layers)
+        qat.train(settings, self.dataset, quantized, self.teacher, self.folder, name=phase)
+        self.weights, self.skipped = self.folder / QAT_WEIGHTS, tuple(skip_layers)
+        save_weights(quantized, self.weights)
+        model = convert.convert_full_integer(quantized, self.calibration, settings.tflite_export)
+        self._attempt = quantized, model
+        return model
+
+    def _worst_layers(self) -> list[str]:
+        """Rank by the QAT that failed; where it got no further than an error, by a PTQ."""
+        if self._attempt:
+            network, model = qat.float_twin(self.student, self._attempt[0]), self._attempt[1]
+        else:
+            network, model = self.student, self._convert(convert.convert_full_integer)
+        errors = layer_errors(network, model, self.calibration[:RANKING_IMAGES])
+        return worst_layers(errors, self.settings.ladder.worst_layers)

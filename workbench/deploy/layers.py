@@ -20,7 +20,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from workbench.deploy import flatbuffer
-from workbench.deploy.convert import normalise
+from workbench.deploy.convert import network_input
 from workbench.deploy.flatbuffer import Operator, TensorType
 from workbench.deploy.tflite import read_model
 from workbench.errors import StepError
@@ -134,7 +134,9 @@ def _layer_row(
 ) -> dict[str, object]:
     layer, last = network.get_layer(group[0]), network.get_layer(group[-1])
     probe = keras.Model(network.input, [layer.input, last.output])
-    inputs, wanted = (part.numpy() for part in probe(normalise(np.stack(images)), training=False))
+    inputs, wanted = (
+        part.numpy() for part in probe(network_input(np.stack(images)), training=False)
+    )
     exact = _compute(layer, inputs, _as_keras(layer, quantized.weights), quantized.bias)
     if any(isinstance(network.get_layer(name), keras.layers.ReLU) for name in group):
         exact = np.clip(exact, 0, 6)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from workbench.decide import metrics
+from workbench.decide import answers, metrics
+from workbench.decide.probabilities import probabilities
 from workbench.deploy.scores import Truth
 from workbench.errors import StepError
 from workbench.settings import ParitySettings
@@ -83,14 +84,8 @@ def decide(logits: np.ndarray, thresholds: np.ndarray, task: str) -> np.ndarray:
     """Say yes per class at logit thresholds [C]; for a single label, to the highest class whose
     softmax reaches `thresholds`. bool [N, C]
     """
-    if task == "multilabel":
-        return metrics.decide(logits, thresholds, task)
-    return metrics.decide(softmax(logits), thresholds, task)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    scores = logits if task == "multilabel" else probabilities(logits, task)
+    return answers.decide(scores, thresholds, task)
 
 
 def measure(

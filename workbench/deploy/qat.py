@@ -25,7 +25,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
 )
 
 from workbench.data.tables import Dataset
-from workbench.deploy.convert import first_line, normalise
+from workbench.deploy.convert import first_line, network_input
 from workbench.deploy.layers import QUANT_PREFIX, fused_groups
 from workbench.errors import StepError
 from workbench.nets.randomness import restartable_randomness
@@ -258,7 +258,7 @@ def _measure_ranges(
         return tf.stack([(tf.reduce_min(out), tf.reduce_max(out)) for out in outputs])
 
     batches = [
-        ranges(tf.constant(normalise(np.stack(images[start : start + BATCH]))))
+        ranges(tf.constant(network_input(np.stack(images[start : start + BATCH]))))
         for start in range(0, len(images), BATCH)
     ]
     low, high = np.mean(batches, axis=0).T

@@ -93,16 +93,18 @@ def _port(details: dict) -> Port:
     return Port(shape, np.dtype(details["dtype"]).name, float(scale), int(zero_point))
 
 
-def input_table(port: Port) -> np.ndarray:
-    """Return the 256 input values that stand for the bytes 0…255, each meaning (x - 127) / 128.
+def input_table(port: Port, normalization: str = "lite") -> np.ndarray:
+    """Return the 256 input values that stand for the bytes 0…255.
 
-    A file whose scale is 1/128 and zero point 127 takes the bytes as they are.
+    A byte means (x - 127) / 128 (`lite`) or itself (`none`). A file whose scale is 1/128 and zero
+    point 127 takes the bytes as they are.
     """
-    normalised = (np.arange(256, dtype=np.float64) - 127) / 128
+    pixels = np.arange(256, dtype=np.float64)
+    meant = (pixels - 127) / 128 if normalization == "lite" else pixels
     if port.dtype == "float32":
-        return normalised.astype(np.float32)
+        return meant.astype(np.float32)
     limits = np.iinfo(port.dtype)
-    levels = np.floor(normalised / port.scale + 0.5).astype(np.int64) + port.zero_point
+    levels = np.floor(meant / port.scale + 0.5).astype(np.int64) + port.zero_point
     return np.clip(levels, limits.min, limits.max).astype(port.dtype)
 
 
@@ -112,11 +114,12 @@ def run_tflite(
     *,
     threads: int = 1,
     reference: bool = False,
+    normalization: str = "lite",
 ) -> np.ndarray:
     """Return the raw output [N, C] for letterboxed images, uint8 [S, S, 3] each."""
     interpreter = open_model(model, threads=threads, reference=reference)
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    table = input_table(_port(source))
+    table = input_table(_port(source), normalization)
     rows = [_run_one(interpreter, source, target, table[image]) for image in images]
     if not rows:
         return np.empty((0, int(target["shape"][-1])), dtype=target["dtype"])

@@ -251,7 +251,7 @@ def golden(bundle: Bundle) -> str:
 
 def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, Any]) -> int:
     name = vector["name"]
-    for part in ("source", "letterbox", "input", "output"):
+    for part in ("source", "picture", "letterbox", "input", "output"):
         promised = vector[part]
         _same(f"sha256 of {promised['file']}", bundle.sha256(promised["file"]), promised["sha256"])
     pixels = read_ppm(bundle.bytes(vector["source"]["file"]))

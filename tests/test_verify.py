@@ -1,0 +1,212 @@
+"""Verify: every promise of a bundle again, and the right words when one is broken."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.deploy_doubles import LABELS, colour_file, make_bundle, photos, recommendation
+from workbench.decide import metrics
+from workbench.decide.probabilities import probabilities
+from workbench.deploy import bundle, tflite
+from workbench.deploy.evidence import write_test_scores
+from workbench.deploy.verify import verify
+from workbench.files import write_json
+from workbench.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    make_bundle(folder)
+    write_metrics(folder, images=40)
+    bundle.seal(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(packed, tmp_path) -> Path:
+    return Path(shutil.copytree(packed, tmp_path / "copy"))
+
+
+def write_metrics(folder: Path, images: int) -> None:
+    """Write what 09 leaves, computed by the room of metrics rather than by verify."""
+    pixels = photos(images, seed=9)
+    raw = tflite.run_tflite(colour_file(), pixels)
+    rng = np.random.default_rng(5)
+    y_true = ((raw > 0) ^ (rng.random(raw.shape) < 0.2)).astype(np.float32)
+    mask = (rng.random(raw.shape) < 0.9).astype(np.float32)
+    chosen = recommendation()["classes"]
+    scores = probabilities(tflite.logits_of(raw, *tflite.output_quantization(colour_file())),
+                           "multilabel")  # fmt: skip
+    found = metrics.evaluate(
+        y_true, scores, np.array([entry["probability"] for entry in chosen]), LABELS,
+        mask=mask, task="multilabel",
+    )  # fmt: skip
+    entry = write_test_scores(
+        folder / "test_scores.npz", raw, y_true, mask, [f"{n}.jpg" for n in range(images)],
+        lambda rows: [pixels[row] for row in rows], spot_checks=4, seed=1,
+    )  # fmt: skip
+    write_json(folder / "metrics.json", {"test": found.to_json(), "test_scores": entry})
+
+
+def broken(folder: Path) -> dict[str, str]:
+    return {check.name: check.detail for check in verify(folder).checks if check.kept is False}
+
+
+def change_json(path: Path, change) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def flip_bit(path: Path, place: int = 100) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_an_untouched_bundle_keeps_every_promise(packed):
+    assert verify(packed).passed, verify(packed).text
+
+
+def test_the_figures_of_another_room_are_derived_to_the_last_digit(packed):
+    detail = {check.name: check.detail for check in verify(packed).checks}["test metrics"]
+    assert "figures derived from 40 test images; 4 of them run again" in detail
+
+
+def test_one_flipped_bit_of_the_model_is_named(copy):
+    flip_bit(copy / "model_qat_int8.tflite", 700)
+    assert "the model was changed or damaged" in broken(copy)["model"]
+
+
+def test_a_changed_label_is_named(copy):
+    path = copy / "labels.txt"
+    path.write_text(path.read_text().replace("ant", "wasp"))
+    assert "labels of labels.txt differ: ['wasp'" in broken(copy)["labels"]
+
+
+def test_labels_of_another_run_are_told_from_those_inside_the_model(copy):
+    change_json(copy / "inference_config.json", lambda c: c["labels"].__setitem__(0, "wasp"))
+    (copy / "labels.txt").write_text("\n".join(("wasp", *LABELS[1:])) + "\n")
+    assert "labels inside the model" in broken(copy)["labels"]
+
+
+def test_a_changed_threshold_of_the_config_is_named(copy):
+    def change(config):
+        config["thresholds"]["classes"][1]["integer"] += 1
+
+    change_json(copy / "inference_config.json", change)
+    assert "threshold of bee: logit" in broken(copy)["thresholds"]
+
+
+def test_a_threshold_tuned_after_the_bundle_was_made_is_named(copy):
+    def change(tuned):
+        tuned["classes"][0].update(recommendation(integers=(9, 0, 12))["classes"][0])
+
+    change_json(copy / "threshold_recommendation.json", change)
+    assert "integer of ant" in broken(copy)["thresholds"]
+
+
+def test_a_changed_scale_is_named(copy):
+    change_json(copy / "model_metadata.json", lambda m: m["output"]["quantization"].update(scale=1))
+    assert "output of model_metadata.json" in broken(copy)["ports"]
+
+
+@pytest.mark.parametrize("part", ["source.ppm", "letterbox.ppm", "input.bin", "output.bin", "png"])
+def test_one_flipped_bit_of_a_golden_file_is_named(copy, part):
+    flip_bit(copy / f"golden/image_1.{part}", 1)
+    assert f"golden/image_1.{part}" in broken(copy)["golden"]
+
+
+def test_a_golden_file_changed_together_with_its_hash_still_contradicts_the_letterbox(copy):
+    flip_bit(copy / "golden/image_1.letterbox.ppm", 300)
+
+    def change(vectors):
+        digest = bundle.sha256(copy / "golden/image_1.letterbox.ppm")
+        vectors["vectors"][1]["letterbox"]["sha256"] = digest
+
+    change_json(copy / "golden/vectors.json", change)
+    assert broken(copy)["golden"] == "image_1: letterbox differs from the recorded bytes"
+
+
+def test_a_changed_decision_is_named(copy):
+    change_json(copy / "golden/vectors.json", lambda v: v["vectors"][0].update(decisions=["x"]))
+    assert "image_0: decisions" in broken(copy)["golden"]
+
+
+def test_a_test_figure_that_nobody_measured_is_named(copy):
+    def change(found):
+        found["test"]["overall"]["f1_macro"]["value"] += 0.001
+
+    change_json(copy / "metrics.json", change)
+    assert broken(copy)["test metrics"].startswith("metrics.json, f1_macro is")
+
+
+def test_test_scores_of_another_model_are_named(copy):
+    path = copy / "test_scores.npz"
+    with np.load(path) as scores:
+        arrays = dict(scores)
+    arrays["raw"] = (arrays["raw"] // 2).astype(np.int8)
+    np.savez(path, **arrays)
+    change_json(copy / "metrics.json", lambda m: m.pop("test_scores"))
+    assert "levels off test_scores.npz" in broken(copy)["test metrics"]
+
+
+def test_a_missing_file_is_named(copy):
+    (copy / "golden/image_0.input.bin").unlink()
+    assert "golden/image_0.input.bin cannot be read" in broken(copy)["golden"]
+
+
+def test_half_a_config_is_refused_in_words(copy):
+    path = copy / "inference_config.json"
+    path.write_text(path.read_text()[:200])
+    assert "inference_config.json is not valid JSON" in verify(copy).text
+
+
+def test_a_folder_that_is_no_bundle_is_refused_in_words(tmp_path):
+    assert "inference_config.json cannot be read" in verify(tmp_path).text
+
+
+def test_any_changed_file_is_named_by_the_sums(copy):
+    (copy / "app/c/classifier.c").write_text("int main(void) { return 0; }\n")
+    assert broken(copy) == {"hashes": "changed since they were written: app/c/classifier.c"}
+
+
+def test_a_bundle_before_the_evaluation_promises_no_test_figures(tmp_path):
+    make_bundle(tmp_path)
+    assert verify(tmp_path).passed
+    assert "09_eval_report has not run" in verify(tmp_path).text
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        {"fold_thresholds": True},
+        {"sigmoid_in_model": True},
+        {"fold_thresholds": True, "sigmoid_in_model": True},
+    ],
+)
+def test_folded_thresholds_and_probabilities_inside_keep_their_promises(tmp_path, export):
+    make_bundle(tmp_path, Settings(tflite_export=export))
+    assert verify(tmp_path).passed, verify(tmp_path).text
+
+
+def test_the_copy_in_the_bundle_needs_litert_and_numpy_only(packed):
+    blocked = ["tensorflow", "tf_keras", "workbench", "cv2", "pandas", "scipy", "pydantic", "PIL"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
+        "import runpy; runpy.run_path('verify.py', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=packed, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, ".: every promise is kept")
+
+
+def test_a_broken_promise_is_the_exit_code(copy):
+    flip_bit(copy / "labels.txt", 0)
+    done = subprocess.run([sys.executable, "verify.py"], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 1 and "BROKEN" in done.stdout

@@ -1,0 +1,157 @@
+"""How fast is the phone file here? INT8 and float TFLite, and ONNX Runtime, on one and two threads.
+
+Host figures: a phone's processor differs, the order of the rows rarely does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import MissingInputError
+from workbench.settings import Settings, TfliteExportSettings
+
+THREADS = (1, 2)
+WARMUP_RUNS = 5  # the first calls allocate and pack weights
+REPEATS = 200
+SEED = 0
+MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE = (
+    "model_qat_int8.tflite",
+    "student_finetuned.h5",
+    "training_config.json",
+)
+
+
+def run(*, run_folder: Path | None = None, count: int = REPEATS) -> dict[str, Any]:
+    """Time `count` single images per row, of a run's own files or of a random Lite1."""
+    files = _files_of_run(Path(run_folder)) if run_folder else _random_files(Settings())
+    size = files.pop("size")
+    image = np.random.default_rng(SEED).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    rows = [
+        {
+            "format": name,
+            "threads": threads,
+            "bytes": len(model),
+            **percentiles(_timed(_caller(name, model, image, threads), count)),
+        }
+        for name, model in files.items()
+        for threads in THREADS
+    ]
+    return {
+        "network": str(run_folder) if run_folder else "random Lite1",
+        "input_size": size,
+        "repeats": count,
+        "cpu_cores": os.cpu_count(),
+        "rows": rows,
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Write the figures for a terminal."""
+    lines = [
+        f"Latency of one image at {figures['input_size']} px, {figures['repeats']} runs each, "
+        f"{figures['cpu_cores']} cores",
+        f"  {'format':<22} {'threads':>7} {'p50 ms':>8} {'p95 ms':>8} {'size kB':>9}",
+    ]
+    lines += [
+        f"  {row['format']:<22} {row['threads']:>7} {row['p50_ms']:>8.2f} {row['p95_ms']:>8.2f} "
+        f"{row['bytes'] / 1000:>9.0f}"
+        for row in figures["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def time_file(model: Path, repeats: int, *, threads: int = 1) -> dict[str, float]:
+    """Time one shipped file on this machine: what the report of 09 shows."""
+    from workbench.deploy.tflite import input_port
+
+    size = input_port(model).shape[1]
+    image = np.zeros((size, size, 3), dtype=np.uint8)
+    caller = _caller("INT8 TFLite", model.read_bytes(), image, threads)
+    return percentiles(_timed(caller, repeats))
+
+
+def percentiles(seconds: np.ndarray) -> dict[str, float]:
+    middle, late = np.percentile(seconds * 1000, [50, 95])
+    return {"p50_ms": float(middle), "p95_ms": float(late)}
+
+
+def _timed(call: Callable[[], Any], repeats: int) -> np.ndarray:
+    for _ in range(WARMUP_RUNS):
+        call()
+    seconds = np.empty(repeats)
+    for index in range(repeats):
+        started = time.perf_counter()
+        call()
+        seconds[index] = time.perf_counter() - started
+    return seconds
+
+
+def _caller(name: str, model: bytes, image: np.ndarray, threads: int) -> Callable[[], Any]:
+    """Bind everything but the computation itself, which is what is timed."""
+    return (_onnx_caller if name.startswith("ONNX") else _tflite_caller)(model, image, threads)
+
+
+def _tflite_caller(model: bytes, image: np.ndarray, threads: int) -> Callable[[], Any]:
+    from workbench.deploy.tflite import input_port, input_table, open_model
+
+    interpreter = open_model(model, threads=threads)
+    port = input_port(model)
+    interpreter.set_tensor(
+        interpreter.get_input_details()[0]["index"], input_table(port)[image][None]
+    )
+    return interpreter.invoke
+
+
+def _onnx_caller(model: bytes, image: np.ndarray, threads: int) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: (image[None].astype(np.float32) - 127) / 128}
+    return lambda: session.run(None, inputs)
+
+
+def _files_of_run(folder: Path) -> dict[str, Any]:
+    """Take a run's INT8 file, and make its float twins from the weights of the student."""
+    for name in (MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE):
+        if not (folder / name).exists():
+            raise MissingInputError(f"No {name} in {folder}. Finish the run first")
+    from workbench.nets.weights import load_weights_into
+    from workbench.train.student import build_student
+
+    settings = Settings.model_validate(json.loads((folder / CONFIG_FILE).read_text("utf-8")))
+    labels = (folder / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    student = build_student(settings, len(labels))
+    load_weights_into(student, folder / WEIGHTS_FILE, backbone_only=False)
+    model = (folder / MODEL_FILE).read_bytes()
+    return {"size": settings.student_size, "INT8 TFLite": model, **_float_files(student)}
+
+
+def _random_files(settings: Settings) -> dict[str, Any]:
+    from workbench.deploy.convert import convert_full_integer
+    from workbench.nets.lite import build_lite
+
+    size = settings.student_size
+    student = build_lite(settings.student.variant, 7, input_size=size)
+    images = np.random.default_rng(SEED).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+    model = convert_full_integer(student, list(images), TfliteExportSettings())
+    return {"size": size, "INT8 TFLite": model, **_float_files(student)}
+
+
+def _float_files(student: Any) -> dict[str, bytes]:
+    from workbench.deploy.convert import convert_float16, convert_float32
+    from workbench.deploy.formats import to_onnx
+
+    return {
+        "float32 TFLite": convert_float32(student),
+        "float16 TFLite": convert_float16(student),
+        "ONNX Runtime float32": to_onnx(student),
+    }
