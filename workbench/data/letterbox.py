@@ -67,15 +67,15 @@ def _inside(square: np.ndarray, scaled: tuple[int, int]) -> np.ndarray:
 
 
 def letterbox_reference(image: np.ndarray, size: int) -> np.ndarray:
-    """Compute the same from the formula, in int64, for reading and for tests."""
+    """Compute the same straight from the formula, in int32, for reading and for tests."""
     height, width = image.shape[:2]
     new_width, new_height = letterbox_size(width, height, size)
     x0, x1, fx = _taps(width, new_width)
     y0, y1, fy = _taps(height, new_height)
-    pixels = image.astype(np.int64)
     fx, fy = fx[None, :, None], fy[:, None, None]
-    upper = pixels[y0][:, x0] * (256 - fx) + pixels[y0][:, x1] * fx
-    lower = pixels[y1][:, x0] * (256 - fx) + pixels[y1][:, x1] * fx
+    a, b, c, d = (image[np.ix_(y, x)].astype(np.int32) for y in (y0, y1) for x in (x0, x1))
+    upper = a * (256 - fx) + b * fx
+    lower = c * (256 - fx) + d * fx
     square = np.zeros((size, size, 3), np.uint8)
     _inside(square, (new_width, new_height))[:] = (upper * (256 - fy) + lower * fy + 32768) >> 16
     return square
@@ -88,4 +88,4 @@ def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     position = (2 * ((2 * x + 1) * old - new) * 128 + new) // (2 * new)
     position = position.clip(0, (old - 1) * 256)
     first = position >> 8
-    return first, np.minimum(first + 1, old - 1), position & 255
+    return first, np.minimum(first + 1, old - 1), (position & 255).astype(np.int32)
