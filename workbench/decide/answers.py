@@ -49,8 +49,13 @@ class Answers:
 
     @cached_property
     def labelled(self) -> np.ndarray:
-        """Images with at least one class. [N]"""
-        return (self.y_true > 0.5).any(1)
+        """Images that are known to have a class. [N]"""
+        return np.isin(self.cells, (outcomes.FN, outcomes.TP)).any(1)
+
+    @cached_property
+    def judged(self) -> np.ndarray:
+        """Images whose one answer is right or wrong; not those whose class is unknown. [N]"""
+        return self.labelled | ~(self.cells == outcomes.UNKNOWN).any(1)
 
     @cached_property
     def per_image(self) -> dict[str, np.ndarray]:
@@ -72,21 +77,22 @@ class Answers:
         return np.where(positive.any(1), hit, np.nan)
 
     def _single_label(self) -> dict[str, np.ndarray]:
-        answered = self.decisions.any(1)
-        right = (self.y_score.argmax(1) == self.y_true.argmax(1)) & self.labelled
+        answered, right = self.decisions.any(1), self._right()
         return {
             "accuracy": np.where(self.labelled, right, np.nan),
             "coverage": answered.astype(np.float64),
-            "accepted_accuracy": np.where(answered, right, np.nan),
+            "accepted_accuracy": np.where(answered & self.judged, right, np.nan),
         }
+
+    def _right(self) -> np.ndarray:
+        return (self.y_score.argmax(1) == self.y_true.argmax(1)) & self.labelled
 
     @cached_property
     def promises(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Labels, probabilities and mask whose calibration counts: of the one answer, or of all."""
         if self.task == "multilabel":
             return self.y_true, self.y_score, self.mask
-        right = (self.y_score.argmax(1) == self.y_true.argmax(1)) & self.labelled
-        return right[:, None], self.y_score.max(1)[:, None], None
+        return self._right()[:, None], self.y_score.max(1)[:, None], self.judged[:, None]
 
 
 def decide(y_score: np.ndarray, thresholds: np.ndarray | float, task: Task) -> np.ndarray:

@@ -124,15 +124,12 @@ def rank_cells(answers: Answers) -> np.ndarray:
 
     Of finer scores the steps start at those of positives, where average precision is decided.
     """
-    positive = answers.y_true > 0.5
+    positive, known = answers.y_true > 0.5, answers.cells != outcomes.UNKNOWN
     cells = np.empty(answers.y_score.shape, np.int32)
-    for index, (column, label) in enumerate(zip(answers.y_score.T, positive.T, strict=True)):
-        starts = np.unique(column)[1:]
+    for index, column in enumerate(answers.y_score.T):
+        starts = np.unique(column[known[:, index]])[1:]
         if len(starts) >= LEVELS:
-            found = np.unique(column[label])
+            found = np.unique(column[positive[:, index] & known[:, index]])
             starts = found[np.linspace(0, len(found) - 1, min(len(found), LEVELS - 1)).astype(int)]
         cells[:, index] = np.searchsorted(starts, column, side="right")
-    cells += positive * np.int32(LEVELS)
-    if answers.mask is not None:
-        cells[np.asarray(answers.mask) <= 0.5] = CELLS
-    return cells
+    return np.where(known, cells + positive * np.int32(LEVELS), np.int32(CELLS))

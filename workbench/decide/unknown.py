@@ -117,12 +117,18 @@ def search_unknown(
     seed: int,
     *,
     replicates: int,
+    mask: np.ndarray | None = None,
     split: str = "val",
     source_sha256: str | None = None,
 ) -> UnknownThreshold:
-    """Choose the confidence threshold from one-hot labels and logits, both [N, C]."""
-    check_scores(y_true, logits, None)
-    confidence, correct = answers(y_true, logits)
+    """Choose the confidence threshold from one-hot labels and logits, both [N, C].
+
+    Images whose class is masked as unknown are left out.
+    """
+    check_scores(y_true, logits, mask)
+    if len(classes) != logits.shape[1]:
+        raise InputError(f"{len(classes)} class names for {logits.shape[1]} columns of scores")
+    confidence, correct = answers(y_true, logits, mask)
     curve = unknown_curve(confidence, correct, _cuts(confidence), settings)
     chosen, reason = _choose(curve, settings)
     shown = np.union1d(np.linspace(0, 1, CURVE_POINTS), curve.threshold[chosen])
@@ -146,7 +152,7 @@ def search_unknown(
         min_coverage=settings.threshold_min_coverage,
         penalty_incorrect=settings.threshold_penalty_incorrect,
         split=split,
-        images=len(logits),
+        images=len(confidence),
         source_sha256=source_sha256,
         seed=seed,
         replicates=replicates,
@@ -154,8 +160,16 @@ def search_unknown(
     )
 
 
-def answers(y_true: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the confidence of each image's answer and whether the answer is right."""
+def answers(
+    y_true: np.ndarray, logits: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each judged image's answer and whether the answer is right."""
+    if mask is not None:
+        known = np.asarray(mask) > 0.5
+        judged = known.all(1) | ((np.asarray(y_true) > 0.5) & known).any(1)
+        y_true, logits = np.asarray(y_true)[judged], np.asarray(logits)[judged]
+    if not len(logits):
+        raise InputError("no image has a known class, so no confidence threshold can be chosen")
     probability = softmax(np.asarray(logits, np.float64), axis=1)
     labelled = np.asarray(y_true).max(1) > 0.5  # to an image without a class no answer is right
     correct = (probability.argmax(1) == np.asarray(y_true).argmax(1)) & labelled

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.decide.recommendation import Thresholds
-from workbench.show.colours import BAD, CHOSEN, GOOD, NO, QUIET, class_colour
-from workbench.show.figures import described, new_axes, plain, short
+from workbench.show.colours import CHOSEN, MISSED, NO, QUIET, YES, class_colour
+from workbench.show.figures import beside, described, new_axes, plain, short
 
 ROW_INCHES = 0.24
 
@@ -33,9 +33,11 @@ def class_bars(
         ax.barh(y, rows[figure].fillna(0), height * 0.9, color=colour, alpha=0.85, label=name)
         _whiskers(ax, rows, figure, y)
     _class_axis(ax, next(iter(tables.values()))["class"].iloc[order])
+    for place in np.flatnonzero(next(iter(tables.values()))[figure].iloc[order].isna()):
+        ax.text(0.01, place, "no image of this class", color=QUIET, va="center", fontsize=9)
     ax.set_xlim(0, 1.02)
     if len(tables) > 1:
-        _legend(ax)
+        beside(ax)
     return described(ax, _bars_alt(tables, figure))
 
 
@@ -79,7 +81,7 @@ def class_thresholds(thresholds: Thresholds, *, ax: Axes | None = None) -> Figur
     ax.axvline(shared, color=QUIET, linestyle="--", label=f"global: {shared:.3f}")
     _class_axis(ax, pd.Series(thresholds.names[::-1]))
     ax.set_xlim(0, 1)
-    _legend(ax)
+    beside(ax)
     return described(
         ax,
         f"Thresholds of {rows} classes with 95 % intervals. The global one is {shared:.3f}; "
@@ -93,12 +95,13 @@ def confusion_bars(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     rows = table.iloc[order]
     ax = plain(_rows(len(rows), ax), "Right and wrong answers of each class", "images")
     y = np.arange(len(rows))
-    ax.barh(y, rows.tp, color=GOOD, label="found")
-    ax.barh(y, rows.fn, left=rows.tp, color=NO, label="missed")
-    ax.barh(y, -rows.fp, color=BAD, label="said yes, but it was not there")
+    ax.barh(y, rows.tp, color=YES, label="found")
+    ax.barh(y, rows.fn, left=rows.tp, color=MISSED, label="missed")
+    ax.barh(y, -rows.fp, color=NO, label="said yes, but it was not there")
     ax.axvline(0, color=QUIET, linewidth=0.8)
+    ax.xaxis.set_major_formatter(lambda images, _: f"{abs(images):g}")
     _class_axis(ax, rows["class"])
-    _legend(ax)
+    beside(ax)
     worst = rows.iloc[-1]
     return described(
         ax,
@@ -115,12 +118,6 @@ def _class_axis(ax: Axes, names: pd.Series) -> None:
     ax.set_yticks(range(len(names)), [short(name) for name in names], parse_math=False)
     ax.set_ylim(-0.7, len(names) - 0.3)
     ax.grid(visible=False, axis="y")
-
-
-def _legend(ax: Axes) -> None:
-    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _title(figure: str) -> str:

@@ -10,10 +10,10 @@ GRID = "#e3e7eb"
 PAPER = "#ffffff"
 YES = "#0b6e99"  # images that have the class
 NO = "#b54708"  # images that do not
+MISSED = "#b7c3cf"  # images that have it and were not found
 CHOSEN = "#7a1fa2"  # the threshold in use
 GOOD = "#1a7f4b"
 BAD = "#b42318"
-SEQUENCE = "mako_r"
 
 # Okabe and Ito's palette, darkened where needed for 3:1 contrast on white.
 _FEW = ("#0072b2", "#d55e00", "#008060", "#a8528a", "#9a7d00", "#3d8fc4", "#5c4033", "#555555")

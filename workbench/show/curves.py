@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from workbench.decide.ranking import Curve, average_precision, curve, roc_auc
 from workbench.show.colours import CHOSEN, GOOD, GRID, INK, QUIET, YES, class_colour
-from workbench.show.figures import described, new_axes, plain, short
+from workbench.show.figures import beside, described, new_axes, plain, short
 
 NAMED = 8  # more lines than this and only the worst are named
 
@@ -35,8 +35,8 @@ def precision_recall(
     areas = _areas(average_precision, y_true, y_score, mask)
     for index, found in _curves(y_true, y_score, mask):
         style = _style(index, areas)
-        recall, precision = np.append(0, found.recall), np.append(1, found.precision)
-        ax.step(recall, precision, where="post", **style)
+        recall, precision = np.append(0, found.recall), found.precision[[0, *range(len(found.tp))]]
+        ax.step(recall, precision, where="pre", **style)
         if thresholds is not None:
             _dot(ax, found, float(np.broadcast_to(thresholds, len(classes))[index]), style)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.03))
@@ -118,17 +118,13 @@ def _name_lines(ax: Axes, classes: Sequence[str], areas: np.ndarray, figure: str
         return
     keys = sorted(lines, key=lambda key: areas[int(key)])
     few = len(areas) <= NAMED
-    legend = ax.legend(
+    others = int((~np.isnan(areas)).sum()) - len(keys)
+    beside(
+        ax,
         [lines[key] for key in keys],
         [f"{areas[int(key)]:.3f}  {short(classes[int(key)])}" for key in keys],
-        title=figure if few else f"lowest {figure}\n(the other {len(areas) - len(keys)} in grey)",
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
-        frameon=False,
-        alignment="left",
+        title=figure if few else f"lowest {figure}\n(the other {others} in grey)",
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _alt(what: str, figure: str, classes: Sequence[str], areas: np.ndarray) -> str:
@@ -163,7 +159,7 @@ def threshold_curve(
         ax.axvspan(*interval, color=CHOSEN, alpha=0.10, linewidth=0, label="its 95 % interval")
     ax.axvline(chosen.probability, color=CHOSEN, label=f"chosen: {chosen.probability:.3f}")
     ax.set(xlim=(0, 1), ylim=(0, 1.03))
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    beside(ax)
     return described(
         ax,
         f"F1, precision and recall against the threshold. The chosen threshold is "
@@ -189,7 +185,7 @@ def unknown_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
         ends = allowed.threshold.min(), allowed.threshold.max()
         ax.axvspan(*ends, color=GOOD, alpha=0.08, linewidth=0, label="both promises kept")
     ax.set(xlim=(0, 1), ylim=(0, 1.03))
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    beside(ax)
     kept = "kept" if chosen.meets_target else "not both kept"
     return described(
         ax,

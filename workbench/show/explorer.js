@@ -412,7 +412,7 @@ class Explorer {
   }
 }
 
-for (const root of document.querySelectorAll(".threshold-explorer:not([data-te-started])")) {
+for (const root of document.querySelectorAll(".threshold-explorer:not(.te-unknown, [data-te-started])")) {
   root.dataset.teStarted = "";
   root.explorer = new Explorer(root, JSON.parse(root.nextElementSibling.textContent));
 }

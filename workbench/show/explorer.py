@@ -1,7 +1,8 @@
 """The threshold explorer for rendered pages: works offline, without a kernel and under a policy.
 
-The page holds counts per class and level, a script that turns them into words and curves, and a
-button that downloads the edited recommendation. The data is text to the page, never markup.
+The page holds counts per class and level (or the curve of a single-label run), a script that
+turns them into words and curves, and a button that downloads the edited recommendation. The data
+is text to the page, never markup.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 
 from workbench.decide.levels import LevelCounts
 from workbench.decide.recommendation import Thresholds
+from workbench.decide.unknown import UnknownThreshold
 
 FOLDER = Path(__file__).parent
-DEFAULT_ID = "1"  # tells two explorers on one page apart
 POLICY = (
     "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
     "script-src 'sha256-{script}'; style-src 'sha256-{style}' 'sha256-{page}'"
@@ -25,36 +26,36 @@ POLICY = (
 PAGE_STYLE = "body{margin:0;padding:0 1.5rem 3rem;background:#fff}h1{font:600 1.8rem system-ui}"
 
 
-def explorer_data(
-    counts: LevelCounts, thresholds: Thresholds, command: str, identity: str
-) -> dict[str, Any]:
-    """Gather what the script needs: counts, the recommendation and the command that applies it."""
-    pairs = zip(counts.positives.tolist(), counts.negatives.tolist(), strict=True)
-    return {
-        "id": identity,
-        "command": command,
-        "integers": thresholds.quantization.separable().tolist(),
-        "classes": [list(pair) for pair in pairs],
-        "recommendation": thresholds.to_json(),
-    }
-
-
 def fragment(
-    counts: LevelCounts, thresholds: Thresholds, command: str, *, identity: str = DEFAULT_ID
+    counts: LevelCounts | None,
+    thresholds: Thresholds | UnknownThreshold,
+    command: str,
+    *,
+    identity: str = "1",
 ) -> str:
-    """Return the explorer as a piece of a page; its <script> needs its hash in the policy."""
+    """Return the explorer as a piece of a page; its <script> needs its hash in the policy.
+
+    `command` applies the downloaded file; `identity` tells two explorers on a page apart. A
+    single-label run has no counts.
+    """
+    name = _name(thresholds)
     data = explorer_data(counts, thresholds, command, identity)
     return (
-        f"<style>{_read('explorer.css')}</style>{_read('explorer.html').strip()}"
+        f"<style>{_read('explorer.css')}</style>{_read(f'{name}.html').strip()}"
         f'<script type="application/json">{script_json(data)}</script>'
-        f"<script>{_read('explorer.js')}</script>"
+        f"<script>{_read(f'{name}.js')}</script>"
     )
 
 
-def page(counts: LevelCounts, thresholds: Thresholds, command: str, title: str) -> str:
+def page(
+    counts: LevelCounts | None,
+    thresholds: Thresholds | UnknownThreshold,
+    command: str,
+    title: str,
+) -> str:
     """Return the explorer as a page of its own, which lets nothing run or load but itself."""
     policy = POLICY.format(
-        script=_hash(_read("explorer.js")),
+        script=_hash(_read(f"{_name(thresholds)}.js")),
         style=_hash(_read("explorer.css")),
         page=_hash(PAGE_STYLE),
     )
@@ -67,10 +68,33 @@ def page(counts: LevelCounts, thresholds: Thresholds, command: str, title: str) 
     )
 
 
+def explorer_data(
+    counts: LevelCounts | None,
+    thresholds: Thresholds | UnknownThreshold,
+    command: str,
+    identity: str,
+) -> dict[str, Any]:
+    """Gather what the script needs: numbers, the recommendation and the command."""
+    data = {"id": identity, "command": command, "recommendation": thresholds.to_json()}
+    if isinstance(thresholds, UnknownThreshold):
+        curve = thresholds.curve.astype(object).where(thresholds.curve.notna(), None)
+        return {**data, "curve": curve.to_dict("records")}
+    pairs = zip(counts.positives.tolist(), counts.negatives.tolist(), strict=True)
+    return {
+        **data,
+        "integers": thresholds.quantization.separable().tolist(),
+        "classes": [list(pair) for pair in pairs],
+    }
+
+
 def script_json(value: Any) -> str:
     """Write JSON that stays data inside a <script> element, whatever the names in it."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _name(thresholds: Thresholds | UnknownThreshold) -> str:
+    return "unknown_explorer" if isinstance(thresholds, UnknownThreshold) else "explorer"
 
 
 def _read(name: str) -> str:

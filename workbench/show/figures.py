@@ -28,9 +28,11 @@ def new_axes(width: float = 7.0, height: float = 4.4, ax: Axes | None = None) ->
     return ax
 
 
-def plain(ax: Axes, title: str, xlabel: str = "", ylabel: str = "") -> Axes:
+def plain(
+    ax: Axes, title: str, xlabel: str = "", ylabel: str = "", *, title_points: float = 10
+) -> Axes:
     """Give axes the look of the workbench: a sentence on top, no box, a faint grid."""
-    ax.set_title(title, loc="left", fontsize=12, color=INK, pad=10, parse_math=False)
+    ax.set_title(title, loc="left", fontsize=12, color=INK, pad=title_points, parse_math=False)
     ax.set_xlabel(xlabel, color=QUIET, parse_math=False)
     ax.set_ylabel(ylabel, color=QUIET, parse_math=False)
     ax.spines[["top", "right"]].set_visible(False)
@@ -39,6 +41,20 @@ def plain(ax: Axes, title: str, xlabel: str = "", ylabel: str = "") -> Axes:
     ax.grid(color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
+
+
+def beside(ax: Axes, *handles_and_names: list, title: str | None = None) -> None:
+    """Put the legend to the right of the axes, its names as plain text."""
+    legend = ax.legend(
+        *handles_and_names,
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        alignment="left",
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def described(ax: Axes, alt: str) -> Figure:

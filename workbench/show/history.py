@@ -25,7 +25,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
 
 def _lines(ax: Axes, history, epochs, names: dict[str, str], title: str) -> None:
-    plain(ax, title, "epoch")
+    plain(ax, title, "epoch", title_points=20)
     for index, (column, name) in enumerate(names.items()):
         if column in history and history[column].notna().any():
             ax.plot(epochs, history[column], "o-", color=class_colour(index), ms=3, label=name)
@@ -44,7 +44,7 @@ def _mark_phases(ax: Axes, history: pd.DataFrame) -> None:
             ax.axvline(start + 0.5, color=GRID, linewidth=1.5)
         ax.text(
             start + 0.6 if start else 1,
-            1.0,
+            1.01,
             phase[start],
             transform=ax.get_xaxis_transform(),
             color=QUIET,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from workbench.show.colours import INK
 from workbench.show.figures import described, new_axes, plain, short
 
+LARGEST_INCHES = 14.0  # of a side: 80 names are still readable
 NUMBERED = 15  # larger matrices show colours without numbers
 
 
@@ -35,7 +36,9 @@ def confusion_matrix(
 def confused_pairs(pairs: np.ndarray, classes: Sequence[str], *, ax: Axes | None = None) -> Figure:
     """Draw how often one class was missed while another was wrongly said: [C, C]."""
     ax = _square(ax, len(classes), "Missed one class and said another instead")
-    _draw(ax, pairs / max(pairs.max(), 1), pairs, classes, classes, "wrongly said", "missed")
+    shares = pairs / max(pairs.max(), 1)
+    words = f"share of the most frequent pair ({pairs.max()} images)"
+    _draw(ax, shares, pairs, classes, classes, "wrongly said", "missed", bar=words)
     row, column = np.unravel_index(pairs.argmax(), pairs.shape)
     return described(
         ax,
@@ -66,37 +69,35 @@ def co_occurrence(
 
 
 def _square(ax: Axes | None, classes: int, title: str) -> Axes:
-    side = float(np.clip(2.6 + 0.42 * classes, 4.0, 12.0))
-    ax = plain(new_axes(side + 1.2, side, ax), title)
+    side = float(np.clip(2.6 + 0.42 * classes, 4.5, LARGEST_INCHES))
+    ax = plain(new_axes(side + 2.2, side, ax), title)
     ax.grid(visible=False)
     return ax
 
 
-def _draw(ax, shares, numbers, columns, rows, across, down) -> None:
+def _draw(
+    ax, shares, numbers, columns, rows, across, down, *, bar: str = "share of the row"
+) -> None:
+    """Colour by `shares` in 0…1; write the numbers into the fields while there is room."""
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="equal")
-    size = float(np.clip(260 / max(len(columns), 1), 3.5, 10))
+    size = float(np.clip(0.62 * 72 * LARGEST_INCHES / max(len(columns), 1), 5, 10))
     for axis, names in ((ax.xaxis, columns), (ax.yaxis, rows)):
         axis.set_ticks(range(len(names)), [short(name) for name in names], fontsize=size)
         for label in axis.get_ticklabels():
             label.set_parse_math(False)
-    ax.tick_params(axis="x", rotation=90 if len(columns) > 6 else 0)
+    crowded = sum(len(short(name)) for name in columns) > 40
+    ax.tick_params(axis="x", rotation=90 if crowded else 0)
     ax.set_xlabel(across)
     ax.set_ylabel(down)
     if len(columns) <= NUMBERED:
         _write_numbers(ax, shares, numbers)
-    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, format=lambda share, _: f"{share:.0%}")
-    bar.outline.set_visible(False)
+    scale = ax.figure.colorbar(image, ax=ax, shrink=0.6, label=bar)
+    scale.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    scale.outline.set_visible(False)
 
 
 def _write_numbers(ax: Axes, shares: np.ndarray, numbers: np.ndarray) -> None:
     for row, column in np.ndindex(numbers.shape):
         colour = "white" if shares[row, column] > 0.55 else INK
-        ax.text(
-            column,
-            row,
-            str(numbers[row, column]),
-            ha="center",
-            va="center",
-            color=colour,
-            fontsize=9,
-        )
+        words = {"ha": "center", "va": "center", "color": colour, "fontsize": 9}
+        ax.text(column, row, str(numbers[row, column]), **words)

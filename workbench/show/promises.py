@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.show.colours import CHOSEN, GRID, NO, QUIET, YES, class_colour
-from workbench.show.figures import described, new_axes, plain
+from workbench.show.figures import beside, described, new_axes, plain
 
 HISTOGRAM_BINS = 40
 
@@ -61,13 +61,14 @@ def confidence_histogram(
     ax = plain(new_axes(ax=ax), "How sure the network is", "probability", "labels (logarithmic)")
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     for chosen, colour, name in ((~label, NO, "class not there"), (label, YES, "class there")):
-        ax.hist(score[chosen], edges, color=colour, alpha=0.55, label=name)
+        ax.hist(score[chosen], edges, color=colour, alpha=0.16)
+        ax.hist(score[chosen], edges, color=colour, histtype="step", linewidth=1.8, label=name)
     if threshold is not None:
         ax.axvline(threshold, color=CHOSEN, label=f"threshold {threshold:.3f}")
     ax.set_yscale("symlog", linthresh=1)
     ax.set_ylim(bottom=0)
     ax.grid(color=GRID)
-    ax.legend(frameon=False, loc="upper center", ncols=3)
+    beside(ax)
     return described(
         ax,
         f"Histogram of {len(score)} probabilities: median {_median(score[label])} where the class "

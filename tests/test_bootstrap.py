@@ -1,0 +1,164 @@
+"""Resampling draws whole images, repeats with its seed, and covers as often as it says."""
+
+import numpy as np
+import pytest
+
+from workbench.decide.bootstrap import (
+    count_cells,
+    image_weights,
+    interval,
+    interval_ends,
+    resampled_levels,
+)
+from workbench.decide.comparison import Predictions, compare
+from workbench.decide.levels import count_levels
+from workbench.decide.metrics import evaluate
+from workbench.errors import InputError
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def draw(seed=0, images=300, classes=4, noise=0.3):
+    y_true = rng(seed).random((images, classes)) < 0.3
+    scores = np.clip(rng(seed + 1).normal(0.35 + 0.3 * y_true, noise), 0, 1)
+    return y_true.astype(np.float32), scores
+
+
+def predictions(name, y_true, scores, thresholds=0.5, **options):
+    files = tuple(f"{number}.jpg" for number in range(len(y_true)))
+    classes = tuple(f"class {number}" for number in range(y_true.shape[1]))
+    return Predictions(name, files, classes, y_true, scores, thresholds, "multilabel", **options)
+
+
+def test_every_replicate_draws_as_many_images_as_there_are():
+    blocks = list(image_weights(50, 130, rng()))
+    weights = np.concatenate(blocks, axis=1)
+    assert weights.shape == (50, 130)
+    assert (weights.sum(0) == 50).all()
+
+
+def test_counting_with_weights_equals_counting_the_drawn_images():
+    cells = rng().integers(0, 6, (40, 3)).astype(np.int32)  # cell 5 stands for unknown
+    weights = next(image_weights(40, 7, rng(1)))
+    counts = count_cells(cells, 5, weights)
+    for replicate in range(7):
+        drawn = np.repeat(cells, weights[:, replicate].astype(int), axis=0)
+        for column in range(3):
+            expected = np.bincount(drawn[:, column], minlength=6)[:5]
+            np.testing.assert_array_equal(counts[replicate, column], expected)
+
+
+def test_all_classes_of_an_image_are_drawn_together():
+    y_true = np.zeros((30, 2), bool)
+    y_true[:10] = True
+    raw = np.zeros((30, 2), np.int8)
+    for block in resampled_levels(y_true, raw, None, 20, rng()):
+        positives, _ = block.totals
+        np.testing.assert_array_equal(positives[:, 0], positives[:, 1])
+
+
+def test_resampling_repeats_with_its_seed_and_not_with_another():
+    y_true, raw = rng().random((20, 2)) < 0.5, rng(1).integers(-128, 128, (20, 2)).astype(np.int8)
+    draws = [
+        next(resampled_levels(y_true, raw, None, 5, rng(seed))).positives for seed in (3, 3, 4)
+    ]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any()
+
+
+def test_a_weight_of_one_each_counts_the_images_as_they_are():
+    y_true, raw = rng().random((20, 2)) < 0.5, rng(1).integers(-128, 128, (20, 2)).astype(np.int8)
+    blocks = resampled_levels(y_true, raw, None, 400, rng())
+    mean = np.mean([block.positives.mean(0) for block in blocks], axis=0)
+    np.testing.assert_allclose(mean, count_levels(y_true, raw).positives, atol=0.5)
+
+
+@pytest.mark.parametrize("values", [np.arange(101.0), np.append(np.arange(101.0), np.nan)])
+def test_an_interval_is_the_middle_95_percent_of_what_is_defined(values):
+    assert interval(values).to_json() == pytest.approx([2.5, 97.5])
+
+
+def test_interval_ends_equal_numpy_column_by_column():
+    values = rng().normal(size=(200, 3, 2))
+    low, high = interval_ends(values)
+    np.testing.assert_allclose(low, np.quantile(values, 0.025, axis=0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(high, np.quantile(values, 0.975, axis=0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says():
+    """Two runs of equal quality: the interval should hold 0 in about 95 of 100 cases."""
+    covered = 0
+    for seed in range(100):
+        y_true, scores = draw(3 * seed)
+        other = np.clip(rng(3 * seed + 2).normal(0.35 + 0.3 * y_true, 0.3), 0, 1)
+        found = compare(
+            predictions("a", y_true, scores), predictions("b", y_true, other),
+            replicates=100, seed=seed,
+        )  # fmt: skip
+        row = found.overall.set_index("figure").loc["f1_macro"]
+        covered += row.low <= 0 <= row.high
+    assert 88 <= covered <= 100
+
+
+def test_a_run_against_itself_differs_in_nothing():
+    y_true, scores = draw()
+    run = predictions("a", y_true, scores)
+    found = compare(run, run, replicates=50, seed=0)
+    defined = found.overall.dropna()
+    assert (defined[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (found.overall.verdict == "open").all()
+
+
+def test_a_clearly_better_run_is_called_better_and_its_errors_too():
+    y_true, scores = draw(noise=0.5)
+    better = np.where(y_true > 0.5, np.maximum(scores, 0.8), np.minimum(scores, 0.2))
+    found = compare(
+        predictions("a", y_true, scores), predictions("b", y_true, better), replicates=100, seed=0
+    )
+    verdicts = found.overall.set_index("figure").verdict
+    assert verdicts["f1_macro"] == verdicts["hamming_loss"] == "better"
+
+
+def test_pairing_makes_the_interval_of_a_small_change_narrower_than_that_of_either_run():
+    y_true, scores = draw(images=1000)
+    nudged = predictions("b", y_true, np.clip(scores + 0.01, 0, 1))
+    found = compare(predictions("a", y_true, scores), nudged, replicates=200, seed=0)
+    row = found.overall.set_index("figure").loc["f1_macro"]
+    alone = evaluate(
+        y_true, scores, 0.5, nudged.classes, task="multilabel", replicates=200, seed=0
+    ).overall["f1_macro"]
+    assert row.high - row.low < (alone.interval.high - alone.interval.low) / 3
+
+
+def test_runs_are_matched_by_file_and_class_name():
+    y_true, scores = draw(images=50)
+    first = predictions("a", y_true, scores)
+    second = first.chosen(np.arange(50)[::-1][:40], np.array([2, 0, 1, 3]))
+    found = compare(first, second, replicates=10, seed=0)
+    assert found.images == 40 and found.left_out == (10, 0)
+    assert (found.overall.difference.dropna() == 0).all()
+
+
+def test_runs_whose_labels_differ_are_refused_with_the_file():
+    y_true, scores = draw(images=10)
+    other = y_true.copy()
+    other[3, 1] = 1 - other[3, 1]
+    with pytest.raises(InputError, match=r"3\.jpg has other labels"):
+        compare(
+            predictions("a", y_true, scores), predictions("b", other, scores),
+            replicates=10, seed=0,
+        )  # fmt: skip
+
+
+def test_runs_without_a_common_image_are_refused():
+    y_true, scores = draw(images=4)
+    first = predictions("a", y_true, scores)
+    with pytest.raises(InputError, match="no images in common"):
+        compare(
+            first.chosen(np.array([0, 1]), np.arange(4)),
+            first.chosen(np.array([2, 3]), np.arange(4)),
+            replicates=10, seed=0,
+        )  # fmt: skip

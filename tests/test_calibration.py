@@ -1,0 +1,135 @@
+"""Probabilities are held against what happened, and corrected without turning a decision."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from sklearn.calibration import calibration_curve
+
+from workbench.decide.calibration import calibrate, fit_lines
+from workbench.decide.levels import Quantization, count_levels
+from workbench.decide.reliability import (
+    calibration_error,
+    class_errors,
+    reliability,
+    wilson,
+)
+
+SCALE, ZERO_POINT = 0.1, 5
+
+
+def draw(seed=0, images=4000, classes=3, slope=1.0, intercept=0.0):
+    """Draw labels from true logits, and int8 scores that show them stretched and shifted."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-1, 2, (images, classes))
+    y_true = rng.random(logits.shape) < expit(logits)
+    shown = (logits - intercept) / slope
+    raw = np.clip(np.rint(shown / SCALE + ZERO_POINT), -128, 127).astype(np.int8)
+    return y_true, raw
+
+
+def fit(y_true, raw, **options):
+    names = [f"class {index}" for index in range(raw.shape[1])]
+    return calibrate(y_true, raw, SCALE, ZERO_POINT, names, 0, **options)
+
+
+def test_reliability_bins_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    probability = rng.random((500, 4))
+    y_true = rng.random((500, 4)) < probability
+    table = reliability(y_true, probability, bins=10)
+    observed, predicted = calibration_curve(y_true.ravel(), probability.ravel(), n_bins=10)
+    np.testing.assert_allclose(table.observed, observed, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(table.predicted, predicted, rtol=0, atol=1e-12)
+
+
+def test_calibration_error_is_the_weighted_distance_by_hand():
+    probability = np.array([[0.1], [0.1], [0.9], [0.9]])
+    y_true = np.array([[0], [1], [1], [1]])
+    assert calibration_error(y_true, probability) == pytest.approx((0.4 + 0.1) / 2)
+
+
+def test_bins_of_equal_mass_hold_equally_many():
+    probability = np.random.default_rng(0).random((1500, 1)) ** 4
+    table = reliability(np.zeros((1500, 1)), probability, binning="mass")
+    assert table["count"].tolist() == [100] * 15
+
+
+def test_promises_that_are_kept_have_nearly_no_error():
+    y_true, raw = draw(images=20_000)
+    probability = Quantization(SCALE, ZERO_POINT).probabilities(raw)
+    assert calibration_error(y_true, probability) < 0.01
+
+
+def test_masked_labels_are_left_out():
+    y_true, raw = draw()
+    probability = Quantization(SCALE, ZERO_POINT).probabilities(raw)
+    mask = np.random.default_rng(0).random(raw.shape) < 0.5
+    expected = calibration_error(y_true[mask][:, None], probability[mask][:, None])
+    assert calibration_error(y_true, probability, mask) == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_labels_have_no_error():
+    assert calibration_error(np.zeros((2, 1)), np.zeros((2, 1)), np.zeros((2, 1))) is None
+
+
+def test_class_errors_lie_inside_their_intervals():
+    y_true, raw = draw(slope=0.5)
+    probability = Quantization(SCALE, ZERO_POINT).probabilities(raw)
+    table = class_errors(y_true, probability, ["a", "b", "c"], replicates=100, seed=0)
+    assert table["class"].tolist() == ["a", "b", "c", "all classes"]
+    assert ((table.error_low <= table.error) & (table.error <= table.error_high)).all()
+
+
+def test_wilson_stays_inside_the_unit_interval():
+    low, high = wilson(np.array([0, 5, 5]), np.array([5, 5, 10]))
+    assert low[0] == 0 and high[1] == 1
+    assert low[2] == pytest.approx(0.2366, abs=1e-4)  # the textbook value for 5 of 10
+
+
+def test_platt_finds_the_line_that_was_drawn():
+    fitted = fit(*draw(images=20_000, slope=0.5, intercept=-0.7), method="platt")
+    np.testing.assert_allclose(fitted.slope, 0.5, atol=0.03)
+    np.testing.assert_allclose(fitted.intercept, -0.7, atol=0.07)
+
+
+def test_temperature_only_stretches():
+    fitted = fit(*draw(images=20_000, slope=0.5), method="temperature")
+    np.testing.assert_allclose(fitted.slope, 0.5, atol=0.03)
+    assert not fitted.intercept.any()
+
+
+def test_the_correction_helps_on_images_it_has_not_seen():
+    fitted = fit(*draw(slope=0.4), method="platt")
+    assert (fitted.after.error < fitted.before.error / 2).all()
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt"])
+def test_a_correction_turns_no_decision(method):
+    y_true, raw = draw(slope=0.4, intercept=1.0)
+    y_true = ~y_true  # scores that point the wrong way must not be turned round in silence
+    fitted = fit(y_true, raw, method=method)
+    assert (fitted.slope > 0).all()
+
+
+def test_a_class_without_examples_is_left_as_it_is():
+    y_true, raw = draw()
+    y_true[:, 1] = False
+    fitted = fit(y_true, raw, method="platt")
+    assert (fitted.slope[1], fitted.intercept[1]) == (1, 0)
+    json.dumps(fitted.to_json(), allow_nan=False)
+
+
+def test_scores_that_separate_perfectly_stay_finite():
+    y_true = np.array([[0], [0], [1], [1]])
+    raw = np.array([[-90], [-80], [80], [90]], np.int8)
+    counts = count_levels(y_true, raw)
+    slope, intercept = fit_lines(counts, Quantization(SCALE, ZERO_POINT), "platt")
+    assert np.isfinite([slope, intercept]).all() and slope[0] < 10
+
+
+def test_the_table_says_null_where_nothing_is_defined():
+    y_true, raw = draw(images=6)
+    rows = fit(y_true, raw, replicates=5).to_json()["classes"]
+    assert rows[-1]["slope"] is None and rows[-1]["class"] == "all classes"
