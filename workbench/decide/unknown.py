@@ -56,6 +56,25 @@ class UnknownThreshold:
     def created_by(self) -> str:
         return "person" if self.edits else "search"
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """What is asked and what is kept, to be read by people."""
+        return pd.DataFrame(
+            {
+                "promise": ["right among the answers", "images that get an answer"],
+                "wanted": [self.target_accept_accuracy, self.min_coverage],
+                "reached": [_or_nan(self.accepted_accuracy), self.coverage],
+                "from": [_or_nan(i.low) for i in self._intervals],
+                "to": [_or_nan(i.high) for i in self._intervals],
+                "unknown below": self.probability,
+                "reason": self.reason,
+            }
+        )
+
+    @property
+    def _intervals(self) -> tuple[Interval, Interval]:
+        return self.accepted_accuracy_interval, self.coverage_interval
+
     def edited(self, probability: float, who: str, when: str, why: str) -> UnknownThreshold:
         """Return the threshold after a person's change to the nearest row of the curve."""
         if not 0 <= probability <= 1:
@@ -244,3 +263,7 @@ def _intervals(
 
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value

@@ -9,7 +9,7 @@ import numpy as np
 from workbench.decide.levels import LEVELS, LOWEST
 from workbench.decide.objectives import ratio
 from workbench.show.colours import CHOSEN, GRID, NO, QUIET, YES
-from workbench.show.tuning import Tuning
+from workbench.show.sliders import Tuning
 
 WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 404, 18, 196

@@ -1,6 +1,6 @@
 """Live controls for notebooks: they hold no logic and no later cell needs them.
 
-What they do is in `tuning` and `gallery`; the static figure beside them says the same.
+What they do is in `sliders` and `gallery`; the static figure beside them says the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from workbench.decide.levels import LevelCounts
 from workbench.decide.recommendation import Thresholds
 from workbench.show.drawing import curve_chart, score_chart
 from workbench.show.gallery import Picture, picture_html
-from workbench.show.tuning import Tuning
+from workbench.show.sliders import Tuning
 
 RULES = (
     ("best balance (F1)", "f1_macro"),
