@@ -25,7 +25,14 @@ def golden_weight(weight) -> np.ndarray:
     return (rng.standard_normal(weight.shape) * np.sqrt(2 / fan)).astype(np.float32)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+def by_speed(variant):
+    return pytest.param(variant, marks=() if variant == "lite0" else pytest.mark.slow)
+
+
+EACH_VARIANT = pytest.mark.parametrize("variant", [by_speed(variant) for variant in VARIANTS])
+
+
+@EACH_VARIANT
 def test_every_layer_has_the_name_type_and_shapes_of_the_original(variant):
     network = build_lite(variant, None)
     ours = [
@@ -35,15 +42,14 @@ def test_every_layer_has_the_name_type_and_shapes_of_the_original(variant):
     assert ours == GOLDEN[variant]["layers"]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_parameter_counts_and_input_sizes_are_those_of_the_original(variant):
+@EACH_VARIANT
+def test_parameter_count_and_input_size_are_those_of_the_original(variant):
     network = build_lite(variant, None)
     assert network.count_params() == GOLDEN[variant]["params"]
     assert network.input_shape[1] == GOLDEN[variant]["input_size"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@EACH_VARIANT
 def test_features_agree_with_the_original(variant):
     network = build_lite(variant, None)
     for layer in network.layers:
@@ -53,3 +59,34 @@ def test_features_agree_with_the_original(variant):
     expected = np.load(DATA / "lite_features.npz")[variant]
     difference = np.abs(network(image, training=False).numpy() - expected).max()
     assert difference <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_quantisation_accepts_the_network(variant):
+    import tensorflow_model_optimization as tfmot
+
+    student = build_lite(variant, 7, input_size=32, dropout=0.3)
+    quantized = tfmot.quantization.keras.quantize_model(student)
+    assert quantized.output_shape == (None, 7)
+
+
+def test_the_direct_comparison_with_the_original_package():
+    original = pytest.importorskip("efficientnet_lite")
+    for number in range(5):
+        theirs = getattr(original, f"EfficientNetLiteB{number}")(
+            weights=None, include_top=False, pooling="avg"
+        )
+        ours = build_lite(f"lite{number}", None)
+        ours.set_weights(theirs.get_weights())
+        image = np.random.default_rng(7).uniform(-1, 1, (1, *ours.input_shape[1:]))
+        np.testing.assert_allclose(
+            ours(image.astype(np.float32)), theirs(image.astype(np.float32)), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_logit_starts_near_zero_whatever_the_number_of_classes():
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
+    for classes in (2, 100):
+        network = build_lite("lite0", classes, input_size=64)
+        assert np.abs(network(image, training=True)).max() < 1

@@ -72,9 +72,15 @@ def _check_npy_header(path: Path, member: zipfile.ZipInfo, file) -> None:
 
 def _read_h5(path: Path) -> Arrays:
     with h5py.File(path, "r") as file:
-        file.visititems_links(lambda name, link: _check_link(path, name, link))
-        datasets: dict[str, h5py.Dataset] = {}
-        file.visititems(lambda name, item: _collect(datasets, name, item))
+        # Collected first, checked after: h5py turns an exception inside a visit into another.
+        links: dict[str, object] = {}
+        items: dict[str, h5py.Group | h5py.Dataset] = {}
+        file.visititems_links(links.__setitem__)
+        file.visititems(items.__setitem__)
+        datasets = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
+        for name, link in links.items():
+            if not isinstance(link, h5py.HardLink):
+                raise _refuse(path, name, "is a link to somewhere else")
         for name, dataset in datasets.items():
             _check_dataset(path, name, dataset)
         _check_total(path, sum(dataset.nbytes for dataset in datasets.values()))
@@ -84,16 +90,6 @@ def _read_h5(path: Path) -> Arrays:
         names = [name for name in _file_order(root) if name in inside]
         ordered = {name: inside[name][()] for name in (names or inside)}
     return _by_layer(ordered)
-
-
-def _check_link(path: Path, name: str, link) -> None:
-    if not isinstance(link, h5py.HardLink):
-        raise _refuse(path, name, "is a link to somewhere else")
-
-
-def _collect(datasets: dict[str, h5py.Dataset], name: str, item) -> None:
-    if isinstance(item, h5py.Dataset):
-        datasets[name] = item
 
 
 def _check_dataset(path: Path, name: str, dataset: h5py.Dataset) -> None:

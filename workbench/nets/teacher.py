@@ -40,6 +40,8 @@ def build_teacher(settings: TeacherSettings, num_classes: int) -> keras.Model:
             drop_connect=settings.drop_connect,
             normalization_momentum=settings.normalization_momentum,
         )
+    # Keras numbers unnamed layers through a global counter; names must not depend on history.
+    keras.backend.reset_uids()
     with restartable_randomness():
         image = keras.Input((size, size, 3), name="image")
         backbone = _backbone(settings, image)

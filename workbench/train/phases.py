@@ -68,10 +68,12 @@ def train_in_phases(
     strategy = choose_strategy(settings)
     with precision(settings):
         network = _start(role, settings, strategy)
+        with strategy.scope():
+            goal = objective(network, loss_of(settings, dataset))
         train = partial(
             fit_phase,
             network,
-            objective=objective(network, loss_of(settings, dataset)),
+            objective=goal,
             feed=feed_from(dataset, role.views, role.settings.batch_size, settings, strategy),
             settings=settings,
             folder=folder,

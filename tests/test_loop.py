@@ -1,0 +1,311 @@
+"""The training loop: what it keeps, what it writes, when it stops."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+
+from tests.training_doubles import CLASSES, SIDE, small_feed, small_network
+from workbench.errors import StepError
+from workbench.nets.weights import load_weights_into
+from workbench.settings import Settings
+from workbench.train.devices import seed_everything
+from workbench.train.distill import FromLabels
+from workbench.train.loop import Phase, fit_phase
+from workbench.train.losses import task_loss
+from workbench.train.predict import inference
+from workbench.train.step import TrainingStep
+
+
+def settings_with(**training) -> Settings:
+    quiet = {"tensorboard": False}
+    return Settings.model_validate({"training": {**quiet, **training}})
+
+
+def phase(epochs=3, rate=1e-2, **changed) -> Phase:
+    return Phase(
+        **{
+            "name": "small_warmup",
+            "epochs": epochs,
+            "learning_rate": rate,
+            "weight_decay": 1e-4,
+            "early_stopping_patience": 10,
+            "reduce_lr_patience": 5,
+            "reduce_lr_factor": 0.5,
+            **changed,
+        }
+    )
+
+
+def from_labels(settings) -> FromLabels:
+    return FromLabels(task_loss(settings, np.ones(CLASSES), 48))
+
+
+def fit(folder, settings=None, feed=None, network=None, goal=None, **changed):
+    settings = settings or settings_with()
+    seed_everything(settings)
+    network = network or small_network()
+    goal = goal or from_labels(settings)
+    fitted = fit_phase(network, phase(**changed), goal, feed or small_feed(), settings, folder)
+    return network, fitted
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One training that several tests look at."""
+    folder = tmp_path_factory.mktemp("trained")
+    network, fitted = fit(folder, settings_with(tensorboard=True, keep_every_epochs=2), epochs=4)
+    return folder, network, fitted
+
+
+def test_training_learns(trained):
+    _folder, _network, fitted = trained
+    losses = fitted.history["val_loss"].to_numpy()
+    assert losses[-1] < 0.7 * losses[0]
+    assert fitted.best["val_f1_macro"] == fitted.history["val_f1_macro"].max()
+
+
+def test_a_phase_traces_its_step_once(trained):
+    assert trained[2].traces == 1
+
+
+def test_the_history_has_a_row_an_epoch(trained):
+    history = trained[2].history
+    assert list(history["epoch"]) == [1, 2, 3, 4]
+    assert set(history["phase"]) == {"small_warmup"}
+    assert (history["seconds"] > 0).all()
+
+
+def test_the_history_is_written_as_csv_and_as_strict_json_lines(trained):
+    folder, _network, fitted = trained
+    pd.testing.assert_frame_equal(
+        pd.read_csv(folder / "logs/small_warmup.csv"), fitted.history, check_exact=False
+    )
+    lines = (folder / "logs/small_warmup.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_every_nth_epoch_is_kept_for_good(trained):
+    folder = trained[0] / "checkpoints/small_warmup"
+    assert sorted(path.name for path in folder.glob("*.h5")) == ["kept_00002.h5", "kept_00004.h5"]
+    load_weights_into(small_network(), folder / "kept_00002.h5", backbone_only=False)
+
+
+def test_the_last_two_checkpoints_stay(trained):
+    folder = trained[0] / "checkpoints/small_warmup"
+    names = ["epoch_00003.npz", "epoch_00004.npz"]
+    assert sorted(path.name for path in folder.glob("*.npz")) == names
+
+
+def test_tensorboard_gets_curves_pictures_and_scores(trained):
+    tags, scores = set(), ""
+    for file in (trained[0] / "logs/tensorboard/small_warmup").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                tags.add(value.tag)
+                if value.tag == "examples/scores":
+                    scores = tf.make_ndarray(value.tensor).item().decode()
+    curves = {f"epoch/{name}" for name in ("loss", "val_loss", "val_f1_macro", "val_map", "lr")}
+    assert tags == curves | {"batch/loss", "batch/lr", "examples", "examples/scores"}
+    assert "class 0" in scores
+
+
+def test_class_names_cannot_format_the_tensorboard_table(tmp_path):
+    from workbench.train.tensorboard import score_table
+    from workbench.train.validation import Examples
+
+    names = ("<script>alert(1)</script>", "a|b\n# c", "[x](javascript:1)")
+    table = score_table(Examples(None, np.eye(3), np.zeros((3, 3)), names))
+    assert len(table.splitlines()) == 5
+    assert not set("<[(") & set(table)
+
+
+def test_the_network_ends_with_the_weights_of_the_best_epoch(tmp_path):
+    rising = 8.0  # a rate that soon ruins the network
+
+    class Ruin:
+        def rate(self, step):
+            return 1e-2 if step < 12 else rising
+
+        def observe(self, improved): ...
+        def state(self):
+            return {}
+
+    from workbench.train import loop
+
+    original = loop.make_schedule
+    loop.make_schedule = lambda *_args, **_kwargs: Ruin()
+    try:
+        network, fitted = fit(tmp_path, settings_with(monitor="loss"), epochs=4)
+    finally:
+        loop.make_schedule = original
+    assert fitted.best["epoch"] == 2
+    logits = validation_logits(network)
+    loss = from_labels(settings_with()).loss(logits, small_feed().targets, small_feed().mask)
+    assert np.mean(loss) == pytest.approx(fitted.best["val_loss"], rel=1e-5)
+
+
+def validation_logits(network):
+    compiled = inference(network)
+    return tf.concat([compiled(views[-1]) for views, _y, _m in small_feed().validation], 0)
+
+
+def test_training_stops_when_the_monitor_stands_still(tmp_path):
+    _network, fitted = fit(tmp_path, rate=1e-9, epochs=9, early_stopping_patience=2)
+    assert len(fitted.history) < 9
+
+
+def test_the_rate_drops_when_the_monitor_stands_still(tmp_path):
+    settings = settings_with(monitor="f1_macro")
+    _network, fitted = fit(tmp_path, settings, rate=1e-4, epochs=6, reduce_lr_patience=1)
+    rates = fitted.history["lr"].to_numpy()
+    assert rates[-1] < rates[0]
+
+
+def test_one_line_an_epoch_tells_figures_and_the_time_left(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, epochs=2)
+    lines = [r.getMessage() for r in caplog.records if "epoch 1/2" in r.getMessage()]
+    assert len(lines) == 1
+    assert all(word in lines[0] for word in ("loss", "val_loss", "F1", "mAP", "lr", "left"))
+
+
+class Poison:
+    """A loss that becomes NaN at a given step."""
+
+    def __init__(self, goal, step):
+        self.loss, self.goal, self.step = goal.loss, goal, step
+        self.seen = tf.Variable(0, trainable=False)
+
+    def __call__(self, *args):
+        bad = self.seen.assign_add(1) >= self.step
+        return self.goal(*args) + tf.where(bad, np.nan, 0.0)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_epoch_before(tmp_path):
+    goal = Poison(from_labels(settings_with()), step=9)  # six steps an epoch
+    with pytest.raises(StepError, match=r"nan in epoch 2, step 3.*learning rate"):
+        fit(tmp_path, goal=goal)
+    kept = (tmp_path / "checkpoints/small_warmup").glob("*.npz")
+    assert [path.name for path in kept] == ["epoch_00001.npz"]
+
+
+def test_running_out_of_memory_says_which_batch_size_to_try(tmp_path):
+    def exhausted(*_args):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    goal = from_labels(settings_with())
+    object.__setattr__(goal, "loss", exhausted)
+    with pytest.raises(StepError, match=r"batch of 8 .* try batch_size 4.*find-batch-size"):
+        fit(tmp_path, goal=goal)
+
+
+def test_a_batch_of_one_and_a_set_smaller_than_a_batch_train(tmp_path):
+    _network, fitted = fit(tmp_path / "one", feed=small_feed(count=3, batch_size=1), epochs=1)
+    assert np.isfinite(fitted.history["loss"]).all()
+    _network, fitted = fit(tmp_path / "few", feed=small_feed(count=3, batch_size=64), epochs=1)
+    assert np.isfinite(fitted.history["loss"]).all()
+
+
+def test_a_validation_set_without_positives_leaves_the_figures_null(tmp_path):
+    feed = small_feed()
+    feed.targets[:] = 0
+    _network, fitted = fit(tmp_path, feed=feed, epochs=1)
+    assert fitted.history["val_map"].isna().all()
+    line = (tmp_path / "logs/small_warmup.jsonl").read_text()
+    assert json.loads(line)["val_map"] is None
+
+
+# the step
+
+
+def one_step(settings, network, goal=None, rate=0.1, weight_decay=0.0):
+    strategy = tf.distribute.get_strategy()
+    goal = goal or from_labels(settings)
+    step = TrainingStep(network, goal, settings.training, weight_decay, strategy)
+    step.set_rate(rate)
+    step.run(iter(small_feed().training(0).dataset))
+    return step
+
+
+def test_weight_decay_spares_biases_and_batch_norm():
+    settings = settings_with(clip_norm=0)
+    silent = FromLabels(lambda logits, _targets, _mask: 0 * tf.reduce_sum(logits, -1))
+    network = small_network(dropout=0.0)
+    network.set_weights([np.ones(w.shape) for w in network.weights])
+    one_step(settings, network, silent, rate=0.1, weight_decay=0.5)
+    for weight in network.trainable_weights:
+        expected = 0.95 if weight.shape.rank > 1 else 1.0
+        np.testing.assert_allclose(weight, expected, rtol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_global_norm(monkeypatch):
+    seen = []
+    settings, network = settings_with(clip_norm=0.01), small_network(dropout=0.0)
+    step = TrainingStep(
+        network, from_labels(settings), settings.training, 0.0, tf.distribute.get_strategy()
+    )
+
+    def note(pairs, **_kwargs):
+        seen.append(tf.linalg.global_norm([gradient for gradient, _variable in pairs]))
+
+    monkeypatch.setattr(step.optimizer, "apply_gradients", note)
+    monkeypatch.setattr(step, "run", step._run)  # eager, so that numbers can be seen
+    step.run(iter(small_feed().training(0).dataset))
+    assert float(seen[0]) == pytest.approx(0.01, rel=1e-5)
+
+
+def test_the_average_of_the_weights_trails_them_and_is_what_validation_sees():
+    settings = settings_with(ema_decay=0.5)
+    network = small_network(dropout=0.0)
+    start = network.get_weights()
+    step = one_step(settings, network)
+    trained = network.get_weights()
+    with step.averaged():
+        averaged = network.get_weights()
+    decay = min(0.5, 2 / 11)  # after one step the memory is still short
+    for begin, end, mean in zip(start, trained, averaged, strict=True):
+        np.testing.assert_allclose(mean, decay * begin + (1 - decay) * end, rtol=1e-4, atol=1e-6)
+    for one, two in zip(trained, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_the_images():
+    settings, network = settings_with(), small_network(dropout=0.0)
+    images, targets, mask = next(iter(small_feed().training(0).dataset))
+    expected = from_labels(settings).loss(network(images[-1], training=True), targets, mask)
+    step = TrainingStep(
+        network, from_labels(settings), settings.training, 0.0, tf.distribute.get_strategy()
+    )
+    step.set_rate(0.0)
+    loss = step.run(iter(small_feed().training(0).dataset))
+    assert float(loss) == pytest.approx(float(np.mean(expected)), rel=1e-5)
+
+
+def test_inference_is_compiled_once_a_network_and_for_every_batch_size():
+    network = small_network()
+    compiled = inference(network)
+    for count in (1, 5, 8):
+        assert compiled(np.zeros((count, SIDE, SIDE, 3), np.float32)).shape == (count, CLASSES)
+    assert inference(network) is compiled
+    assert compiled.experimental_get_tracing_count() == 1
+
+
+def test_a_network_nobody_uses_is_forgotten():
+    import gc
+
+    from workbench.train import predict
+
+    network = small_network()
+    inference(network)(np.zeros((1, SIDE, SIDE, 3), np.float32))
+    before = len(predict._compiled)
+    del network
+    gc.collect()
+    assert len(predict._compiled) < before
