@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 
 import workbench.data
-from workbench.data.letterbox import letterbox, letterbox_all, letterbox_reference
+from workbench.data.letterbox import letterbox, letterbox_reference
 from workbench.data.threads import count_cores, map_in_order
 
 SIZES = (224, 240, 260, 280, 300)
@@ -31,26 +32,23 @@ COMPILERS = ("gcc", "clang")
 FLAGS = (("-O0",), ("-O3", "-march=native", "-ffast-math"))
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 
-Letterbox = Callable[[np.ndarray, int], np.ndarray]
+Letterbox = Callable[[np.ndarray, int], np.ndarray | None]
 
 
 def run(*, images: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """Compare every implementation with the reference on `images` random images."""
     with tempfile.TemporaryDirectory(prefix="workbench_letterbox_") as folder:
-        others = {"pipeline": in_pipeline, "letterbox": letterbox, "OpenCV": with_opencv}
+        others = {"pipeline": letterbox, "OpenCV": with_opencv}
         others |= build_all(Path(folder))
         cases = (np.random.default_rng([seed, number]) for number in range(images))
-        differing = dict.fromkeys(others, 0)
-        total = 0
-        for counts, values in map_in_order(lambda rng: compare(rng, others), cases, count_cores()):
-            total += values
+        found = {name: Count() for name in others}
+        for counts in map_in_order(lambda rng: compare(rng, others), cases, count_cores()):
             for name, count in counts.items():
-                differing[name] += count
+                found[name] += count
     return {
         "images": images,
         "sizes": list(SIZES),
-        "bytes_each": total,
-        "differing_bytes": differing,
+        "implementations": {name: asdict(count) for name, count in found.items()},
         "missing_compilers": [name for name in COMPILERS if not shutil.which(name)],
     }
 
@@ -59,24 +57,44 @@ def table(figures: dict[str, Any]) -> str:
     """Write the figures for a terminal."""
     sizes = ", ".join(map(str, figures["sizes"]))
     lines = [
-        f"{figures['images']:,} images x sizes {sizes}: {figures['bytes_each']:,} bytes each, "
-        "against the NumPy reference",
-        f"  {'implementation':<46}{'differing bytes':>16}",
+        f"{figures['images']:,} images, each to {sizes}, against the NumPy reference",
+        f"  {'implementation':<40}{'squares':>10}{'bytes':>18}{'differing':>12}",
     ]
-    lines += [f"  {name:<46}{count:>16,}" for name, count in figures["differing_bytes"].items()]
+    for name, count in figures["implementations"].items():
+        row = f"{count['squares']:>10,}{count['bytes']:>18,}{count['differing']:>12,}"
+        lines.append(f"  {name:<40}{row}")
+    lines.append("  OpenCV: without scaled sides that are multiples of 256, see with_opencv")
     lines += [f"  {name} is not installed: left out" for name in figures["missing_compilers"]]
     return "\n".join(lines)
 
 
-def compare(rng: np.random.Generator, others: dict[str, Letterbox]) -> tuple[dict[str, int], int]:
-    """Draw an image; return the differing bytes by implementation, and how many were compared."""
+@dataclass
+class Count:
+    """What was compared, and how much of it differs."""
+
+    squares: int = 0
+    bytes: int = 0
+    differing: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(
+            self.squares + other.squares,
+            self.bytes + other.bytes,
+            self.differing + other.differing,
+        )
+
+
+def compare(rng: np.random.Generator, others: dict[str, Letterbox]) -> dict[str, Count]:
+    """Draw an image, letterbox it to every size and count what differs from the reference."""
     image = draw_image(rng)
-    differing = dict.fromkeys(others, 0)
+    found = {name: Count() for name in others}
     for size in SIZES:
         expected = letterbox_reference(image, size)
         for name, implementation in others.items():
-            differing[name] += np.count_nonzero(implementation(image, size) != expected)
-    return differing, sum(3 * size**2 for size in SIZES)
+            square = implementation(image, size)
+            if square is not None:
+                found[name] += Count(1, square.size, np.count_nonzero(square != expected))
+    return found
 
 
 def draw_image(rng: np.random.Generator) -> np.ndarray:
@@ -109,28 +127,23 @@ def draw_sides(rng: np.random.Generator) -> tuple[int, int]:
     return width, height
 
 
-def in_pipeline(image: np.ndarray, size: int) -> np.ndarray:
-    return letterbox_all(image, [size])[0]
+def with_opencv(image: np.ndarray, size: int) -> np.ndarray | None:
+    """Letterbox by the book: rounded sides, INTER_LINEAR_EXACT, a black border.
 
-
-def with_opencv(image: np.ndarray, size: int) -> np.ndarray:
-    """Letterbox by the book: rounded sides, INTER_LINEAR_EXACT, a black border."""
+    None where a scaled side is a multiple of 256: there source positions can lie exactly between
+    two steps of 1/256, and OpenCV rounds those to even, the contract up.
+    """
     height, width = image.shape[:2]
     longest = max(width, height)
     new_width, new_height = (
         max(1, (2 * side * size + longest) // (2 * longest)) for side in (width, height)
     )
+    if new_width % 256 == 0 or new_height % 256 == 0:
+        return None
     scaled = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR_EXACT)
     top, left = (size - new_height) // 2, (size - new_width) // 2
-    return cv2.copyMakeBorder(
-        scaled,
-        top,
-        size - new_height - top,
-        left,
-        size - new_width - left,
-        cv2.BORDER_CONSTANT,
-        value=(0, 0, 0),
-    )
+    bottom, right = size - new_height - top, size - new_width - left
+    return cv2.copyMakeBorder(scaled, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0)
 
 
 def build_all(folder: Path) -> dict[str, Letterbox]:
