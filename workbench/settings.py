@@ -379,7 +379,7 @@ class ParitySettings(Group):
     max_f1_drop: Fraction = knob(0.02, "between one rung and the next, on validation")
     max_flip_fraction: Fraction = knob(0.03, "decisions that change between one rung and the next")
     max_runtime_flips: CountOrNone = knob(
-        0, "between the reference kernels, LiteRT and the C harness: they compute the same integers"
+        0, "between LiteRT and the phone's code around it: they compute the same integers"
     )
 
 

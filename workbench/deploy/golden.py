@@ -43,7 +43,7 @@ def choose_golden(split: Split, settings: Settings) -> list[GoldenImage]:
     photos = [
         GoldenImage(
             f"image_{number}",
-            _thinned(decode_image(split.path(row), settings.dataset)),
+            decode_image(split.path(row), settings.dataset),
             tuple(np.array(split.classes)[split.targets[row] > 0.5].tolist()),
         )
         for number, row in enumerate(rows)
@@ -73,20 +73,21 @@ def write_golden(
 
 
 def _record(folder: Path, config, interpreter, image: GoldenImage) -> dict[str, Any]:
-    boxed = verify.letterbox(image.pixels, config["input"]["width"])
+    pixels = _thinned(image.pixels)
+    boxed = verify.letterbox(pixels, config["input"]["width"])
     tensor = verify.input_table(config["input"])[boxed]
     raw = verify.run_model(interpreter, tensor)
     parts = {
-        "source": ("source.ppm", ppm(image.pixels)),
+        "source": ("source.ppm", ppm(pixels)),
         "letterbox": ("letterbox.ppm", ppm(boxed)),
         "input": ("input.bin", tensor.tobytes()),
         "output": ("output.bin", raw.tobytes()),
-        "picture": ("png", _png(image.pixels)),
+        "picture": ("png", _png(pixels)),
     }
     return {
         "name": image.name,
-        "width": image.pixels.shape[1],
-        "height": image.pixels.shape[0],
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
         **{
             part: _write(folder, f"golden/{image.name}.{suffix}", data)
             for part, (suffix, data) in parts.items()

@@ -83,12 +83,18 @@ def quantize(
 
 
 def unsupported_layers(student: keras.Model) -> list[str]:
-    """Name the layers that the toolkit cannot put under fake quantisation."""
+    """Name the layers that the toolkit cannot put under fake quantisation.
+
+    It knows batch norm only behind the convolution that it is fused with.
+    """
     registry = registries.Default8BitQuantizeRegistry()
+    fused = {name for group in fused_groups(student) for name in group}
     return [
         layer.name
         for layer in student.layers
-        if not isinstance(layer, keras.layers.InputLayer) and not registry.supports(layer)
+        if not isinstance(layer, keras.layers.InputLayer)
+        and not registry.supports(layer)
+        and not (isinstance(layer, keras.layers.BatchNormalization) and layer.name in fused)
     ]
 
 

@@ -67,7 +67,8 @@ def _stations(networks: Networks, images: Sequence[np.ndarray], settings: Settin
     reference = tflite.run_tflite(model, images, threads=threads, reference=True)
     yield "TFLite reference kernels", "arithmetic", tflite.logits_of(reference, *levels)
     fast = tflite.run_tflite(model, images, threads=threads)
-    yield "LiteRT with XNNPACK", "runtime", tflite.logits_of(fast, *levels)
+    # XNNPACK rounds a layer's sums differently; after 80 layers a few levels come of it.
+    yield "LiteRT with XNNPACK", "arithmetic", tflite.logits_of(fast, *levels)
 
 
 def _phone(

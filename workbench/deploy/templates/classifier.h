@@ -1,6 +1,6 @@
 /* What the app does around the model: bytes in, labels out. C99, no dependencies.
  *
- *   letterbox_q8(pixels, width, height, square, WB_INPUT_SIZE);
+ *   letterbox_rgb(pixels, width, height, 3, width * 3, square, WB_INPUT_SIZE, WB_INPUT_SIZE * 3);
  *   wb_fill_input(square, input_tensor);
  *   ... run the model ...
  *   count = wb_decide(output_tensor, classes);      wb_labels[classes[0]] ...
