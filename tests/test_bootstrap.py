@@ -68,6 +68,12 @@ def test_resampling_repeats_with_its_seed_and_not_with_another():
     assert (draws[0] != draws[2]).any()
 
 
+def test_the_size_of_the_blocks_changes_no_draw():
+    few = np.concatenate(list(image_weights(9, 70, rng())), axis=1)
+    many = np.concatenate(list(image_weights(9, 70, rng(), classes=5000)), axis=1)
+    np.testing.assert_array_equal(few, many)
+
+
 def test_a_weight_of_one_each_counts_the_images_as_they_are():
     y_true, raw = rng().random((20, 2)) < 0.5, rng(1).integers(-128, 128, (20, 2)).astype(np.int8)
     blocks = resampled_levels(y_true, raw, None, 400, rng())

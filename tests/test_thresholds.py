@@ -222,6 +222,14 @@ def test_no_positive_anywhere_is_survived():
     json.dumps(found.to_json(), allow_nan=False)
 
 
+def test_where_nothing_can_be_tuned_the_threshold_is_one_half():
+    y_true, raw = draw(0)
+    found = find(np.zeros_like(y_true), raw)
+    np.testing.assert_array_equal(
+        found.decide(raw), Quantization(SCALE, ZERO_POINT).probabilities(raw) >= 0.5
+    )
+
+
 def test_one_image_is_survived():
     json.dumps(find(*draw(0, images=1)).to_json(), allow_nan=False)
 

@@ -15,8 +15,9 @@ from scipy.sparse import csc_matrix
 from workbench.decide.levels import CELLS, LevelCounts, counts_from_cells, level_cells
 
 LEVEL = 0.95  # of every interval of the workbench
-BLOCK_WEIGHTS = 1 << 22  # drawn at a time: images x replicates, 16 MB
-BLOCK_REPLICATES = 64
+BLOCK_REPLICATES = 64  # at a time: fewer waste the sparse products, more leave the cache
+BLOCK_WEIGHTS = 1 << 22  # and no more than this many weights, 16 MB
+BLOCK_CELLS = 1 << 22  # nor counts, for thousands of classes
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,15 @@ def _sorted_quantile(columns: np.ndarray, defined: np.ndarray, share: float) -> 
     return np.where(defined > 0, low + (high - low) * (place - below), np.nan)
 
 
-def image_weights(images: int, replicates: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield blocks [images, B] float32: how often each image is drawn in each replicate."""
-    block = int(np.clip(BLOCK_WEIGHTS // images, 1, BLOCK_REPLICATES))
+def image_weights(
+    images: int, replicates: int, rng: np.random.Generator, classes: int = 1
+) -> Iterator[np.ndarray]:
+    """Yield blocks [images, B] float32: how often each image is drawn in each replicate.
+
+    `classes` only makes the blocks of many classes small; the draws are the same.
+    """
+    room = min(BLOCK_WEIGHTS // images, BLOCK_CELLS // (classes * CELLS))
+    block = int(np.clip(room, 1, BLOCK_REPLICATES))
     for start in range(0, replicates, block):
         width = min(block, replicates - start)
         weights = np.empty((width, images), np.float32)
@@ -95,7 +102,7 @@ def resampled_levels(
 ) -> Iterator[LevelCounts]:
     """Yield blocks of level counts with a leading axis of replicates."""
     cells = level_cells(y_true, raw, mask).astype(np.int32)
-    for weights in image_weights(len(raw), replicates, rng):
+    for weights in image_weights(len(raw), replicates, rng, raw.shape[1]):
         yield counts_from_cells(count_cells(cells, CELLS, weights).astype(np.float64))
 
 

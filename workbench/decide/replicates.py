@@ -49,7 +49,8 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
     ranks, bins = rank_cells(answers), Bins.of(*answers.promises, pooled=True)
     columns, names = _columns(answers.per_image)
     blocks = []
-    for weights in image_weights(len(ranks), replicates, np.random.default_rng(seed)):
+    rng = np.random.default_rng(seed)
+    for weights in image_weights(len(ranks), replicates, rng, ranks.shape[1]):
         means = _means(weights.T @ columns, names)
         means["calibration_error"] = bins.errors(weights)[:, 0]
         counts = count_cells(answers.cells, outcomes.OUTCOMES, weights).astype(np.float64)

@@ -21,6 +21,7 @@ class Rules:
 
     objective: Objective
     integers: np.ndarray  # the candidates, ascending
+    fallback: int  # the candidate nearest to probability one half, where nothing can be tuned
     smoothing_positives: float
     per_class: bool
     least_gain: float
@@ -47,7 +48,7 @@ def tune(counts: LevelCounts, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
     """Return the best shared integer [...] and the best one of each class, smoothed [..., C]."""
     values = rules.objective.class_values(counts)
     pooled = rules.objective.shared_values(counts, values)
-    shared = best(pooled, rules.integers)
+    shared = np.where(np.isnan(pooled[..., 0]), rules.fallback, best(pooled, rules.integers))
     own = best(values, rules.integers)
     defined = ~np.isnan(values[..., 0])
     own = np.where(defined, own, shared[..., None])

@@ -30,6 +30,7 @@ from workbench.decide.selection import (
     assign_folds,
     choose,
     held_out_value,
+    nearest,
     tune,
     value_at,
 )
@@ -108,9 +109,11 @@ def best_thresholds(
 
 
 def rules_of(settings: ThresholdSearchSettings, quantization: Quantization) -> Rules:
+    integers = candidates(settings, quantization)
     return Rules(
         objective=Objective.of(settings),
-        integers=candidates(settings, quantization),
+        integers=integers,
+        fallback=int(nearest(np.array(quantization.zero_point), integers)),
         smoothing_positives=settings.smoothing_positives,
         per_class=settings.per_class_enabled,
         least_gain=settings.per_class_improvement_threshold,

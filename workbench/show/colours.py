@@ -25,5 +25,14 @@ def class_colour(index: int) -> str:
     if index < len(_FEW):
         return _FEW[index]
     lightness = (0.32, 0.42, 0.50)[index % 3]
-    rgb = hls_to_rgb((index * _TURN) % 1, lightness, 0.62)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+    while True:
+        rgb = hls_to_rgb((index * _TURN) % 1, lightness, 0.62)
+        if contrast_on_white(rgb) >= 3:
+            return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+        lightness -= 0.02  # yellows and greens are bright
+
+
+def contrast_on_white(rgb: tuple[float, float, float]) -> float:
+    """Contrast as WCAG 2 defines it: lines need 3, text 4.5."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 1.05 / (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)

@@ -94,7 +94,7 @@ def _percent_axes() -> str:
 
 def _svg(inside: str, words: str) -> str:
     return (
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}' role='img' "
-        f"aria-label='{html.escape(words, quote=True)}' font-size='12' "
+        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' style='flex:1 1 17rem;max-width:{WIDTH}px' "
+        f"role='img' aria-label='{html.escape(words, quote=True)}' font-size='12' "
         f"font-family='sans-serif'>{inside}</svg>"
     )

@@ -1,0 +1,164 @@
+"""Figures draw what they are given, at 2 and at 80 classes, whatever the classes are called."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import _pylab_helpers
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tests.decision_doubles import SCALE, ZERO_POINT, draw, names, tuned, tuned_unknown
+from workbench.decide.calibration import reliability
+from workbench.decide.levels import Quantization
+from workbench.decide.metrics import evaluate
+from workbench.decide.mistakes import worst_mistakes
+from workbench.show import gallery, plots
+from workbench.show.colours import class_colour, contrast_on_white
+
+
+def answers(classes):
+    y_true, raw = draw(classes=classes)
+    return y_true, Quantization(SCALE, ZERO_POINT).probabilities(raw), names(classes)
+
+
+def history():
+    epochs = np.arange(6)
+    columns = {"loss": 1 / (1 + epochs), "val_loss": 1.1 / (1 + epochs), "val_f1_macro": epochs / 6}
+    return pd.DataFrame({"phase": ["warmup"] * 2 + ["finetune"] * 4, "epoch": epochs, **columns})
+
+
+def every_figure(classes):
+    y_true, scores, known = answers(classes)
+    _, thresholds = tuned(classes=classes)
+    table = evaluate(y_true, scores, 0.5, known, task="multilabel", replicates=10).table
+    one_hot = np.eye(classes)[np.arange(len(y_true)) % classes]
+    single = evaluate(one_hot, scores, 0.5, known, task="single_label")
+    return {
+        "precision_recall": plots.precision_recall(y_true, scores, known, thresholds=0.5),
+        "roc": plots.roc(y_true, scores, known),
+        "threshold_curve": plots.threshold_curve(thresholds.curve, interval=(0.4, 0.6)),
+        "unknown_curve": plots.unknown_curve(tuned_unknown().curve),
+        "class_thresholds": plots.class_thresholds(thresholds),
+        "class_bars": plots.class_bars({"float": table, "INT8": table}),
+        "confusion_bars": plots.confusion_bars(table),
+        "confusion_matrix": plots.confusion_matrix(single.confusion, known),
+        "confused_pairs": plots.confused_pairs(single.confused_pairs, known),
+        "co_occurrence": plots.co_occurrence(y_true, known),
+        "reliability_diagram": plots.reliability_diagram({"INT8": reliability(y_true, scores)}),
+        "confidence_histogram": plots.confidence_histogram(y_true, scores, threshold=0.5),
+        "training_curves": plots.training_curves(history()),
+    }
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(80, marks=pytest.mark.slow)])
+def figures(request):
+    return every_figure(request.param)
+
+
+def test_every_figure_is_drawn_with_its_words_inside(figures):
+    for name, figure in figures.items():
+        image = Image.open(io.BytesIO(plots.png(figure)))
+        assert image.width > 300, name
+        assert image.text["Description"] == plots.alt_text(figure), name
+        assert plots.alt_text(figure).endswith("."), name
+
+
+def test_no_figure_touches_global_state(figures):
+    assert figures and not _pylab_helpers.Gcf.figs
+
+
+def test_a_figure_is_drawn_into_given_axes():
+    ax = Figure().add_subplot()
+    y_true, scores, known = answers(2)
+    assert plots.roc(y_true, scores, known, ax=ax) is ax.figure
+
+
+def test_the_same_figure_is_the_same_bytes():
+    y_true, scores, known = answers(3)
+    first, second = (plots.png(plots.roc(y_true, scores, known)) for _ in range(2))
+    assert first == second
+
+
+def test_classes_that_never_occur_are_survived():
+    nothing, scores = np.zeros((5, 2)), np.full((5, 2), 0.5)
+    assert "no class occurs" in plots.alt_text(plots.roc(nothing, scores, ["a", "b"]))
+    assert "no class occurs" in plots.alt_text(plots.precision_recall(nothing, scores, ["a", "b"]))
+    table = evaluate(nothing, scores, 0.5, ["a", "b"], task="multilabel").table
+    assert "undefined" in plots.alt_text(plots.class_bars({"INT8": table}))
+
+
+def test_a_precision_recall_dot_stands_where_the_threshold_is():
+    y_true, scores = np.array([[0], [1], [1], [1]]), np.array([[0.8], [0.9], [0.6], [0.1]])
+    figure = plots.precision_recall(y_true, scores, ["a"], thresholds=np.array([0.5]))
+    dot = next(line for line in figure.axes[0].get_lines() if line.get_marker() == "o")
+    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == pytest.approx((2 / 3, 2 / 3))
+
+
+def test_a_class_keeps_its_colour_and_neighbours_differ():
+    colours = [class_colour(index) for index in range(80)]
+    assert len(set(colours)) == 80
+    assert colours == [class_colour(index) for index in range(80)]
+
+
+def test_every_class_colour_stands_out_from_white():
+    for index in range(200):
+        colour = class_colour(index)
+        rgb = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        assert contrast_on_white(rgb) >= 2.95, (index, colour)  # rounding to bytes costs a little
+
+
+def test_contrast_is_what_the_standard_says():
+    assert contrast_on_white((0, 0, 0)) == pytest.approx(21)
+    assert contrast_on_white((1, 1, 1)) == pytest.approx(1)
+
+
+def test_alt_text_is_escaped_in_html():
+    y_true, scores, known = answers(2)
+    text = plots.html_image(plots.roc(y_true, scores, known))
+    assert "<script" not in text and text.count("<") == 1
+
+
+def test_a_notebook_shows_the_alt_text():
+    y_true, scores, known = answers(2)
+    figure = plots.roc(y_true, scores, known)
+    _, metadata = plots.display_image(figure)._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == plots.alt_text(figure)
+
+
+def mistakes(classes=3):
+    y_true, scores, known = answers(classes)
+    files = [f"{number}.jpg" for number in range(len(y_true))]
+    return worst_mistakes(y_true, scores, 0.5, known, files, limit=5, task="multilabel")
+
+
+def grey(_):
+    return np.full((300, 200, 3), 128, np.uint8)
+
+
+def test_the_error_gallery_shows_every_mistake_small():
+    pictures = gallery.mistake_pictures(mistakes(), grey)
+    assert len(pictures) == 10
+    assert max(pictures[0].image.shape) == gallery.SIDE
+    assert "10" not in plots.alt_text(gallery.gallery_figure(pictures[:2], "Worst mistakes"))
+
+
+def test_a_heat_map_is_laid_over_its_image():
+    rows = mistakes()
+    key = (rows.image[0], rows.class_index[0])
+    heat = {key: np.eye(3, dtype=np.float32)}
+    plain, hot = (gallery.mistake_pictures(rows, grey, maps)[0].image for maps in (None, heat))
+    assert (plain == 128).all()
+    assert hot[5, 5, 0] > hot[5, 5, 2] and hot[5, -5].max() < 128
+
+
+def test_the_gallery_page_holds_names_as_text():
+    page = gallery.fragment(gallery.mistake_pictures(mistakes(7), grey), "Worst <mistakes>")
+    assert 'onerror="' not in page and "<script>document" not in page
+    assert "Worst &lt;mistakes&gt;" in page
+
+
+def test_an_empty_gallery_says_so():
+    assert "Nothing to show" in gallery.fragment([], "Worst mistakes")
+    assert "no pictures" in plots.alt_text(gallery.gallery_figure([], "Worst mistakes"))
