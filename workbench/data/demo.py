@@ -98,9 +98,8 @@ def draw_photo(labels: list[str], rng: np.random.Generator) -> Image.Image:
     """Draw one photo: a soft grey wall, then each label's shape in a free cell of a grid."""
     width, height = (int(side) for side in rng.integers(150, 300, size=2))
     canvas = _wall(width * OVERSAMPLING, height * OVERSAMPLING, rng)
-    cells = rng.permutation(4)
-    for label, cell in zip(labels, cells, strict=False):
-        _draw_sign(canvas, label, int(cell), rng)
+    for label, place in zip(labels, _places(len(labels), canvas, rng), strict=True):
+        _draw_sign(canvas, label, place, rng)
     return canvas.resize((width, height), Image.Resampling.LANCZOS)
 
 
@@ -109,18 +108,36 @@ def _wall(width: int, height: int, rng: np.random.Generator) -> Image.Image:
     light, tilt = rng.uniform(90, 190), rng.uniform(-40, 40, size=2)
     ramp = np.linspace(-0.5, 0.5, 64)
     grey = light + tilt[0] * ramp[None, :] + tilt[1] * ramp[:, None]
-    grey = grey + rng.normal(0, 9, (64, 64))
+    grey = grey + rng.normal(0, 6, (64, 64))
     image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
     wall = image.resize((width, height), Image.Resampling.BICUBIC)
     return wall.filter(ImageFilter.GaussianBlur(2)).convert("RGB")
 
 
-def _draw_sign(canvas: Image.Image, label: str, cell: int, rng: np.random.Generator) -> None:
+def _places(
+    count: int, canvas: Image.Image, rng: np.random.Generator
+) -> list[tuple[float, float, float]]:
+    """Choose x, y and radius for each sign: one has the photo to itself, several share a grid."""
+    if count == 1:
+        radius = min(canvas.size) * rng.uniform(0.24, 0.42)
+        return [(*(rng.uniform(radius, side - radius) for side in canvas.size), radius)]
+    width, height = canvas.width / 2, canvas.height / 2
+    radii = min(width, height) * rng.uniform(0.36, 0.47, size=count)
+    cells = rng.permutation(4)[:count]
+    return [
+        (width * (cell % 2 + 0.5), height * (cell // 2 + 0.5), radius)
+        for cell, radius in zip(cells, radii, strict=True)
+    ]
+
+
+def _draw_sign(
+    canvas: Image.Image,
+    label: str,
+    place: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> None:
     shape, hue = CLASSES[label]
-    cell_width, cell_height = canvas.width / 2, canvas.height / 2
-    radius = min(cell_width, cell_height) * rng.uniform(0.30, 0.46)
-    x = cell_width * (cell % 2 + 0.5) + rng.uniform(-0.06, 0.06) * cell_width
-    y = cell_height * (cell // 2 + 0.5) + rng.uniform(-0.06, 0.06) * cell_height
+    x, y, radius = place
     turn = rng.uniform(-12, 12)
     _draw_shadow(canvas, shape, x, y, radius, turn)
     draw = ImageDraw.Draw(canvas)
@@ -138,10 +155,13 @@ def _colour(hue: float, rng: np.random.Generator) -> tuple[int, int, int]:
 def _draw_shadow(
     canvas: Image.Image, shape: str, x: float, y: float, radius: float, turn: float
 ) -> None:
-    veil = Image.new("L", canvas.size, 0)
-    _draw_shape(ImageDraw.Draw(veil), shape, x + radius / 8, y + radius / 8, radius, turn, 90)
-    veil = veil.filter(ImageFilter.GaussianBlur(radius / 8))
-    canvas.paste((20, 20, 24), (0, 0), veil)
+    """Lay a soft shadow below and right; only the patch around the sign is blurred."""
+    side = round(radius * 3)
+    veil = Image.new("L", (side, side), 0)
+    _draw_shape(ImageDraw.Draw(veil), shape, side / 2, side / 2, radius, turn, 90)
+    veil = veil.filter(ImageFilter.GaussianBlur(float(radius) / 8))
+    corner = (round(x + radius / 8 - side / 2), round(y + radius / 8 - side / 2))
+    canvas.paste((20, 20, 24), corner, veil)
 
 
 CORNERS = {"square": (4, 45), "hexagon": (6, 0), "triangle": (3, 30), "diamond": (4, 0)}
