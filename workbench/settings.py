@@ -59,27 +59,15 @@ def group(kind: type[Group], reason: str) -> Any:
 
 class DatasetSettings(Group):
     dir: str = knob("data", "folder with images/ and the label tables; relative to the project")
-    layout: Literal["auto", "csv", "txt", "folders", "table"] = knob(
-        "auto", "auto looks for *_labels.csv, then *.txt, then class folders, then labels.csv"
-    )
-    exif: Literal["apply", "ignore"] = knob(
-        "apply", "phones store photos sideways and say so in EXIF; people see them upright"
-    )
-    max_pixels: Annotated[int, Field(ge=1, le=2_000_000_000)] = knob(
-        100_000_000, "checked in the header, before a decompression bomb is decoded"
-    )
-    on_bad_image: Literal["fail", "quarantine"] = knob(
-        "fail", "quarantine goes on without the bad ones and lists every one of them"
-    )
-    allow_empty_labels: bool = knob(
-        True, "an image with none of the classes teaches the network to say nothing"
-    )
+    layout: Literal["auto", "csv", "txt", "folders", "table"] = knob("auto", "auto looks for *_labels.csv, then *.txt, then labels.csv, then class folders")
+    exif: Literal["apply", "ignore"] = knob("apply", "phones store photos sideways and say so in EXIF; people see them upright")
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = knob(100_000_000, "checked in the header, before a decompression bomb is decoded")
+    on_bad_image: Literal["fail", "quarantine"] = knob("fail", "quarantine goes on without the bad ones and lists every one of them")
+    allow_empty_labels: bool = knob(True, "an image with none of the classes teaches the network to say nothing")
     train_frac: Fraction = knob(0.8, "only for layouts that come without splits")
     val_frac: Fraction = knob(0.1, "thresholds and every choice are made on it")
     test_frac: Fraction = knob(0.1, "opened once, by notebook 09")
-    cache: Literal["none", "memory", "disk"] = knob(
-        "none", "keep decoded, letterboxed evaluation images: faster epochs for memory or disk"
-    )
+    cache: Literal["none", "memory", "disk"] = knob("none", "keep decoded, letterboxed evaluation images: faster epochs for memory or disk")
 
     @model_validator(mode="after")
     def fractions_sum_to_one(self) -> DatasetSettings:
@@ -90,91 +78,53 @@ class DatasetSettings(Group):
 
 
 class AuditSettings(Group):
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=32)] = knob(
-        10, "perceptual hashes this close are checked as near-duplicates"
-    )
-    min_positives: Count = knob(
-        10, "a class with fewer positives in validation is too small to tune a threshold on"
-    )
-    tiny_pixels: Count = knob(
-        32, "a shorter side below this shows too little to recognise anything"
-    )
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=32)] = knob(10, "perceptual hashes this close are checked as near-duplicates")
+    min_positives: Count = knob(10, "a class with fewer positives in validation is too small to tune a threshold on")
+    tiny_pixels: Count = knob(32, "a shorter side below this shows too little to recognise anything")
     max_letterbox_waste: Fraction = knob(0.6, "share of the model input that may be black border")
     max_imbalance: Positive = knob(20.0, "most frequent class against the rarest, in one split")
-    outlier_deviations: Positive = knob(
-        5.0, "robust deviations from the median before light or sharpness is an outlier"
-    )
-    gallery_size: Annotated[int, Field(ge=1, le=200)] = knob(
-        24, "how many of the worst images the gallery shows"
-    )
-    label_errors: bool = knob(
-        True, "ask cleanlab for suspected label errors once teacher scores exist"
-    )
+    outlier_deviations: Positive = knob(5.0, "robust deviations from the median before light or sharpness is an outlier")
+    gallery_size: Annotated[int, Field(ge=1, le=200)] = knob(24, "how many of the worst images the gallery shows")
+    label_errors: bool = knob(True, "ask cleanlab for suspected label errors once teacher scores exist")
 
 
 class RunSettings(Group):
-    deterministic: bool = knob(
-        True,
-        "same parameters, data and machine give the same file; some GPU kernels refuse it, then turn it off",
-    )
+    deterministic: bool = knob(True, "same parameters, data and machine give the same file; some GPU kernels refuse it, then turn it off")
     threads: Annotated[int, Field(ge=0, le=1024)] = knob(0, "CPU threads; 0 takes every core")
-    cell_timeout_minutes: NotNegative = knob(
-        0, "a cell that runs longer fails; 0 means no limit, trainings are long"
-    )
+    cell_timeout_minutes: NotNegative = knob(0, "a cell that runs longer fails; 0 means no limit, trainings are long")
 
 
 class MultiGpuSettings(Group):
     enabled: bool = knob(True, "no effect, and one line saying so, on one device")
-    strategy: Literal["mirrored", "multi_worker"] = knob(
-        "mirrored", "mirrored: one machine; multi_worker: several, through TF_CONFIG"
-    )
+    strategy: Literal["mirrored", "multi_worker"] = knob("mirrored", "mirrored: one machine; multi_worker: several, through TF_CONFIG")
 
 
 class NetworkSettings(Group):
     """What teacher and student share."""
 
-    weights: str = knob(
-        "imagenet", "imagenet | none | path of a weights file (.h5, .weights.h5, .npz)"
-    )
-    early_stopping_patience: Count = knob(
-        10, "epochs without a better monitor before finetuning stops"
-    )
-    reduce_lr_patience: Count = knob(
-        5, "epochs without a better monitor before the learning rate drops"
-    )
+    weights: str = knob("imagenet", "imagenet | none | path of a weights file (.h5, .weights.h5, .npz)")
+    early_stopping_patience: Count = knob(10, "epochs without a better monitor before finetuning stops")
+    reduce_lr_patience: Count = knob(5, "epochs without a better monitor before the learning rate drops")
     reduce_lr_factor: Annotated[float, Field(gt=0, lt=1)] = knob(0.5, "how far it drops")
     weight_decay: NotNegative = knob(1.0e-4, "AdamW, not on biases and batch norm")
-    drop_connect: Annotated[float, Field(ge=0, lt=1)] = knob(
-        0.2,
-        "residual branches left out at random, more of them towards the top (EfficientNets); 0 for short runs from random weights",
-    )
-    normalization_momentum: Annotated[float, Field(ge=0, lt=1)] | None = knob(
-        None, "null keeps the network's own; short runs from random weights need 0.9"
-    )
+    drop_connect: Annotated[float, Field(ge=0, lt=1)] = knob(0.2, "residual branches left out at random, more of them towards the top (EfficientNets); 0 for short runs from random weights")
+    normalization_momentum: Annotated[float, Field(ge=0, lt=1)] | None = knob(None, "null keeps the network's own; short runs from random weights need 0.9")
 
 
 class TeacherSettings(NetworkSettings):
-    arch: TeacherArch = knob(
-        "efficientnet_b3", "the largest that trains in reasonable time on one ordinary card"
-    )
-    input_size: InputSize = knob(
-        300, "pixels a side; auto picks the native size of the architecture"
-    )
+    arch: TeacherArch = knob("efficientnet_b3", "the largest that trains in reasonable time on one ordinary card")
+    input_size: InputSize = knob(300, "pixels a side; auto picks the native size of the architecture")
     batch_size: Count = knob(16, "per device; 1 GPU 16, 2: 32, 4: 64, 8: 128")
     epochs_head: CountOrNone = knob(10, "warmup: backbone frozen, only the head learns")
     epochs_finetune: CountOrNone = knob(30, "finetune: the top of the backbone learns as well")
     lr_head: LearningRate = knob(1.0e-3, "a fresh head stands a large step")
     lr_finetune: LearningRate = knob(1.0e-4, "pretrained layers do not")
     dropout: Annotated[float, Field(ge=0, lt=1)] = knob(0.4, "before the head")
-    unfreeze_fraction: Fraction = knob(
-        0.3, "share of the backbone's layers, from the top, that finetuning trains"
-    )
+    unfreeze_fraction: Fraction = knob(0.3, "share of the backbone's layers, from the top, that finetuning trains")
 
 
 class StudentSettings(NetworkSettings):
-    variant: StudentVariant = knob(
-        "lite1", "lite0 is faster, lite4 is better; all of them quantise"
-    )
+    variant: StudentVariant = knob("lite1", "lite0 is faster, lite4 is better; all of them quantise")
     input_size: InputSize = knob(240, "pixels a side; auto picks the native size of the variant")
     batch_size: Count = knob(16, "per device; 1 GPU 32, 2: 64, 4: 128, 8: 256")
     epochs_head: CountOrNone = knob(10, "warmup: backbone frozen, only the head learns")
@@ -186,63 +136,39 @@ class StudentSettings(NetworkSettings):
 
 
 class LossSettings(Group):
-    name: Literal["bce", "focal", "asymmetric"] = knob(
-        "bce", "multi-label loss from logits; single_label always uses softmax cross-entropy"
-    )
-    class_weights: Literal["none", "inverse", "effective"] = knob(
-        "none", "weigh rare classes up; mean 1, absent class 0"
-    )
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = knob(
-        0.0, "0.05 helps when labels are noisy"
-    )
+    name: Literal["bce", "focal", "asymmetric"] = knob("bce", "multi-label loss from logits; single_label always uses softmax cross-entropy")
+    class_weights: Literal["none", "inverse", "effective"] = knob("none", "weigh rare classes up; mean 1, absent class 0")
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = knob(0.0, "0.05 helps when labels are noisy")
     focal_gamma: NotNegative = knob(2.0, "0 makes focal equal to bce")
     asymmetric_gamma_positive: NotNegative = knob(0.0, "keep every positive at full weight")
     asymmetric_gamma_negative: NotNegative = knob(4.0, "easy negatives fade")
-    asymmetric_clip: Annotated[float, Field(ge=0, lt=1)] = knob(
-        0.05, "negatives below this probability count nothing"
-    )
+    asymmetric_clip: Annotated[float, Field(ge=0, lt=1)] = knob(0.05, "negatives below this probability count nothing")
 
 
 class ScheduleSettings(Group):
-    name: Literal["reduce_on_plateau", "cosine"] = knob(
-        "reduce_on_plateau", "cosine: linear warmup, then cosine decay to min_lr"
-    )
+    name: Literal["reduce_on_plateau", "cosine"] = knob("reduce_on_plateau", "cosine: linear warmup, then cosine decay to min_lr")
     warmup_fraction: Fraction = knob(0.1, "share of the steps that climb to the full rate (cosine)")
     min_lr: NotNegative = knob(1.0e-6, "neither schedule goes below")
 
 
 class TrainingSettings(Group):
-    monitor: Literal["f1_macro", "map", "loss"] = knob(
-        "f1_macro", "the validation figure that picks the best epoch"
-    )
-    head_early_stopping_patience: Count = knob(
-        5, "warmup stops after this many epochs without a better monitor"
-    )
+    monitor: Literal["f1_macro", "map", "loss"] = knob("f1_macro", "the validation figure that picks the best epoch")
+    head_early_stopping_patience: Count = knob(5, "warmup stops after this many epochs without a better monitor")
     clip_norm: NotNegative = knob(1.0, "global gradient norm; 0 turns clipping off")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = knob(
-        0.0, "exponential moving average of the weights, 0.999 is usual; 0 is off"
-    )
+    beta_2: Annotated[float, Field(ge=0.5, lt=1)] = knob(0.999, "AdamW's memory of gradient sizes; short runs learn faster with 0.99")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = knob(0.0, "exponential moving average of the weights, 0.999 is usual; 0 is off")
     checkpoint_every_epochs: Count = knob(1, "a killed run loses at most this many epochs")
-    keep_every_epochs: CountOrNone = knob(
-        0, "also keep the weights of every Nth epoch for good; 0 keeps none"
-    )
+    keep_every_epochs: CountOrNone = knob(0, "also keep the weights of every Nth epoch for good; 0 keeps none")
     tensorboard: bool = knob(True, "loss, metrics and learning rate under logs/tensorboard")
-    tensorboard_images: Annotated[int, Field(ge=0, le=64)] = knob(
-        8, "example images with labels and scores per epoch"
-    )
+    tensorboard_images: Annotated[int, Field(ge=0, le=64)] = knob(8, "example images with labels and scores per epoch")
     tensorboard_histograms: bool = knob(False, "weight histograms: large files")
 
 
 class DistillationSettings(Group):
     enabled: bool = knob(True, "off trains the student on the labels alone")
     alpha: Fraction = knob(0.7, "weight of the labels; 1 - alpha goes to the teacher")
-    temperature: Annotated[float, Field(gt=0, le=100)] = knob(
-        2.0, "softens both sides; the soft part is scaled by its square"
-    )
-    gate: bool = knob(
-        False,
-        "do not distill a class whose teacher is worse on validation than the student's start",
-    )
+    temperature: Annotated[float, Field(gt=0, le=100)] = knob(2.0, "softens both sides; the soft part is scaled by its square")
+    gate: bool = knob(False, "do not distill a class whose teacher is worse on validation than the student's start")
     gate_min_positives: CountOrNone = knob(5, "nor one with fewer training positives than this")
 
 
@@ -253,30 +179,22 @@ class QatSettings(Group):
     batch_size: Count | None = knob(None, "null takes the student's")
     early_stopping_patience: Count = knob(5, "epochs without a better monitor")
     distill: bool = knob(True, "the teacher goes on helping through the fake quantisation")
-    skip_layers: list[str] = knob(
-        [], "layers left in float arithmetic during QAT (see the chart in 05)"
-    )
+    skip_layers: list[str] = knob([], "layers left in float arithmetic during QAT (see the chart in 05)")
 
 
 class LadderSettings(Group):
     """The rungs of quantisation, tried in this order until one holds."""
 
-    max_drop: Fraction = knob(
-        0.02, "a rung fails when validation F1 macro falls more than this below the float student's"
-    )
+    max_drop: Fraction = knob(0.02, "a rung fails when validation F1 macro falls more than this below the float student's")
     worst_layers: Count = knob(3, "how many layers the second rung leaves out of QAT")
-    force_rung: Literal["qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16"] | None = knob(
-        None, "ship this rung whatever the others score; null lets validation choose"
-    )
+    force_rung: Literal["qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16"] | None = knob(None, "ship this rung whatever the others score; null lets validation choose")
 
 
 class ColorJitter(Group):
     brightness: Fraction = knob(0.15, "up to this much lighter or darker")
     contrast: Fraction = knob(0.15, "around the mean of the image")
     saturation: Fraction = knob(0.15, "towards and away from grey")
-    hue: Annotated[float, Field(ge=0, le=0.5)] = knob(
-        0.0, "in turns of the colour wheel; small, colours often carry the label"
-    )
+    hue: Annotated[float, Field(ge=0, le=0.5)] = knob(0.0, "in turns of the colour wheel; small, colours often carry the label")
 
 
 class Cutout(Group):
@@ -294,13 +212,9 @@ class AugmentationSettings(Group):
     random_flip_vertical: bool = knob(False, "for photos without an up")
     random_rotation_factor: Fraction = knob(0.03, "of a full turn, either way")
     random_zoom_factor: Annotated[float, Field(ge=0, lt=1)] = knob(0.10, "in and out")
-    random_crop_scale: Annotated[float, Field(gt=0, le=1)] = knob(
-        1.0, "smallest share of the area that a random resized crop keeps; 1 is off"
-    )
+    random_crop_scale: Annotated[float, Field(gt=0, le=1)] = knob(1.0, "smallest share of the area that a random resized crop keeps; 1 is off")
     random_shift_factor: Annotated[float, Field(ge=0, lt=1)] = knob(0.0, "of width and height")
-    perspective: Annotated[float, Field(ge=0, lt=0.5)] = knob(
-        0.0, "how far corners move, as a share of the side"
-    )
+    perspective: Annotated[float, Field(ge=0, lt=0.5)] = knob(0.0, "how far corners move, as a share of the side")
     color_jitter: ColorJitter = group(ColorJitter, "light and colour")
     gaussian_noise_stddev: Fraction = knob(0.02, "of the full range")
     blur_probability: Fraction = knob(0.0, "a 3 x 3 or 5 x 5 Gaussian")
@@ -314,23 +228,15 @@ class ThresholdSearchSettings(Group):
     grid_min: Fraction = knob(0.05, "lowest threshold of the grid")
     grid_max: Fraction = knob(0.95, "highest")
     grid_step: Annotated[float, Field(gt=0, le=1)] = knob(0.01, "between two candidates")
-    method: Literal["exact", "grid"] = knob(
-        "exact", "exact: every one of the 256 INT8 levels; grid: the three values above"
-    )
-    objective: Literal[
-        "f1_macro", "fbeta", "precision_floor", "recall_floor", "cost", "prevalence"
-    ] = knob("f1_macro", "what a good threshold is")
+    method: Literal["exact", "grid"] = knob("exact", "exact: every one of the 256 INT8 levels; grid: the three values above")
+    objective: Literal["f1_macro", "fbeta", "precision_floor", "recall_floor", "cost", "prevalence"] = knob("f1_macro", "what a good threshold is")
     beta: Positive = knob(1.0, "of F-beta: 2 favours recall, 0.5 precision")
     floor: Fraction = knob(0.9, "precision or recall to keep, for the floor objectives")
     cost_false_positive: NotNegative = knob(1.0, "for cost: what a wrong yes costs")
     cost_false_negative: NotNegative = knob(1.0, "for cost: what a wrong no costs")
     per_class_enabled: bool = knob(True, "one threshold a class where that is a real gain")
-    per_class_improvement_threshold: Fraction = knob(
-        0.005, "smaller gains keep the global threshold"
-    )
-    smoothing_positives: NotNegative = knob(
-        10.0, "pull of the global threshold on rare classes, in positives; 0 is off"
-    )
+    per_class_improvement_threshold: Fraction = knob(0.005, "smaller gains keep the global threshold")
+    smoothing_positives: NotNegative = knob(10.0, "pull of the global threshold on rare classes, in positives; 0 is off")
     bootstrap_replicates: Count = knob(1000, "for the interval of each threshold and of its gain")
 
     @model_validator(mode="after")
@@ -341,68 +247,42 @@ class ThresholdSearchSettings(Group):
 
 
 class SingleLabelSettings(Group):
-    threshold_target_accept_accuracy: Fraction = knob(
-        0.95, "accuracy wanted among the answers that are not unknown"
-    )
+    threshold_target_accept_accuracy: Fraction = knob(0.95, "accuracy wanted among the answers that are not unknown")
     threshold_min_coverage: Fraction = knob(0.60, "share of images that must get an answer")
-    threshold_penalty_incorrect: NotNegative = knob(
-        3.0, "what a wrong answer costs against an unknown"
-    )
+    threshold_penalty_incorrect: NotNegative = knob(3.0, "what a wrong answer costs against an unknown")
 
 
 class TfliteExportSettings(Group):
-    input_type: Literal["uint8", "int8"] = knob(
-        "uint8", "uint8 takes the bytes of the image as they are"
-    )
+    input_type: Literal["uint8", "int8"] = knob("uint8", "uint8 takes the bytes of the image as they are")
     output_type: Literal["int8"] = knob("int8", "logits in 256 levels")
-    representative_dataset_size: Count = knob(
-        200, "training images that calibrate the ranges, every class among them"
-    )
+    representative_dataset_size: Count = knob(200, "training images that calibrate the ranges, every class among them")
     sigmoid_in_model: bool = knob(False, "logits are simpler; the app applies the activation")
-    fold_thresholds: bool = knob(
-        False, "bake the thresholds into the last layer: every class fires at logit 0"
-    )
-    golden_images: Count = knob(
-        6, "validation images that the bundle carries from pixels to decisions"
-    )
-    extra_formats: list[Literal["float16", "dynamic_range", "onnx", "torchscript"]] = knob(
-        [], "more files of the student beside the INT8 one"
-    )
+    fold_thresholds: bool = knob(False, "bake the thresholds into the last layer: every class fires at logit 0")
+    golden_images: Count = knob(6, "validation images that the bundle carries from pixels to decisions")
+    extra_formats: list[Literal["float16", "dynamic_range", "onnx", "torchscript"]] = knob([], "more files of the student beside the INT8 one")
 
 
 class ParitySettings(Group):
     """How far two rungs of the parity ladder may differ before the run fails."""
 
-    images: Count = knob(
-        200, "validation images computed on every rung; the plain kernels are slow"
-    )
+    images: Count = knob(200, "validation images computed on every rung; the plain kernels are slow")
     max_f1_drop: Fraction = knob(0.02, "between one rung and the next, on validation")
     max_flip_fraction: Fraction = knob(0.03, "decisions that change between one rung and the next")
-    max_runtime_flips: CountOrNone = knob(
-        0, "between LiteRT and the phone's code around it: they compute the same integers"
-    )
+    max_runtime_flips: CountOrNone = knob(0, "between LiteRT and the phone's code around it: they compute the same integers")
 
 
 class EvaluationSettings(Group):
     bootstrap_replicates: Count = knob(1000, "for the 95 % intervals")
-    gallery_size: Annotated[int, Field(ge=0, le=200)] = knob(
-        12, "worst false positives and negatives shown"
-    )
+    gallery_size: Annotated[int, Field(ge=0, le=200)] = knob(12, "worst false positives and negatives shown")
     gradcam: bool = knob(True, "show where the network looked")
     latency_repeats: Count = knob(30, "timed runs of the phone file on this machine")
 
 
 class Settings(Group):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = knob(1337, "of Python, NumPy and TensorFlow")
-    task: Literal["multilabel", "single_label"] = knob(
-        "multilabel", "several classes at once, or exactly one and an unknown"
-    )
-    num_classes: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = knob(
-        7, "checked against the labels; or auto"
-    )
-    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = knob(
-        "auto", "auto: mixed_float16 on a GPU that has it, float32 elsewhere"
-    )
+    task: Literal["multilabel", "single_label"] = knob("multilabel", "several classes at once, or exactly one and an unknown")
+    num_classes: Annotated[int, Field(ge=1, le=10_000)] | Literal["auto"] = knob(7, "checked against the labels; or auto")
+    precision: Literal["auto", "float32", "mixed_float16", "mixed_bfloat16"] = knob("auto", "auto: mixed_float16 on a GPU that has it, float32 elsewhere")
     dataset: DatasetSettings = group(DatasetSettings, "where the photos are and how they are read")
     audit: AuditSettings = group(AuditSettings, "01: what counts as a finding")
     run: RunSettings = group(RunSettings, "how the machine is used")
@@ -412,17 +292,11 @@ class Settings(Group):
     loss: LossSettings = group(LossSettings, "03, 04, 05: what training minimises")
     schedule: ScheduleSettings = group(ScheduleSettings, "03, 04: the learning rate over time")
     training: TrainingSettings = group(TrainingSettings, "03, 04, 05: the loop")
-    distillation: DistillationSettings = group(
-        DistillationSettings, "04: how much the student listens to the teacher"
-    )
+    distillation: DistillationSettings = group(DistillationSettings, "04: how much the student listens to the teacher")
     qat: QatSettings = group(QatSettings, "05: quantization-aware training")
     ladder: LadderSettings = group(LadderSettings, "05: which quantisation ships")
-    augmentation: AugmentationSettings = group(
-        AugmentationSettings, "02: training images only, a function of (seed, epoch, image)"
-    )
-    threshold_search: ThresholdSearchSettings = group(
-        ThresholdSearchSettings, "06: when to say yes"
-    )
+    augmentation: AugmentationSettings = group(AugmentationSettings, "02: training images only, a function of (seed, epoch, image)")
+    threshold_search: ThresholdSearchSettings = group(ThresholdSearchSettings, "06: when to say yes")
     single_label: SingleLabelSettings = group(SingleLabelSettings, "06: when to say unknown")
     tflite_export: TfliteExportSettings = group(TfliteExportSettings, "05, 07: the phone file")
     parity: ParitySettings = group(ParitySettings, "07: budgets")
