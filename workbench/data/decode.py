@@ -36,6 +36,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with a preview or depth map behind it, from some phones
 ORIENTATION_TAG = 274
 PNG_BIT_DEPTH_BYTE = 24
+MOST_METADATA_BYTES = 64 << 20
 STRIP_ROWS = 256  # compositing works in strips: a whole large image in 16 bit would double memory
 # What Pillow's parsers let through on damaged files, found by feeding them damaged files.
 PILLOW_ERRORS = (
@@ -56,6 +57,13 @@ PILLOW_ERRORS = (
     Warning,  # where Python is told to turn warnings into errors
 )
 # First bytes of files that people take for images, to say more than "cannot identify".
+DAMAGED = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG", "PNG"),
+    (0, b"GIF8", "GIF"),
+    (8, b"WEBP", "WebP"),
+    (0, b"BM", "BMP"),
+)
 STRANGERS = (
     (0, b"II*\0", "is a TIFF"),
     (0, b"MM\0*", "is a TIFF"),
@@ -125,27 +133,31 @@ def examine_image(path: Path, dataset: DatasetSettings) -> tuple[ImageFacts, np.
 
 
 def _read(path: Path, dataset: DatasetSettings) -> bytes:
-    """Read a regular file whole. Opened without blocking: a FIFO named .jpg must not hang us."""
+    """Read a regular file whole."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            _check_file(status.st_mode, status.st_size, dataset)
+            return file.read()
     except FileNotFoundError:
         raise _RefusedError("does not exist") from None
     except (OSError, ValueError) as error:
         raise _RefusedError(f"cannot be read ({_words(error)})") from None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _RefusedError("is not a regular file")
-        if status.st_size == 0:
-            raise _RefusedError("is empty (0 bytes)")
-        # 16-bit RGBA without compression is 8 bytes a pixel; nothing allowed is larger.
-        limit = 8 * dataset.max_pixels + (64 << 20)
-        if status.st_size > limit:
-            raise _RefusedError(f"has {status.st_size} bytes, more than an allowed image can need")
-        try:
-            return file.read()
-        except OSError as error:
-            raise _RefusedError(f"cannot be read ({_words(error)})") from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open at once even a pipe that nobody writes to."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_file(mode: int, size: int, dataset: DatasetSettings) -> None:
+    if not stat.S_ISREG(mode):
+        raise _RefusedError("is not a regular file")
+    if size == 0:
+        raise _RefusedError("is empty (0 bytes)")
+    # 16-bit RGBA without compression is 8 bytes a pixel; nothing allowed is larger.
+    if size > 8 * dataset.max_pixels + MOST_METADATA_BYTES:
+        raise _RefusedError(f"has {size} bytes, more than an allowed image can need")
 
 
 def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
@@ -170,8 +182,11 @@ def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
 
 
 def _stranger(data: bytes) -> str:
+    for offset, magic, name in DAMAGED:
+        if data.startswith(magic, offset):
+            return f"is a damaged {name}: its header makes no sense"
     for offset, magic, words in STRANGERS:
-        if data[offset : offset + len(magic)].lower() == magic.lower():
+        if data.startswith(magic, offset):
             return f"{words}; only JPEG, PNG, BMP, GIF and WebP are read"
     return "is not a readable JPEG, PNG, BMP, GIF or WebP"
 
