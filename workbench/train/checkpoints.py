@@ -44,7 +44,7 @@ class Checkpoints:
             text = np.frombuffer(json.dumps(state).encode(), np.uint8)
             with open(temporary, "wb") as file:
                 np.savez(file, state=text, **_flat(checkpoint.arrays))
-            files.write_text(_hash_file(path), f"{files.sha256(temporary)}  {path.name}\n")
+            files.write_text(_hash_file(path), _hash_line(temporary, path.name))
         self._forget_older(epoch)
 
     def latest(self) -> Checkpoint | None:
@@ -61,9 +61,8 @@ class Checkpoints:
         return None
 
     def _read(self, path: Path) -> Checkpoint | None:
-        if not _hash_file(path).exists():
-            return None
-        if files.sha256(path) != _hash_file(path).read_text(encoding="utf-8").split()[0]:
+        expected = _hash_file(path)
+        if not expected.exists() or expected.read_bytes() != _hash_line(path, path.name).encode():
             return None
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -88,6 +87,11 @@ class Checkpoints:
 
 def _hash_file(path: Path) -> Path:
     return path.with_suffix(".npz.sha256")
+
+
+def _hash_line(path: Path, name: str) -> str:
+    """Say what `sha256sum --check` reads."""
+    return f"{files.sha256(path)}  {name}\n"
 
 
 def _flat(groups: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ class TrainingStep:
         self.traces = 0
         self._rate: float | None = None
         with strategy.scope():
-            self.optimizer = _optimizer(network, weight_decay)
+            self.optimizer = _optimizer(network, weight_decay, settings.beta_2)
             self.average = [_shadow(v) for v in network.variables] if settings.ema_decay else []
         self.run = tf.function(self._run)
 
@@ -115,8 +115,10 @@ class TrainingStep:
         return gradients
 
 
-def _optimizer(network: keras.Model, weight_decay: float) -> keras.optimizers.Optimizer:
-    optimizer = keras.optimizers.AdamW(weight_decay=weight_decay, jit_compile=False)
+def _optimizer(
+    network: keras.Model, weight_decay: float, beta_2: float
+) -> keras.optimizers.Optimizer:
+    optimizer = keras.optimizers.AdamW(weight_decay=weight_decay, beta_2=beta_2, jit_compile=False)
     # Biases and batch norm are the vectors; decay would pull them to 0 for no gain.
     vectors = [v for v in network.trainable_variables if v.shape.rank <= 1]
     optimizer.exclude_from_weight_decay(var_list=vectors)

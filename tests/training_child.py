@@ -1,0 +1,71 @@
+"""A training in a process of its own, that can be told to kill itself at a given step.
+
+python -m tests.training_child FOLDER [STEP]: trains two phases, then writes final.npz.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+
+from tests.training_doubles import CLASSES, small_feed, small_network
+from workbench.settings import Settings
+from workbench.train.devices import seed_everything
+from workbench.train.distill import FromLabels
+from workbench.train.loop import Phase, fit_phase
+from workbench.train.losses import task_loss
+from workbench.train.phases import freeze
+from workbench.train.step import TrainingStep
+
+SETTINGS = Settings.model_validate(
+    {
+        "schedule": {"name": "reduce_on_plateau"},
+        "training": {"ema_decay": 0.9, "tensorboard": False},
+    }
+)
+
+
+def train(folder: Path, network=None) -> list[np.ndarray]:
+    """Train both phases from wherever they stand; return the final weights."""
+    seed_everything(SETTINGS)
+    network = network or small_network()
+    goal = FromLabels(task_loss(SETTINGS, np.ones(CLASSES), 48))
+    for name, fraction, first in (("small_warmup", 0.0, 0), ("small_finetuned", 1.0, 3)):
+        freeze(network, fraction)
+        phase = Phase(name, 3, 1e-2, 1e-4, 10, 1, 0.5, first_epoch=first)
+        fit_phase(network, phase, goal, small_feed(), SETTINGS, folder, fingerprint="one")
+    return network.get_weights()
+
+
+def die_at(step: int) -> None:
+    """Kill this process without warning when it has taken so many steps."""
+    apply, taken = TrainingStep._replica_step, tf.Variable(0, trainable=False)
+
+    def kill(count) -> np.int32:
+        if count >= step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.int32(0)
+
+    def counted(self, batch):
+        loss = apply(self, batch)
+        with tf.control_dependencies([loss]):
+            count = tf.numpy_function(kill, [taken.assign_add(1)], tf.int32)
+        with tf.control_dependencies([count]):
+            return tf.identity(loss)
+
+    TrainingStep._replica_step = counted
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        die_at(int(sys.argv[2]))
+    np.savez(Path(sys.argv[1]) / "final.npz", *train(Path(sys.argv[1])))
