@@ -16,7 +16,7 @@ from pathlib import Path
 from workbench.errors import InputError
 from workbench.files import safe_join
 
-SUSPICIOUS = re.compile(r"[\\~:\0-\x1f\x7f]|\.\.|^/")
+SUSPICIOUS = re.compile(r"[\\~:\0-\x1f\x7f\ud800-\udfff]|\.\.|^/|^$")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ def check_paths(images: Path, filepaths: Iterable[str]) -> PathFindings:
 
 
 def _unsafe(images: Path, filepath: str) -> str | None:
-    if any(unicodedata.category(character) == "Cc" for character in filepath):
+    categories = {unicodedata.category(character) for character in filepath}
+    if "Cc" in categories:
         return f"{filepath!a} holds a control character. Rename the file"
+    if "Cs" in categories:
+        return f"{filepath!a} is not UTF-8, which the tables are written in. Rename the file"
     try:
         safe_join(images, filepath)
     except InputError as error:

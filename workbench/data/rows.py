@@ -76,6 +76,8 @@ def _check_count(cell: str, parsed: Labels, settings: Settings) -> None:
 
 def _canonical(filepath: str) -> str:
     """`./a//b.jpg` and `a/b.jpg` are one file and must be seen as one."""
+    if "://" in filepath:
+        return filepath
     if "//" not in filepath and not filepath.startswith("./") and "/./" not in filepath:
         return filepath
     root = "/" if filepath.startswith("/") else ""

@@ -103,6 +103,8 @@ class _Stratifier:
 
     def run(self, rng: np.random.Generator) -> list[int]:
         order = rng.permutation(len(self.units)).tolist()
+        # Large groups while there is room for them, or one would fill the smallest split.
+        order.sort(key=lambda group: -self.sizes[group])
         holders = defaultdict(list)
         for group in order:
             for unit in set(self.units[group]):

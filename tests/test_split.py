@@ -1,0 +1,134 @@
+"""Splitting: every label keeps its share, duplicates stay together, a seed decides."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workbench.data.split import assign_splits, group_identical_files
+
+SHARES = (0.8, 0.1, 0.1)
+
+
+def labels_of(count: int, classes: int, seed: int = 0) -> list[tuple[str, ...]]:
+    """Draw label sets with a long tail: class 0 is common, the last is rare."""
+    rng = np.random.default_rng(seed)
+    chances = 0.6 / np.arange(1, classes + 1)
+    return [
+        tuple(f"k{c:03d}" for c in np.flatnonzero(row))
+        for row in rng.random((count, classes)) < chances
+    ]
+
+
+def split(labels, groups=None, shares=SHARES, seed=0) -> np.ndarray:
+    groups = range(len(labels)) if groups is None else groups
+    return assign_splits(labels, groups, shares, np.random.default_rng(seed))
+
+
+def share_of(label: str, labels, splits) -> np.ndarray:
+    held = np.array([label in names for names in labels])
+    return np.bincount(splits[held], minlength=3) / held.sum()
+
+
+def test_every_label_keeps_its_share_in_every_split():
+    labels = labels_of(3000, 20)
+    splits = split(labels)
+    for number in range(20):
+        assert np.allclose(share_of(f"k{number:03d}", labels, splits), SHARES, atol=0.02)
+
+
+def test_a_random_split_would_not_do_as_well():
+    labels = labels_of(3000, 20)
+    random = np.random.default_rng(0).choice(3, size=3000, p=SHARES)
+    rare = "k019"
+    ours = np.abs(share_of(rare, labels, split(labels)) - SHARES).max()
+    assert ours < np.abs(share_of(rare, labels, random) - SHARES).max()
+
+
+def test_pairs_of_labels_keep_their_share_as_well():
+    labels = labels_of(3000, 8)
+    splits = split(labels)
+    both = np.array([{"k000", "k001"} <= set(names) for names in labels])
+    assert np.allclose(np.bincount(splits[both], minlength=3) / both.sum(), SHARES, atol=0.02)
+
+
+def test_the_splits_have_the_sizes_asked_for():
+    counts = np.bincount(split(labels_of(3000, 20)))
+    assert np.allclose(counts / 3000, SHARES, atol=0.01)
+
+
+def test_images_without_labels_are_shared_out_too():
+    assert np.bincount(split([()] * 100)).tolist() == [80, 10, 10]
+
+
+def test_one_class_an_image_is_split_class_by_class():
+    labels = [(f"k{number % 5}",) for number in range(500)]
+    splits = split(labels)
+    for number in range(5):
+        assert np.bincount(splits[number::5]).tolist() == [80, 10, 10]
+
+
+def test_a_group_is_never_torn():
+    groups = np.random.default_rng(1).integers(0, 300, 1000)
+    splits = split(labels_of(1000, 5), groups)
+    assert all(len(set(splits[groups == group])) == 1 for group in set(groups))
+
+
+def test_a_large_group_goes_where_there_is_room():
+    groups = [0] * 120 + list(range(1, 481))
+    splits = split([("k",)] * 600, groups)
+    assert splits[0] == 0
+    assert np.bincount(splits).tolist() == [480, 60, 60]
+
+
+def test_labels_keep_their_share_with_groups():
+    labels = labels_of(3000, 6)
+    groups = np.arange(3000) // 3
+    splits = split(labels, groups)
+    for number in range(6):
+        assert np.allclose(share_of(f"k{number:03d}", labels, splits), SHARES, atol=0.03)
+
+
+def test_the_same_seed_gives_the_same_split():
+    labels = labels_of(400, 6)
+    assert np.array_equal(split(labels, seed=5), split(labels, seed=5))
+
+
+def test_another_seed_gives_another_split():
+    labels = labels_of(400, 6)
+    assert not np.array_equal(split(labels, seed=5), split(labels, seed=6))
+
+
+def test_a_share_of_zero_stays_empty():
+    splits = split(labels_of(400, 6), shares=(0.9, 0.1, 0))
+    assert set(splits.tolist()) == {0, 1}
+
+
+def test_a_class_with_one_image_goes_to_training():
+    labels = [("common",)] * 99 + [("single", "common")]
+    assert split(labels)[99] == 0
+
+
+def test_nothing_to_split_is_an_empty_answer():
+    assert split([]).tolist() == []
+
+
+def test_files_with_equal_bytes_are_one_group(tmp_path: Path):
+    contents = {"a": b"same", "b": b"else", "c": b"same", "d": b"longer than the others"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    groups = group_identical_files([tmp_path / name for name in contents])
+    assert groups[0] == groups[2]
+    assert len(set(groups.tolist())) == 3
+
+
+@pytest.mark.slow
+def test_time_grows_with_the_images_not_with_their_square():
+    seconds = []
+    for count in (10_000, 80_000):
+        labels = labels_of(count, 10)
+        start = time.process_time()
+        split(labels)
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 16 * seconds[0]
