@@ -179,7 +179,9 @@ class QatSettings(Group):
     batch_size: Count | None = knob(None, "null takes the student's")
     early_stopping_patience: Count = knob(5, "epochs without a better monitor")
     distill: bool = knob(True, "the teacher goes on helping through the fake quantisation")
-    skip_layers: list[str] = knob([], "layers left in float arithmetic during QAT (see the chart in 05)")
+    skip_layers: list[str] = knob(
+        [], "layers that QAT trains in float, quantised afterwards (see the chart in 05)"
+    )
 
 
 class LadderSettings(Group):

@@ -21,6 +21,8 @@ from workbench.deploy.tflite import run_tflite
 from workbench.errors import StepError
 from workbench.settings import TfliteExportSettings
 
+USUAL_LOGITS = (-10.0, 10.0)  # beyond lie probabilities of 1 in 22 000
+
 
 def network_input(images: np.ndarray, normalization: str = "lite") -> np.ndarray:
     """Map bytes to what a network takes, float32: `lite` is (x - 127) / 128, `none` is x."""
@@ -41,8 +43,17 @@ def convert_full_integer(
     return _run(_with_ports(converter, export).convert)
 
 
-def convert_quantized(model: keras.Model, export: TfliteExportSettings) -> bytes:
-    """Convert a QAT network: it brings its ranges along, layers it was told to skip stay float."""
+def convert_quantized(
+    model: keras.Model,
+    export: TfliteExportSettings,
+    images: Sequence[np.ndarray] | None = None,
+) -> bytes:
+    """Convert a QAT network, which brings its ranges along.
+
+    Layers that QAT was told to skip bring none: `images` calibrate them, as in PTQ.
+    """
+    if images is not None:
+        return convert_full_integer(model, images, export)
     return _run(_with_ports(_optimised(_converter(model)), export).convert)
 
 
@@ -88,7 +99,7 @@ def convert_float16(
 ) -> bytes:
     """Convert with weights in half precision.
 
-    With calibration images the ports are those of the INT8 file, without them float32.
+    Given images the ports are those of the INT8 file, otherwise float32.
     """
     converter = _optimised(_converter(model))
     converter.target_spec.supported_types = [tf.float16]
@@ -109,8 +120,10 @@ def convert_dynamic_range(model: keras.Model) -> bytes:
 def _integer_ports(
     model: bytes, images: Sequence[np.ndarray], export: TfliteExportSettings
 ) -> bytes:
+    """Put integer ports on a float file; no image at all leaves the usual range of logits."""
     logits = run_tflite(model, images)
-    return with_integer_ports(model, export.input_type, (logits.min(), logits.max()))
+    covered = (logits.min(), logits.max()) if len(logits) else USUAL_LOGITS
+    return with_integer_ports(model, export.input_type, covered)
 
 
 def _converter(

@@ -171,7 +171,8 @@ class Workshop:
         qat.train(settings, self.dataset, quantized, self.teacher, self.folder, name=phase)
         self.weights, self.skipped = self.folder / QAT_WEIGHTS, tuple(skip_layers)
         save_weights(quantized, self.weights)
-        model = convert.convert_quantized(quantized, settings.tflite_export)
+        images = self.calibration if skip_layers else None
+        model = convert.convert_quantized(quantized, settings.tflite_export, images)
         self._attempt = quantized, model
         return model
 

@@ -59,8 +59,8 @@ def quantize(
 
     The toolkit starts every activation at ±6 and moves it by a thousandth a step; a short training
     would end with half of the 256 levels unused. Measured ranges start where training would end.
-    Layers named in `skip_layers` train in float together with the batch norm and activation that
-    the converter fuses into them.
+    Layers named in `skip_layers` train in float, together with the batch norm and activation that
+    the converter fuses into them, and are quantised afterwards.
     """
     refused = set(unsupported_layers(student)) - set(skip_layers)
     if refused:
