@@ -1,12 +1,11 @@
 """Splitting: every label keeps its share, duplicates stay together, a seed decides."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from workbench.data.split import assign_splits, group_identical_files
+from workbench.data.split import assign_splits
 
 SHARES = (0.8, 0.1, 0.1)
 
@@ -112,15 +111,6 @@ def test_a_class_with_one_image_goes_to_training():
 
 def test_nothing_to_split_is_an_empty_answer():
     assert split([]).tolist() == []
-
-
-def test_files_with_equal_bytes_are_one_group(tmp_path: Path):
-    contents = {"a": b"same", "b": b"else", "c": b"same", "d": b"longer than the others"}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    groups = group_identical_files([tmp_path / name for name in contents])
-    assert groups[0] == groups[2]
-    assert len(set(groups.tolist())) == 3
 
 
 @pytest.mark.slow

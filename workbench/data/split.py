@@ -11,30 +11,14 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain, combinations
-from pathlib import Path
 
 import numpy as np
-
-from workbench.files import sha256
 
 Unit = tuple[str, ...]  # one label, or two that occur together
 
 # A pair seen less often cannot be spread over three splits anyway, and would go first as rarest.
 RAREST_PAIR = 10
 MOST_PAIRED_LABELS = 12  # beyond, an image would bring thousands of pairs
-
-
-def group_identical_files(paths: Sequence[Path]) -> np.ndarray:
-    """Number the files so that equal bytes share a number; only equal sizes are read."""
-    by_size = defaultdict(list)
-    for index, path in enumerate(paths):
-        by_size[path.stat().st_size].append(index)
-    groups = np.arange(len(paths))
-    for indices in by_size.values():
-        first: dict[str, int] = {}
-        for index in indices if len(indices) > 1 else ():
-            groups[index] = first.setdefault(sha256(paths[index]), index)
-    return groups
 
 
 def assign_splits(

@@ -30,7 +30,7 @@ from workbench.data.layouts import (
     unguard,
 )
 from workbench.data.rows import check_class_count, check_files, find_classes, parse_rows
-from workbench.data.split import assign_splits, group_identical_files
+from workbench.data.split import assign_splits
 from workbench.errors import DatasetError
 from workbench.files import write_text
 from workbench.settings import Settings
@@ -107,12 +107,12 @@ def _indicators(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> np
 
 
 def read_dataset(
-    folder: Path, settings: Settings, *, group_images: Grouping = group_identical_files
+    folder: Path, settings: Settings, *, group_images: Grouping | None = None
 ) -> Dataset:
     """Read the dataset in `folder`, whatever its layout, and check everything but the pixels.
 
     A layout without splits is split here; `group_images` gives images that must stay together
-    the same number.
+    the same number. Without it every image is looked at once, to find copies of a photo.
     """
     layout = read_layout(Path(folder), settings.dataset.layout)
     problems = Problems()
@@ -128,8 +128,12 @@ def read_dataset(
     return dataset
 
 
-def _split(dataset: Dataset, settings: Settings, group_images: Grouping) -> Dataset:
+def _split(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
     """Split rows in the order of their paths, so that the order of a listing does not matter."""
+    # Imported here: most datasets come with splits and need neither OpenCV nor SciPy for reading.
+    from workbench.data.duplicates import group_same_photos
+
+    group_images = group_images or group_same_photos(settings)
     rows = dataset.rows.sort_values("filepath", ignore_index=True)
     groups = group_images([dataset.images / filepath for filepath in rows["filepath"]])
     fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
