@@ -90,7 +90,7 @@ def _run(doors: Any) -> None:
 def _demo(doors: Any) -> None:
     door = _door(doors, "demo", "draw the demo dataset into a folder", commands.demo)
     door.add_argument("folder", type=Path, nargs="?", default=Path("data/demo"))
-    door.add_argument("--images", type=int, default=1200, help="how many (default 1200)")
+    door.add_argument("--images", type=int, default=1400, help="how many (default 1400)")
     door.add_argument("--seed", type=int, default=1337)
 
 

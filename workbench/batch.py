@@ -243,7 +243,8 @@ def _render(run: Run, step: Step) -> None:
 
     if _executed(run, step).exists():
         with writing(_page(run, step)) as temporary:
-            temporary.write_text(render_notebook(_executed(run, step), step), encoding="utf-8")
+            page = render_notebook(_executed(run, step), step, run.pieces())
+            temporary.write_text(page, encoding="utf-8")
 
 
 def _render_index(run: Run) -> None:

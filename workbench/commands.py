@@ -156,12 +156,13 @@ def report(options: Namespace) -> Answer:
 
 def compare(options: Namespace) -> Answer:
     from workbench.files import write_text
-    from workbench.show import compare as comparing
+    from workbench.show.compare import page, text
+    from workbench.steps.comparing import compare_runs
 
-    comparison = comparing.compare_runs(options.first, options.second)
+    comparison = compare_runs(options.first, options.second)
     if options.html:
-        write_text(options.html, comparison.to_html())
-    return Answer(comparison.to_text(), comparison.to_json())
+        write_text(options.html, page(comparison))
+    return Answer(text(comparison), comparison.to_json())
 
 
 def export(options: Namespace) -> Answer:

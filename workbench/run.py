@@ -25,6 +25,7 @@ from workbench.settings import Settings
 log = logging.getLogger(__name__)
 
 CONFIG_NAME = "training_config.json"
+PIECES = "html/pieces"
 RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -107,6 +108,14 @@ class Run:
         with files.writing(self.folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=110, bbox_inches="tight", metadata={"Software": None})
         return figure
+
+    def save_piece(self, name: str, html: str) -> None:
+        """Keep a living piece of a page (its own script in it) for the rendered notebook."""
+        files.write_text(self.folder / PIECES / f"{name}.html", html)
+
+    def pieces(self) -> dict[str, str]:
+        found = sorted((self.folder / PIECES).glob("*.html"))
+        return {path.stem: path.read_text(encoding="utf-8") for path in found}
 
 
 def open_run(namespace: Mapping[str, Any]) -> Run:

@@ -22,13 +22,13 @@ from workbench.files import read_json, write_json, write_text
 
 # class: (shape, hue in degrees); colour and shape together are what a network learns quickly
 CLASSES = {
-    "blue_square": ("square", 222),
-    "cyan_hexagon": ("hexagon", 184),
-    "green_triangle": ("triangle", 130),
-    "orange_diamond": ("diamond", 28),
-    "purple_star": ("star", 278),
-    "red_circle": ("circle", 355),
-    "yellow_ring": ("ring", 54),
+    "blue_square": ("square", 218),
+    "green_triangle": ("triangle", 110),
+    "pink_diamond": ("diamond", 318),
+    "purple_star": ("star", 266),
+    "red_circle": ("circle", 0),
+    "teal_hexagon": ("hexagon", 172),
+    "yellow_ring": ("ring", 52),
 }
 SPLITS = {"train": 0.72, "val": 0.14, "test": 0.14}
 RECIPE_NAME = "demo.json"
@@ -43,7 +43,7 @@ class DemoDataset:
     drawn: bool  # False where the same drawing lay there already
 
 
-def draw_demo(folder: Path, images: int = 1200, seed: int = 1337) -> DemoDataset:
+def draw_demo(folder: Path, images: int = 1400, seed: int = 1337) -> DemoDataset:
     """Draw the dataset beside its place and move it there whole; never overwrite anybody's."""
     recipe = {"images": images, "seed": seed, "version": 1}
     if (folder / RECIPE_NAME).is_file() and read_json(folder / RECIPE_NAME) == recipe:
@@ -83,7 +83,7 @@ def _draw_split(folder: Path, split: str, numbers: range, seed: int) -> None:
 def _choose_labels(rng: np.random.Generator) -> list[str]:
     if rng.random() < EMPTY_SHARE:
         return []
-    count = rng.choice([1, 2, 3], p=[0.45, 0.35, 0.20])
+    count = rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])
     return sorted(rng.choice(list(CLASSES), size=count, replace=False).tolist())
 
 
@@ -96,7 +96,7 @@ def _save(photo: Image.Image, path: Path) -> None:
 
 def draw_photo(labels: list[str], rng: np.random.Generator) -> Image.Image:
     """Draw one photo: a soft grey wall, then each label's shape in a free cell of a grid."""
-    width, height = (int(side) for side in rng.integers(150, 300, size=2))
+    width, height = (int(side) for side in rng.integers(200, 301, size=2))
     canvas = _wall(width * OVERSAMPLING, height * OVERSAMPLING, rng)
     for label, place in zip(labels, _places(len(labels), canvas, rng), strict=True):
         _draw_sign(canvas, label, place, rng)
@@ -105,10 +105,10 @@ def draw_photo(labels: list[str], rng: np.random.Generator) -> Image.Image:
 
 def _wall(width: int, height: int, rng: np.random.Generator) -> Image.Image:
     """Paint a grey gradient with low, wide noise: light on plaster, no colour to mislead."""
-    light, tilt = rng.uniform(90, 190), rng.uniform(-40, 40, size=2)
+    light, tilt = rng.uniform(100, 170), rng.uniform(-40, 40, size=2)
     ramp = np.linspace(-0.5, 0.5, 64)
     grey = light + tilt[0] * ramp[None, :] + tilt[1] * ramp[:, None]
-    grey = grey + rng.normal(0, 6, (64, 64))
+    grey = grey + rng.normal(0, 4, (64, 64))
     image = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
     wall = image.resize((width, height), Image.Resampling.BICUBIC)
     return wall.filter(ImageFilter.GaussianBlur(2)).convert("RGB")
@@ -117,16 +117,21 @@ def _wall(width: int, height: int, rng: np.random.Generator) -> Image.Image:
 def _places(
     count: int, canvas: Image.Image, rng: np.random.Generator
 ) -> list[tuple[float, float, float]]:
-    """Choose x, y and radius for each sign: one has the photo to itself, several share a grid."""
+    """Choose x, y and radius for each sign: alone anywhere, two side by side, three in a grid."""
+    width, height = canvas.size
     if count == 1:
-        radius = min(canvas.size) * rng.uniform(0.24, 0.42)
+        radius = min(width, height) * rng.uniform(0.28, 0.44)
         return [(*(rng.uniform(radius, side - radius) for side in canvas.size), radius)]
-    width, height = canvas.width / 2, canvas.height / 2
-    radii = min(width, height) * rng.uniform(0.36, 0.47, size=count)
-    cells = rng.permutation(4)[:count]
+    columns, rows = (2, 2) if count == 3 else (2, 1) if width > height else (1, 2)
+    cell = width / columns, height / rows
+    free = rng.permutation(columns * rows)[:count]
     return [
-        (width * (cell % 2 + 0.5), height * (cell // 2 + 0.5), radius)
-        for cell, radius in zip(cells, radii, strict=True)
+        (
+            cell[0] * (place % columns + 0.5),
+            cell[1] * (place // columns + 0.5),
+            float(min(cell) * rng.uniform(0.42, 0.5)),
+        )
+        for place in free
     ]
 
 
@@ -141,14 +146,16 @@ def _draw_sign(
     turn = rng.uniform(-12, 12)
     _draw_shadow(canvas, shape, x, y, radius, turn)
     draw = ImageDraw.Draw(canvas)
-    _draw_shape(draw, shape, x, y, radius, turn, _colour(hue, rng))
-    if shape != "ring":
-        _draw_shape(draw, shape, x, y, radius * 0.62, turn, _colour(hue, rng))
+    colour = _colour(hue, rng)
+    _draw_shape(draw, shape, x, y, radius, turn, colour)
+    if shape != "ring":  # a lighter heart, as painted signs have
+        light = tuple(channel + (255 - channel) // 5 for channel in colour)
+        _draw_shape(draw, shape, x, y, radius * 0.62, turn, light)
 
 
 def _colour(hue: float, rng: np.random.Generator) -> tuple[int, int, int]:
-    degrees = (hue + rng.uniform(-8, 8)) % 360
-    rgb = colorsys.hsv_to_rgb(degrees / 360, rng.uniform(0.65, 0.95), rng.uniform(0.65, 0.98))
+    degrees = (hue + rng.uniform(-7, 7)) % 360
+    rgb = colorsys.hsv_to_rgb(degrees / 360, rng.uniform(0.8, 1.0), rng.uniform(0.75, 1.0))
     return tuple(round(255 * channel) for channel in rgb)
 
 

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ POLICY = (
 )
 
 
-def render_notebook(executed: Path, step: Step, inserts: dict[str, str] | None = None) -> str:
-    """Render an executed notebook; `inserts` puts our own pieces in the place of their marks."""
+def render_notebook(executed: Path, step: Step, pieces: Mapping[str, str]) -> str:
+    """Render an executed notebook; `pieces` take the places that the notebook keeps for them."""
     page = SCRIPT_ELEMENT.sub("", _export(executed))
-    for mark, piece in (inserts or {}).items():
-        page = page.replace(f"[[{mark}]]", piece)
+    for name, piece in pieces.items():
+        page = page.replace(f"<p>{place_of(name)}</p>", piece)
     page = page.replace("<body", f"<body data-step='{step.number}'", 1)
     body = page.index(">", page.index("<body")) + 1
     page = page[:body] + _navigation(step) + page[body:]
@@ -39,6 +39,11 @@ def render_notebook(executed: Path, step: Step, inserts: dict[str, str] | None =
     title = f"<title>{html.escape(step.title)}</title>"
     page = re.sub(r"<title>.*?</title>", lambda _: title, page, count=1, flags=re.DOTALL)
     return page.replace("<head>", "<head>" + _policy(page), 1).replace("</head>", style + "</head>")
+
+
+def place_of(name: str) -> str:
+    """The words that stand in a notebook where the rendered page has a living piece."""
+    return f"(In the report the {name} lives here.)"
 
 
 def _export(executed: Path) -> str:

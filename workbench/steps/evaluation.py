@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import tf_keras as keras
 
 from workbench.data.pipeline import letterboxed
 from workbench.data.tables import Split
 from workbench.decide import metrics, reading
 from workbench.decide.mistakes import worst_mistakes
 from workbench.decide.probabilities import probabilities
+from workbench.deploy.gradcam import gradcam
 from workbench.deploy.tflite import input_port, logits_of, output_port, run_tflite
 from workbench.nets.teacher import student_view
 from workbench.run import Run
@@ -35,6 +38,8 @@ class Tested:
     float_probability: np.ndarray
     thresholds: Any  # one a class, or the confidence of a single label
     mistakes: pd.DataFrame
+    heatmaps: dict[tuple[int, int], np.ndarray]  # by image and class, where the student looked
+    load: Callable[[str], np.ndarray] = field(repr=False)  # a filepath to its letterboxed image
 
     def against_float(self) -> pd.DataFrame:
         """What 8-bit arithmetic changed on images nobody has tuned on."""
@@ -53,7 +58,7 @@ def evaluate_test(run: Run) -> Tested:
         dataset = load_dataset(run)
         test = dataset.split("test")
         raw, logits = _phone_scores(run, test)
-        tested = _evaluate(run, test, logits, _float_logits(run, dataset, test))
+        tested = _evaluate(run, test, logits, load_student(run, dataset))
         write_arrays(
             run.path("test_scores.npz"), raw=raw, y_true=test.targets, mask=test.mask,
             float_probability=tested.float_probability,
@@ -70,14 +75,10 @@ def _phone_scores(run: Run, split: Split) -> tuple[np.ndarray, np.ndarray]:
     return raw, logits_of(raw, port.scale, port.zero_point)
 
 
-def _float_logits(run: Run, dataset: Any, split: Split) -> np.ndarray:
-    student, settings = load_student(run, dataset), run.settings
-    size = settings.student.batch_size
-    return predict_logits(student, split, student_view(settings), size, settings)
-
-
-def _evaluate(run: Run, split: Split, logits: np.ndarray, float_logits: np.ndarray) -> Tested:
+def _evaluate(run: Run, split: Split, logits: np.ndarray, student: keras.Model) -> Tested:
     settings, task = run.settings, run.settings.task
+    size = settings.student.batch_size
+    float_logits = predict_logits(student, split, student_view(settings), size, settings)
     chosen = reading.read(run.need(RECOMMENDATION))
     thresholds = chosen.probability
     ours, theirs = probabilities(logits, task), probabilities(float_logits, task)
@@ -92,7 +93,30 @@ def _evaluate(run: Run, split: Split, logits: np.ndarray, float_logits: np.ndarr
         split.targets, ours, thresholds, split.classes, split.filepaths,
         limit=settings.evaluation.gallery_size, mask=split.mask, task=task,
     )  # fmt: skip
-    return Tested(figures(ours), figures(theirs), split, ours, theirs, thresholds, mistakes)
+    seen = _letterboxed(run, split, mistakes)
+    heat = _heatmaps(student, seen, mistakes) if settings.evaluation.gradcam else {}
+    return Tested(
+        figures(ours), figures(theirs), split, ours, theirs, thresholds, mistakes, heat,
+        load=seen.__getitem__,
+    )  # fmt: skip
+
+
+def _letterboxed(run: Run, split: Split, mistakes: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Read the images of the gallery as the student sees them, by filepath."""
+    chosen = dict(zip(mistakes["image"], mistakes["filepath"], strict=True))
+    images = letterboxed(split, run.settings.student_size, run.settings, indices=list(chosen))
+    return dict(zip(chosen.values(), images, strict=True))
+
+
+def _heatmaps(
+    student: keras.Model, seen: dict[str, np.ndarray], mistakes: pd.DataFrame
+) -> dict[tuple[int, int], np.ndarray]:
+    if mistakes.empty:
+        return {}
+    images = np.stack([seen[path] for path in mistakes["filepath"]]).astype(np.float32)
+    maps = gradcam(student, (images - 127) / 128, mistakes["class_index"].to_numpy())
+    keys = zip(mistakes["image"], mistakes["class_index"], strict=True)
+    return dict(zip(keys, maps, strict=True))
 
 
 def _metrics(run: Run, tested: Tested) -> dict[str, Any]:

@@ -7,22 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from workbench.deploy import bundle, tflite
+from workbench.data.pipeline import letterboxed
+from workbench.deploy import tflite
+from workbench.deploy.calibrate import choose_calibration
+from workbench.deploy.description import MODEL_FILE, inference_config
 from workbench.deploy.export import export_model
+from workbench.deploy.formats import Sample, export_formats, summary
 from workbench.deploy.parity import Parity, require_parity
 from workbench.deploy.rehearsal import Networks, rehearse
 from workbench.deploy.tflite import Scan
-from workbench.errors import InputError
 from workbench.files import write_bytes
 from workbench.metadata import PACKAGES, installed
+from workbench.nets.teacher import student_view, teacher_view
 from workbench.run import Run
 from workbench.settings import Settings
 from workbench.steps.data import load_dataset
 from workbench.steps.quantization import LADDER, load_quantized
 from workbench.steps.thresholds import RECOMMENDATION, read_classes
-from workbench.steps.training import load_student
+from workbench.steps.training import load_student, load_teacher
 
-MODEL = bundle.MODEL_FILE
+MODEL = MODEL_FILE
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ def ship(run: Run) -> Shipped:
             folded,
         )  # fmt: skip
         write_bytes(run.path(MODEL), model)
-        parity = _rehearse(run, ladder, folded or neutral_thresholds(settings, classes))
+        parity = _rehearse(run, ladder, folded)
         run.write_json("parity.json", parity.summary())
         require_parity(parity)
     return Shipped(tflite.scan_tensors(model), parity)
@@ -65,27 +69,29 @@ def describe_model(settings: Settings, ladder: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def neutral_thresholds(settings: Settings, classes: tuple[str, ...]) -> dict[str, Any]:
+def neutral_thresholds(
+    settings: Settings, classes: tuple[str, ...], scale: float, zero_point: int
+) -> dict[str, Any]:
     """Build a recommendation that says yes at one half: what parity is measured at."""
     if settings.task == "single_label":
         return {"unknown": {"probability": 0.0}}
-    level = {"probability": 0.5, "logit": 0.0}
-    return {"classes": [{"name": name, **level} for name in classes]}
+    level = {"probability": 0.5, "logit": 0.0, "integer": zero_point}
+    return {
+        "classes": [{"name": name, **level} for name in classes],
+        "scores": {"scale": scale, "zero_point": zero_point},
+    }
 
 
-def _rehearse(run: Run, ladder: dict[str, Any], thresholds: dict[str, Any]) -> Parity:
+def _rehearse(run: Run, ladder: dict[str, Any], tuned: dict[str, Any] | None) -> Parity:
     dataset, settings = load_dataset(run), run.settings
-    student = load_student(run, dataset)
-    scale, zero_point = tflite.output_quantization(run.folder / ladder["candidate"])
-    for entry in thresholds.get("classes", ()):
-        entry.setdefault("integer", int(np.ceil(entry["logit"] / scale + zero_point)))
-    config = bundle.inference_config(
-        run.folder, settings, dataset.classes, thresholds, ladder, versions(), None
+    candidate = run.folder / ladder["candidate"]
+    levels = tflite.output_quantization(candidate)
+    thresholds = tuned or neutral_thresholds(settings, dataset.classes, *levels)
+    config = inference_config(
+        run.folder, settings, dataset.classes, thresholds, ladder, versions=versions()
     )
-    networks = Networks(
-        student, load_quantized(run, student), run.folder / ladder["candidate"],
-        run.path(MODEL), config,
-    )  # fmt: skip
+    student = load_student(run, dataset)
+    networks = Networks(student, load_quantized(run, student), candidate, run.path(MODEL), config)
     return rehearse(settings, dataset.split("val"), networks, _logits(thresholds, settings))
 
 
@@ -104,4 +110,21 @@ def export_network(
     run: Run, network: str, formats: list[str], *, force: bool = False
 ) -> tuple[str, dict[str, Any]]:
     """Write a finished network in other formats beside the shipped file."""
-    raise InputError(f"{network} {formats} {force}: exporting is wired with deploy.formats")
+    dataset, settings = load_dataset(run), run.settings
+    load, view_of = {
+        "student": (load_student, student_view),
+        "teacher": (load_teacher, teacher_view),
+    }[network]
+    view, train = view_of(settings), dataset.split("train")
+    rows = choose_calibration(
+        train, settings.tflite_export.representative_dataset_size, settings.seed
+    )
+    sample = Sample(list(letterboxed(train, view.size, settings, rows)), view.normalization)
+    written = export_formats(
+        load(run, dataset), formats, run.folder, network, sample, settings.tflite_export,
+        force=force,
+    )  # fmt: skip
+    lines = [
+        f"{one.file}  {one.bytes / 1024:,.0f} KiB  sha256 {one.sha256[:12]}" for one in written
+    ]
+    return "\n".join(lines), {"files": summary(written)}

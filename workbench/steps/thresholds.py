@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.chain import find_step
 from workbench.decide import reading
-from workbench.decide.levels import Quantization
+from workbench.decide.levels import LevelCounts, Quantization, count_levels
 from workbench.decide.probabilities import probabilities
 from workbench.decide.recommendation import Thresholds
 from workbench.decide.thresholds import search, search_unknown
@@ -101,11 +100,26 @@ def write_thresholds(run: Run, found: Thresholds | UnknownThreshold) -> None:
 def apply_choice(run: Run, choice: Path) -> str:
     """Accept a person's thresholds from the explorer, so that 06, 08 and 09 take them up."""
     current = reading.read(run.need(RECOMMENDATION))
-    reading.accept(current, read_json(choice))
-    write_json(run.path(CHOICE), read_json(choice))
-    name = run.root / "parameters" / f"{run.name}.yaml"
-    steps = ", ".join(find_step(number).title for number in ("06", "08", "09"))
-    return (
-        f"{choice.name} accepted for {run.name}. Now run {steps}, nothing is trained:\n"
-        f"  python -m workbench run {name.relative_to(run.root)} --run {run.name} --from 06"
-    )
+    return keep_choice(run, reading.accept(current, read_json(choice)))
+
+
+def keep_choice(run: Run, chosen: Thresholds | UnknownThreshold) -> str:
+    """Keep a person's thresholds beside the run; 06 puts them on top of its own."""
+    write_json(run.path(CHOICE), chosen.to_json())
+    return f"Kept for {run.name}; nothing will be trained. Take it up with: {next_command(run)}"
+
+
+def next_command(run: Run) -> str:
+    return f"python -m workbench run parameters/{run.name}.yaml --run {run.name} --from 06"
+
+
+def choice_command(run: Run) -> str:
+    """The command that applies what the explorer of a rendered page downloads."""
+    return f"python -m workbench thresholds outputs/{run.name} {RECOMMENDATION}"
+
+
+def count_scores(tuned: Tuned) -> LevelCounts | None:
+    """Count images per class and level: all that curves, sliders and pages need."""
+    if tuned.scores.task == "single_label":
+        return None
+    return count_levels(tuned.scores.y_true, tuned.scores.raw, tuned.scores.mask)

@@ -1,0 +1,30 @@
+"""Which layer lost what: the quantisation error of each layer, ranked, under its Keras name."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from workbench.show.colours import BAD, CHOSEN
+from workbench.show.figures import described, new_axes, plain
+
+SHOWN = 25
+VISIBLE_DB = 10.0  # below this the rounding is a tenth of the signal's power
+
+
+def layer_errors(layers: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+    """Draw the worst layers first; `layers` has columns `layer` and `sqnr_db`."""
+    worst = layers.sort_values("sqnr_db").head(SHOWN).iloc[::-1]
+    height = 1.2 + 0.24 * len(worst)
+    ax = plain(
+        new_axes(height=height, ax=ax),
+        f"The {len(worst)} layers that 8 bits cost most, of {len(layers)}",
+        "signal over rounding, decibel (longer is better)",
+    )
+    colours = [BAD if value < VISIBLE_DB else CHOSEN for value in worst["sqnr_db"]]
+    ax.barh(range(len(worst)), worst["sqnr_db"], color=colours)
+    ax.set_yticks(range(len(worst)), worst["layer"], fontsize=8, parse_math=False)
+    ax.axvline(VISIBLE_DB, color=BAD, linewidth=0.8)
+    row = layers.loc[layers["sqnr_db"].idxmin()]
+    return described(ax, f"Worst layer: {row['layer']} with {row['sqnr_db']:.1f} decibel.")

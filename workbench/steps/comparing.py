@@ -1,0 +1,44 @@
+"""Two finished runs side by side, from the files they left. No network is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from workbench.decide import reading
+from workbench.decide.comparison import Comparison, Predictions, compare
+from workbench.decide.levels import Quantization
+from workbench.decide.probabilities import probabilities
+from workbench.errors import MissingInputError
+from workbench.files import read_json
+from workbench.run import Run, project_root, saved_settings
+from workbench.steps.data import load_dataset
+from workbench.steps.thresholds import RECOMMENDATION
+
+
+def compare_runs(first: Path, second: Path) -> Comparison:
+    """Compare the phone files of two runs on the test images they share, paired."""
+    settings = saved_settings(first)
+    return compare(
+        predictions_of(first),
+        predictions_of(second),
+        replicates=settings.evaluation.bootstrap_replicates,
+        seed=settings.seed,
+    )
+
+
+def predictions_of(folder: Path) -> Predictions:
+    """Read what a run answered on test, and at which thresholds."""
+    run = Run(folder.resolve(), saved_settings(folder), project_root())
+    if not run.path("test_scores.npz").exists():
+        raise MissingInputError(f"{folder} has no test scores. Run 09_eval_report first")
+    test = load_dataset(run).split("test")
+    output = read_json(run.need("inference_config.json"))["output"]
+    with np.load(run.path("test_scores.npz"), allow_pickle=False) as held:
+        logits = Quantization(output["scale"], output["zero_point"]).logits(held["raw"])
+    chosen = reading.read(run.need(RECOMMENDATION))
+    return Predictions(
+        run.name, test.filepaths, test.classes, test.targets,
+        probabilities(logits, run.settings.task), chosen.probability, run.settings.task, test.mask,
+    )  # fmt: skip
