@@ -1,17 +1,42 @@
 """Pipelines: what the networks see, in which order, from which pixels."""
 
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+
+from tests.test_augment import OFF as NO_AUGMENTATION
+from workbench.data import pipeline
+from workbench.data.cache import default_folder
 from workbench.data.letterbox import letterbox_reference
-from workbench.data.pipeline import View, evaluation_batches, letterboxed, training_batches
+from workbench.data.pipeline import (
+    TrainingBatches,
+    View,
+    evaluation_batches,
+    letterboxed,
+    mix_up,
+    plain_errors,
+    training_batches,
+)
 from workbench.data.tables import Split
-from workbench.settings import Settings
+from workbench.errors import DatasetError
+from workbench.settings import DatasetSettings, Mixup, Settings
 
 VIEWS = (View(48, "none"), View(32, "lite"))
+OFF = Settings(augmentation=NO_AUGMENTATION)
+MIXUP = Settings(augmentation=NO_AUGMENTATION.model_copy(update={"mixup": Mixup(enabled=True)}))
 
 
 @pytest.fixture
@@ -24,6 +49,20 @@ def split(tmp_path: Path) -> Split:
     targets = rng.integers(0, 2, (len(names), 3)).astype(np.float32)
     mask = np.ones_like(targets)
     return Split("train", tuple(names), tmp_path, ("a", "b", "c"), targets, mask)
+
+
+def squares(split: Split, size: int) -> list[np.ndarray]:
+    """Every image as the reference letterbox, in the numbers that a teacher sees."""
+    pixels = (np.asarray(Image.open(split.path(index))) for index in range(len(split)))
+    return [letterbox_reference(image, size).astype(np.float32) for image in pixels]
+
+
+def epoch_of(batches: TrainingBatches, skip: int = 0) -> tuple:
+    """One epoch of a stream, its batches joined: (views, targets, mask)."""
+    steps = batches.steps_per_epoch
+    elements = list(batches.dataset.skip(skip * steps).take(steps))
+    views = [np.concatenate(parts) for parts in zip(*(e[0] for e in elements), strict=True)]
+    return views, *(np.concatenate([e[place] for e in elements]) for place in (1, 2))
 
 
 def test_evaluation_gives_every_image_once_and_in_order(split):
@@ -58,7 +97,246 @@ def test_a_stream_started_at_epoch_two_continues_an_uninterrupted_one(split):
 
 
 def test_an_epoch_holds_every_training_image(split):
-    batches = training_batches(split, VIEWS[:1], 4, Settings())
-    sizes = [len(targets) for _, targets, _ in batches.dataset.take(batches.steps_per_epoch)]
-    assert sum(sizes) == len(split)
-    assert max(sizes) - min(sizes) <= 1
+    batches = training_batches(split, VIEWS[:1], 4, OFF)
+    views, _, _ = epoch_of(batches)
+    assert sorted(map(bytes, views[0])) == sorted(map(bytes, squares(split, 48)))
+
+
+def test_no_batch_of_an_epoch_is_tiny(split):
+    batches = training_batches(split, VIEWS[:1], 5, Settings())
+    sizes = [len(t) for _, t, _ in batches.dataset.take(batches.steps_per_epoch)]
+    assert sorted(sizes) == [3, 4, 4]
+
+
+def test_every_epoch_has_another_order(split):
+    batches = training_batches(split, VIEWS[:1], 4, OFF)
+    first, second = epoch_of(batches), epoch_of(batches, skip=1)
+    assert not np.array_equal(first[0][0], second[0][0])
+
+
+def test_targets_and_masks_follow_their_images(split):
+    (views,), targets, mask = epoch_of(training_batches(split, VIEWS[:1], 4, OFF))
+    known = {bytes(square): row for row, square in enumerate(squares(split, 48))}
+    rows = [known[bytes(view)] for view in views]
+    assert np.array_equal(targets, split.targets[rows])
+    assert np.array_equal(mask, split.mask[rows])
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees(split):
+    training = training_batches(split, VIEWS, 11, OFF)
+    ((teacher, student), _, _) = next(iter(training.dataset))
+    ((wanted_teacher, wanted_student), _, _) = next(iter(evaluation_batches(split, VIEWS, 11, OFF)))
+    assert sorted(map(bytes, teacher.numpy())) == sorted(map(bytes, wanted_teacher.numpy()))
+    assert sorted(map(bytes, student.numpy())) == sorted(map(bytes, wanted_student.numpy()))
+
+
+def test_both_networks_see_the_same_augmented_view(split):
+    views = (View(48, "none"), View(48, "lite"))
+    for (teacher, student), _, _ in training_batches(split, views, 4, Settings()).dataset.take(3):
+        assert np.array_equal((teacher - 127) / 128, student)
+
+
+def test_batches_keep_their_values_while_later_ones_are_made(split):
+    batches = training_batches(split, VIEWS, 4, Settings())
+    kept = list(batches.dataset.take(12))
+    for number, (views, _, _) in enumerate(batches.dataset.take(12)):
+        assert all(np.array_equal(a, b) for a, b in zip(kept[number][0], views, strict=True))
+
+
+def test_shards_share_the_images_and_have_equally_many_steps(split):
+    shards = [training_batches(split, VIEWS[:1], 2, OFF, shard=(worker, 3)) for worker in range(3)]
+    assert len({shard.steps_per_epoch for shard in shards}) == 1
+    seen = [bytes(square) for shard in shards for square in epoch_of(shard)[0][0]]
+    assert len(seen) == 12
+    assert set(seen) == set(map(bytes, squares(split, 48)))
+
+
+def test_a_split_smaller_than_a_batch_is_one_step(split):
+    batches = training_batches(split, VIEWS[:1], 64, Settings())
+    assert batches.steps_per_epoch == 1
+    assert len(next(iter(batches.dataset))[1]) == 11
+
+
+def test_an_empty_training_split_is_refused(split):
+    empty = replace(split, filepaths=(), targets=split.targets[:0], mask=split.mask[:0])
+    with pytest.raises(DatasetError, match="train split has no images"):
+        training_batches(empty, VIEWS, 4, Settings())
+
+
+def test_an_empty_evaluation_split_gives_no_batch(split):
+    empty = replace(split, filepaths=(), targets=split.targets[:0], mask=split.mask[:0])
+    assert list(evaluation_batches(empty, VIEWS, 4, Settings())) == []
+
+
+def test_tensorflow_knows_the_shapes(split):
+    (teacher, student), targets, mask = training_batches(
+        split, VIEWS, 4, Settings()
+    ).dataset.element_spec
+    assert teacher.shape.as_list() == [None, 48, 48, 3]
+    assert student.shape.as_list() == [None, 32, 32, 3]
+    assert targets.shape.as_list() == mask.shape.as_list() == [None, 3]
+
+
+# MixUp
+
+
+def test_mixup_blends_both_views_and_the_targets_alike(split):
+    mixed = epoch_of(training_batches(split, VIEWS, 11, MIXUP))
+    plain = epoch_of(training_batches(split, VIEWS, 11, OFF))
+    (teacher, student), targets, _ = mixed
+    (plain_teacher, plain_student), plain_targets, _ = plain
+    for row in range(len(targets)):
+        share, partner = blend_of(teacher[row], plain_teacher, row)
+        for found, parts in ((student, plain_student), (targets, plain_targets)):
+            expected = share * parts[row] + (1 - share) * parts[partner]
+            assert np.allclose(found[row], expected, atol=1e-3)
+
+
+def test_mixup_is_the_same_on_a_rerun(split):
+    first, second = (epoch_of(training_batches(split, VIEWS, 4, MIXUP)) for _ in range(2))
+    assert np.array_equal(first[0][0], second[0][0])
+
+
+def test_a_label_unknown_for_either_partner_is_unknown_for_the_blend(split):
+    mask = split.mask.copy()
+    mask[0] = 0
+    rng, settings = np.random.default_rng(0), MIXUP.augmentation.mixup
+    _, _, blended = mix_up([split.targets, split.targets, mask], rng, settings)
+    assert (blended.sum(axis=1) == 0).sum() in (1, 2)
+
+
+def blend_of(square, plain, row) -> tuple[float, int]:
+    """Find the partner and the share that explain a blended square."""
+    for partner in range(len(plain)):
+        difference = plain[row] - plain[partner]
+        if not difference.any():
+            share = 1.0
+        else:
+            share = float(((square - plain[partner]) * difference).sum() / (difference**2).sum())
+        if np.abs(share * plain[row] + (1 - share) * plain[partner] - square).max() < 0.01:
+            return share, partner
+    raise AssertionError("no pair explains this blend")
+
+
+# Damage between the audit and training
+
+
+def test_a_file_deleted_after_the_audit_is_named(split):
+    split.path(3).unlink()
+    with (
+        pytest.raises(DatasetError, match=r"3\.png does not exist.*run 01_dataset_audit"),
+        plain_errors(),
+    ):
+        list(evaluation_batches(split, VIEWS, 4, Settings()))
+
+
+def test_a_file_damaged_after_the_audit_is_named(split):
+    split.path(3).write_bytes(split.path(3).read_bytes()[:500])
+    batches = training_batches(split, VIEWS, 11, Settings())
+    with pytest.raises(DatasetError, match=r"3\.png cannot be decoded"), plain_errors():
+        next(iter(batches.dataset))
+
+
+def test_other_errors_of_tensorflow_pass_unchanged():
+    with pytest.raises(tf.errors.InvalidArgumentError), plain_errors():
+        raise tf.errors.InvalidArgumentError(None, None, "shapes do not match")
+
+
+# The cache
+
+
+@pytest.fixture(params=["memory", "disk"])
+def cache(request, tmp_path, monkeypatch) -> Settings:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    return Settings(dataset=DatasetSettings(cache=request.param))
+
+
+def values(dataset) -> list[np.ndarray]:
+    return [view.numpy() for views, _, _ in dataset for view in views]
+
+
+def test_the_cache_changes_no_pixel(split, cache):
+    plain = values(evaluation_batches(split, VIEWS, 4, Settings()))
+    batches = evaluation_batches(split, VIEWS, 4, cache)
+    for _ in range(2):
+        assert all(np.array_equal(a, b) for a, b in zip(plain, values(batches), strict=True))
+
+
+def test_the_second_round_decodes_nothing(split, cache, monkeypatch):
+    batches = evaluation_batches(split, VIEWS, 4, cache)
+    values(batches)
+    monkeypatch.setattr(pipeline, "decode_image", None)
+    assert len(values(batches)) == 6
+
+
+def test_a_changed_file_is_not_served_from_the_cache(split, cache):
+    batches = evaluation_batches(split, VIEWS, 4, cache)
+    values(batches)
+    before = split.path(0).stat()
+    Image.new("RGB", (40, 40), "red").save(split.path(0))
+    os.utime(split.path(0), ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert values(batches)[0][0, 24, 24].tolist() == [255, 0, 0]
+
+
+def test_other_sizes_have_their_own_places_in_the_cache(split, cache):
+    values(evaluation_batches(split, VIEWS, 4, cache))
+    other = evaluation_batches(split, (View(20, "none"),), 4, cache)
+    assert values(other)[0].shape == (4, 20, 20, 3)
+
+
+def test_a_torn_cache_file_is_made_again(split, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    settings = Settings(dataset=DatasetSettings(cache="disk"))
+    plain = values(evaluation_batches(split, VIEWS, 4, settings))
+    for path in default_folder().rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-7])
+    again = values(evaluation_batches(split, VIEWS, 4, settings))
+    assert all(np.array_equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+def test_training_images_are_not_cached(split, cache, monkeypatch):
+    batches = training_batches(split, VIEWS, 11, cache)
+    epoch_of(batches)
+    split.path(0).unlink()
+    with pytest.raises(DatasetError), plain_errors():
+        epoch_of(batches)
+
+
+# Several devices and processes
+
+
+def test_a_mirrored_strategy_splits_the_batches_and_loses_nothing(split):
+    devices = tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
+    batches = training_batches(split, VIEWS, 4, OFF)
+    distributed = iter(strategy.experimental_distribute_dataset(batches.dataset))
+    seen = 0
+    for _ in range(batches.steps_per_epoch):
+        targets = strategy.experimental_local_results(next(distributed)[1])
+        seen += sum(len(part) for part in targets)
+    assert seen == len(split)
+
+
+@pytest.mark.slow
+def test_another_process_sees_the_same_pixels(split):
+    code = (
+        "import sys, pickle\n"
+        "import workbench\n"
+        "from tests.test_pipeline import digest\n"
+        "print(digest(pickle.load(sys.stdin.buffer)))"
+    )
+    command = [sys.executable, "-c", code]
+    other = subprocess.run(command, input=pickle.dumps(split), capture_output=True, check=True)
+    assert other.stdout.decode().strip() == digest(split)
+
+
+def digest(split: Split) -> str:
+    """Hash two epochs of augmented batches."""
+    batches = training_batches(split, VIEWS, 4, Settings())
+    content = hashlib.sha256()
+    for views, targets, mask in batches.dataset.take(2 * batches.steps_per_epoch):
+        for tensor in (*views, targets, mask):
+            content.update(tensor.numpy().tobytes())
+    return content.hexdigest()

@@ -7,8 +7,9 @@ Python only looks after the order; decoding and resizing run in OpenCV, outside 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -18,14 +19,18 @@ import numpy as np
 import tensorflow as tf
 
 from workbench.data.augment import augment
+from workbench.data.buffers import Buffers
+from workbench.data.cache import Cache, cached, open_cache
 from workbench.data.decode import decode_image
 from workbench.data.letterbox import letterbox, letterbox_all
 from workbench.data.tables import Split
+from workbench.data.threads import count_cores
 from workbench.errors import DatasetError
 from workbench.settings import Mixup, Settings
 
-ALIGNMENT_BYTES = 64  # TensorFlow takes an array over without copying it when it starts like this
 BATCHES_AHEAD = 2
+
+Batch = list[np.ndarray]  # the views, targets, mask
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def training_batches(
     plan = _TrainingPlan(len(split), batch_size, settings.seed, shard)
     loader = _Loader(split, views, settings)
 
-    def load(number: np.int64) -> list[np.ndarray]:
+    def load(number: np.int64) -> Batch:
         epoch, step = divmod(int(number), plan.steps)
         return loader.training_batch(plan.indices(epoch, step), epoch, step, shard[0])
 
@@ -72,9 +77,9 @@ def evaluation_batches(
     split: Split, views: tuple[View, ...], batch_size: int, settings: Settings
 ) -> tf.data.Dataset:
     """Give every image once, in order, the last batch as small as it comes."""
-    loader = _Loader(split, views, settings)
+    loader = _Loader(split, views, settings, open_cache(settings.dataset))
 
-    def load(number: np.int64) -> list[np.ndarray]:
+    def load(number: np.int64) -> Batch:
         start = int(number) * batch_size
         return loader.evaluation_batch(range(start, min(start + batch_size, len(split))))
 
@@ -90,7 +95,27 @@ def letterboxed(
         yield letterbox(decode_image(split.path(index), settings.dataset), size)
 
 
-def _dataset(numbers, load, split, views, settings) -> tf.data.Dataset:
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what tf.data makes of a refused image back into the `DatasetError` that it was."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        refused = re.search(r"DatasetError: (.+)", error.message)
+        if refused is None:
+            raise
+        raise DatasetError(
+            f"{refused[1]} The audit could read it: run 01_dataset_audit again."
+        ) from None
+
+
+def _dataset(
+    numbers: tf.data.Dataset,
+    load: Callable[[np.int64], Batch],
+    split: Split,
+    views: tuple[View, ...],
+    settings: Settings,
+) -> tf.data.Dataset:
     """Map batch numbers to batches, in parallel and in order."""
     shapes = [(None, view.size, view.size, 3) for view in views]
     shapes += [(None, len(split.classes))] * 2
@@ -106,7 +131,7 @@ def _dataset(numbers, load, split, views, settings) -> tf.data.Dataset:
     options.deterministic = True
     # Shards are ours; TensorFlow would shard what is a shard already.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    threads = settings.run.threads or len(os.sched_getaffinity(0))
+    threads = count_cores(settings.run.threads)
     batches = numbers.map(load_tensors, num_parallel_calls=threads)
     return batches.prefetch(BATCHES_AHEAD).with_options(options)
 
@@ -135,14 +160,20 @@ class _TrainingPlan:
 class _Loader:
     """Turns indices into the float32 arrays of one batch."""
 
-    def __init__(self, split: Split, views: tuple[View, ...], settings: Settings) -> None:
-        self._split, self._views, self._settings = split, views, settings
+    def __init__(
+        self,
+        split: Split,
+        views: tuple[View, ...],
+        settings: Settings,
+        cache: Cache | None = None,
+    ) -> None:
+        self._split, self._views, self._settings, self._cache = split, views, settings, cache
+        self._sizes = [view.size for view in views]
+        self._buffers = Buffers()
         # tf.data already runs one batch a core; threads inside OpenCV would fight over the cores.
         cv2.setNumThreads(0)
 
-    def training_batch(
-        self, indices: np.ndarray, epoch: int, step: int, worker: int
-    ) -> list[np.ndarray]:
+    def training_batch(self, indices: np.ndarray, epoch: int, step: int, worker: int) -> Batch:
         batch = self._batch(indices, lambda index: self._augmented(index, epoch))
         mixup = self._settings.augmentation.mixup
         if mixup.enabled:
@@ -150,28 +181,35 @@ class _Loader:
             batch = mix_up(batch, rng, mixup)
         return batch
 
-    def evaluation_batch(self, indices: Sequence[int]) -> list[np.ndarray]:
-        return self._batch(indices, self._decoded)
+    def evaluation_batch(self, indices: Sequence[int]) -> Batch:
+        return self._batch(indices, self._as_it_is)
 
-    def _decoded(self, index: int) -> np.ndarray:
-        return decode_image(self._split.path(index), self._settings.dataset)
+    def _as_it_is(self, index: int) -> list[np.ndarray]:
+        def make() -> list[np.ndarray]:
+            return letterbox_all(self._decode(index), self._sizes)
 
-    def _augmented(self, index: int, epoch: int) -> np.ndarray:
-        settings = self._settings
-        return augment(
-            self._decoded(index),
-            seed=settings.seed,
+        return cached(self._cache, self._split, index, self._sizes, self._settings.dataset, make)
+
+    def _augmented(self, index: int, epoch: int) -> list[np.ndarray]:
+        """Augment once and letterbox the one view for every network."""
+        view = augment(
+            self._decode(index),
+            seed=self._settings.seed,
             epoch=epoch,
             index=int(index),
-            settings=settings.augmentation,
+            settings=self._settings.augmentation,
         )
+        return letterbox_all(view, self._sizes)
 
-    def _batch(self, indices: Sequence[int], image_at) -> list[np.ndarray]:
-        sizes = [view.size for view in self._views]
-        images = [_aligned((len(indices), size, size, 3)) for size in sizes]
+    def _decode(self, index: int) -> np.ndarray:
+        return decode_image(self._split.path(index), self._settings.dataset)
+
+    def _batch(
+        self, indices: Sequence[int], squares_of: Callable[[int], list[np.ndarray]]
+    ) -> Batch:
+        images = [self._buffers.lend((len(indices), size, size, 3)) for size in self._sizes]
         for row, index in enumerate(indices):
-            squares = letterbox_all(image_at(index), sizes)
-            for batch, square, view in zip(images, squares, self._views, strict=True):
+            for batch, square, view in zip(images, squares_of(index), self._views, strict=True):
                 normalize(square, view.normalization, out=batch[row])
         rows = np.asarray(indices)
         return [*images, self._split.targets[rows], self._split.mask[rows]]
@@ -185,7 +223,7 @@ def normalize(square: np.ndarray, normalization: str, out: np.ndarray) -> None:
         cv2.addWeighted(square, 1 / 128, square, 0, -127 / 128, dst=out, dtype=cv2.CV_32F)
 
 
-def mix_up(batch: list[np.ndarray], rng: np.random.Generator, mixup: Mixup) -> list[np.ndarray]:
+def mix_up(batch: Batch, rng: np.random.Generator, mixup: Mixup) -> Batch:
     """Blend every image with a partner: the same pairs and shares in all views and targets.
 
     A label unknown for either partner is unknown for the blend.
@@ -198,11 +236,3 @@ def mix_up(batch: list[np.ndarray], rng: np.random.Generator, mixup: Mixup) -> l
         weight = share.reshape(-1, *[1] * (array.ndim - 1))
         mixed.append(weight * array + (1 - weight) * array[partner])
     return [*mixed, mask * mask[partner]]
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Allocate float32 so that TensorFlow takes the array over instead of copying it."""
-    values = int(np.prod(shape))
-    room = np.empty(values + ALIGNMENT_BYTES // 4, np.float32)
-    start = (-room.ctypes.data % ALIGNMENT_BYTES) // 4
-    return room[start : start + values].reshape(shape)
