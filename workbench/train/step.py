@@ -37,7 +37,7 @@ class TrainingStep:
         with strategy.scope():
             self.optimizer = _optimizer(network, weight_decay, settings.beta_2)
             self.average = [_shadow(v) for v in network.variables] if settings.ema_decay else []
-        self.run = tf.function(self._run)
+        self.run = tf.function(self._run, autograph=False)  # no Python to translate
 
     def arrays(self) -> dict[str, list[np.ndarray]]:
         """Copy every tensor that a resumed run needs, by group."""
@@ -76,14 +76,14 @@ class TrainingStep:
 
     def _run(self, iterator) -> tf.Tensor:
         self.traces += 1  # Python runs only while TensorFlow traces
-        losses = self.strategy.run(self._replica_step, args=(next(iterator),))
+        losses = self.strategy.run(self._replica_step, args=(iterator.get_next(),))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
     def _replica_step(self, batch) -> tf.Tensor:
         views, targets, mask = batch
         images = _sum_over_replicas(tf.cast(tf.shape(targets)[0], tf.float32))
         with tf.GradientTape() as tape:
-            logits = self.network(views[-1], training=True)
+            logits = tf.cast(self.network(views[-1], training=True), tf.float32)
             loss = tf.reduce_sum(self.objective(logits, views, targets, mask)) / images
             scaled = self._scaled(loss)
         variables = self.network.trainable_variables

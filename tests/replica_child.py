@@ -1,0 +1,70 @@
+"""One training in a process of its own: on one device, on two logical ones, or as one worker.
+
+python -m tests.replica_child FOLDER OUT [one | mirrored | worker]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+
+from tests.training_doubles import small_network
+from workbench.data.pipeline import View
+from workbench.data.tables import read_dataset
+from workbench.settings import Settings
+from workbench.train.devices import choose_strategy, seed_everything
+from workbench.train.distill import FromLabels
+from workbench.train.feeds import feed_from
+from workbench.train.loop import Phase, fit_phase
+from workbench.train.phases import loss_of
+
+GLOBAL_BATCH = 8
+
+
+def settings_for(kind: str) -> Settings:
+    return Settings.model_validate(
+        {
+            "num_classes": 3,
+            "multi_gpu": {"strategy": "multi_worker" if kind == "worker" else "mirrored"},
+            "training": {"tensorboard": False, "ema_decay": 0.9},
+        }
+    )
+
+
+def two_logical_devices() -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    halves = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, halves)
+
+
+def train(folder: Path, kind: str, out: Path) -> dict:
+    settings = settings_for(kind)
+    seed_everything(settings)
+    strategy = choose_strategy(settings)
+    replicas = strategy.num_replicas_in_sync
+    dataset = read_dataset(folder, settings)
+    with strategy.scope():
+        # Dropout and batch norm differ by replica, so that their losses may; this one has neither.
+        network = small_network(dropout=0.0, norm=False)
+    feed = feed_from(dataset, (View(8, "lite"),), GLOBAL_BATCH // replicas, settings, strategy)
+    phase = Phase("small_warmup", 3, 1e-2, 1e-4, 10, 5, 0.5)
+    goal = FromLabels(loss_of(settings, dataset))
+    fitted = fit_phase(network, phase, goal, feed, settings, out, strategy=strategy)
+    weights = np.concatenate([value.ravel() for value in network.get_weights()])
+    history = fitted.history[["loss", "val_loss"]].to_numpy().tolist()
+    return {"replicas": replicas, "losses": history, "weights": weights.tolist()}
+
+
+if __name__ == "__main__":
+    folder, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    if kind == "mirrored":
+        two_logical_devices()
+    sys.stdout.write(json.dumps(train(folder, kind, out)) + "\n")

@@ -1,0 +1,181 @@
+"""One device, two, or two machines: equal global batches give the same curve."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import workbench  # noqa: F401
+
+# isort: split
+import tensorflow as tf
+import tf_keras as keras
+
+from tests.training_doubles import CLASSES, small_feed, small_network
+from workbench.settings import Settings
+from workbench.train.devices import (
+    choose_strategy,
+    describe_devices,
+    precision,
+    seed_everything,
+    set_precision,
+)
+from workbench.train.distill import FromLabels
+from workbench.train.losses import task_loss
+from workbench.train.step import TrainingStep
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """Coloured squares: 24 to train on, three global batches of 8 however they are dealt out."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for split, count in (("train", 24), ("val", 9), ("test", 9)):
+        lines = ["filepath,labels"]
+        for index in range(count):
+            labels = rng.random(3) < 0.5
+            image = rng.integers(0, 60, (12, 12, 3)) + 160 * labels
+            cv2.imwrite(str(folder / f"images/{split}{index}.png"), image.astype(np.uint8))
+            names = "|".join(name for name, there in zip("abc", labels, strict=True) if there)
+            lines.append(f"{split}{index}.png,{names}")
+        (folder / f"{split}_labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def start(pictures, out, kind, **environment) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.replica_child", str(pictures), str(out), kind],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(process: subprocess.Popen) -> dict:
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def on_one_device(pictures, tmp_path_factory):
+    return result(start(pictures, tmp_path_factory.mktemp("one"), "one"))
+
+
+def assert_same_curve(found, expected) -> None:
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-4)
+    np.testing.assert_allclose(found["weights"], expected["weights"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_mirrored_devices_give_the_curve_of_one(pictures, on_one_device, tmp_path):
+    found = result(start(pictures, tmp_path, "mirrored"))
+    assert found["replicas"] == 2
+    assert_same_curve(found, on_one_device)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_two_machines_give_the_curve_of_one(pictures, on_one_device, tmp_path):
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        processes.append(start(pictures, tmp_path, "worker", TF_CONFIG=json.dumps(task)))
+    try:
+        found = [result(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [one["replicas"] for one in found] == [2, 2]
+    for one in found:
+        assert_same_curve(one, on_one_device)
+    assert len(list((tmp_path / "checkpoints/small_warmup").glob("*.npz"))) == 2
+
+
+def settings_with(**changed) -> Settings:
+    return Settings.model_validate(changed)
+
+
+def test_several_devices_asked_for_and_one_found_is_said(caplog):
+    with caplog.at_level("INFO"):
+        strategy = choose_strategy(Settings())
+    assert strategy.num_replicas_in_sync == 1
+    assert "no effect" in caplog.text
+
+
+def test_nothing_is_said_when_nothing_was_asked_for(caplog):
+    with caplog.at_level("INFO"):
+        choose_strategy(settings_with(multi_gpu={"enabled": False}))
+    assert caplog.text == ""
+
+
+def test_devices_are_described():
+    assert describe_devices()["cpu_cores"] >= 1
+
+
+def test_auto_precision_is_float32_without_a_gpu():
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    assert set_precision(Settings()) == "float32"
+
+
+def test_the_number_format_of_others_is_given_back():
+    with precision(settings_with(precision="mixed_bfloat16")) as name:
+        assert name == keras.mixed_precision.global_policy().name == "mixed_bfloat16"
+    assert keras.mixed_precision.global_policy().name == "float32"
+
+
+@pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_computes_in_half_and_keeps_weights_and_logits_whole(name):
+    settings = settings_with(precision=name)
+    with precision(settings):
+        from workbench.nets.lite import build_lite
+
+        network = build_lite("lite0", CLASSES, input_size=32)
+        assert network.layers[2].compute_dtype == name.removeprefix("mixed_")
+        assert {weight.dtype for weight in network.weights} == {tf.float32}
+        assert network.output.dtype == tf.float32
+
+
+@pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
+def test_a_step_in_mixed_precision_learns(name):
+    settings = settings_with(precision=name)
+    seed_everything(settings)
+    with precision(settings):
+        network = small_network(dropout=0.0)
+        goal = FromLabels(task_loss(settings, np.ones(CLASSES), 48))
+        step = TrainingStep(network, goal, settings.training, 0.0, tf.distribute.get_strategy())
+        step.set_rate(1e-2)
+        stream = iter(small_feed().training(0).dataset)
+        losses = [float(step.run(stream)) for _ in range(40)]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
+
+
+def test_the_same_seed_builds_the_same_network():
+    seed_everything(Settings())
+    one = small_network()
+    small_network()  # what was built before does not matter
+    seed_everything(Settings())
+    for ours, theirs in zip(small_network().get_weights(), one.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
