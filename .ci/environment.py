@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 HEAD = """\
-# For conda users: the pins of requirements.lock, written by `make lock`; edit pyproject.toml instead.
+# For conda users: the pins of requirements.lock, written by `make lock` from pyproject.toml.
 name: workbench
 channels:
   - conda-forge

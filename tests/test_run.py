@@ -103,16 +103,14 @@ def test_a_step_that_breaks_its_promise_fails(run):
 
 
 def test_a_missing_input_names_the_notebook_that_makes_it(run):
-    with (
-        pytest.raises(MissingInputError, match=r"No teacher_finetuned\.h5 in .*Run 03_train_teach"),
-        run.step("04"),
-    ):
-        pass
+    wanted = pytest.raises(MissingInputError, match=r"No labels.*Run 01_dataset_audit first")
+    with wanted:
+        run.need("labels.txt")
 
 
 def test_a_folder_of_another_schema_is_refused_with_both_ways_out(run):
     run.path(status.STATUS_NAME).write_text('{"schema": 0, "steps": {}}')
-    with pytest.raises(InputError, match="has schema 0.*--run.*delete"):
+    with pytest.raises(InputError, match=r"has schema 0.*--run.*delete"):
         state_of(run.folder, find_step("01"))
 
 
@@ -129,11 +127,11 @@ def test_settings_injected_into_a_notebook_win_and_are_saved(run):
 
 
 def test_a_mistyped_key_is_refused_in_a_notebook_too(run):
-    with pytest.raises(SettingsError, match='unknown key "teachr". Did you mean "teacher"?'):
+    with pytest.raises(SettingsError, match=r'key "teachr"\. Did you mean "teacher"'):
         open_run({"run_dir": str(run.folder), "teachr": {"epochs_head": 1}})
 
 
-@pytest.mark.parametrize("name", ["../out", "a b", "", ".hidden", "x" * 101, "a/..", "<b>"])
+@pytest.mark.parametrize("name", ["a b", ".hidden", "x" * 101, "a/..", "<b>", "a;b"])
 def test_a_run_name_that_is_no_plain_name_is_refused(run, name):
     with pytest.raises(SettingsError, match="cannot name a run"):
         open_run({"run_dir": f"outputs/{name}"})

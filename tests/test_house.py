@@ -1,0 +1,175 @@
+"""The house: imports go one way, the map is the tree, form is kept, the lock is whole."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "workbench"
+
+# A room may import itself and rooms further up this list; the door and the batch stand on top.
+ORDER = (
+    "errors", "files", "settings", "parameters", "lock", "chain", "status", "run", "decide",
+    "data", "nets", "train", "deploy", "metadata", "steps", "show", "benchmarks", "forecast",
+    "batch", "commands", "__main__",
+)  # fmt: skip
+ALLOWED_EXTRA = {
+    ("run", "data"),  # the stamp of the dataset folder, read when a step is judged
+}
+WITHOUT_TENSORFLOW = ("decide", "show", "batch", "chain", "status", "run", "settings", "parameters")
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if "templates" not in path.parts)
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def rooms_imported(path: Path) -> set[str]:
+    parts = [name.split(".") for name in imported(path) if name.startswith("workbench.")]
+    return {part[1] for part in parts if part[1] in ORDER}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    above = {
+        other
+        for other in rooms_imported(path)
+        if ORDER.index(other) > ORDER.index(room) and (room, other) not in ALLOWED_EXTRA
+    }
+    assert above == set(), f"{room} must not import {above}"
+
+
+def test_every_room_has_its_place_in_the_order():
+    assert {room_of(path) for path in modules()} - {"__init__"} == set(ORDER)
+
+
+def test_decide_imports_nobody_but_numpy_and_scipy():
+    allowed = ("workbench.decide", "workbench.errors", "workbench.settings", "numpy", "scipy",
+               "pandas", "__future__")  # fmt: skip
+    for path in (PACKAGE / "decide").glob("*.py"):
+        strangers = {
+            name
+            for name in imported(path)
+            if not name.startswith(allowed) and name.split(".")[0] not in sys.stdlib_module_names
+        }
+        assert strangers == set(), path.name
+
+
+@pytest.mark.parametrize("module", ["workbench.steps.thresholds", "workbench.steps.data",
+                                    "workbench.show.plots", "workbench.batch",
+                                    "workbench.deploy.verify", "workbench.forecast"])  # fmt: skip
+def test_rooms_that_need_no_tensorflow_do_not_load_it(module):
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_importing_the_package_selects_legacy_keras_and_loads_nothing():
+    code = (
+        "import os, sys, workbench; "
+        "sys.exit(os.environ['TF_USE_LEGACY_KERAS'] != '1' or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_tensorflow_before_the_workbench_is_refused_with_words():
+    code = "import sys; sys.modules['tensorflow'] = sys; import workbench"
+    environment = {"PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment,
+                          capture_output=True, text=True)  # fmt: skip
+    assert "Restart the kernel and import workbench first" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_has_nothing_to_say(command):
+    done = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_room_is_named_after_nothing():
+    names = {part for path in modules() for part in path.with_suffix("").parts}
+    assert names & {"utils", "helpers", "common", "misc", "base", "core"} == set()
+
+
+def test_rooms_do_not_print():
+    calls = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in modules()
+        if path.name != "__main__.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+    ]
+    assert calls == []
+
+
+def test_the_map_in_the_readme_is_the_tree():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rooms = {room_of(path) for path in modules()} - {"__init__", "__main__", "errors"}
+    block = readme.split("## The house")[1].split("```")[1]
+    assert {room for room in rooms if not re.search(rf"\b{room}\b", block)} == set()
+
+
+def test_every_command_stands_in_the_changelog_or_readme():
+    help_text = subprocess.run([sys.executable, "-m", "workbench", "--help"], cwd=ROOT,
+                               capture_output=True, text=True).stdout  # fmt: skip
+    commands = re.findall(r"^    ([a-z][a-z-]+)\b", help_text, re.MULTILINE)
+    words = (ROOT / "README.md").read_text() + (ROOT / "CHANGELOG.md").read_text()
+    assert commands
+    assert [name for name in commands if name not in words] == []
+
+
+def test_contributing_stays_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 45
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-gpu.lock"])
+def test_every_pin_of_the_lock_has_a_hash(lock):
+    text = (ROOT / lock).read_text()
+    blocks = re.split(r"\n(?=[a-z0-9])", text.strip())
+    assert len(blocks) > 100
+    assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
+
+
+def test_environment_yml_holds_the_pins_of_the_lock():
+    sys.path.insert(0, str(ROOT / ".ci"))
+    try:
+        from environment import HEAD, pins
+    finally:
+        sys.path.pop(0)
+    written = (ROOT / "environment.yml").read_text()
+    assert written.startswith(HEAD), "run: make lock"
+    found = re.findall(r'^      - "(.+)"$', written, re.MULTILINE)
+    assert found == pins((ROOT / "requirements.lock").read_text()), "run: make lock"
+
+
+def test_no_file_names_a_registry_or_a_place_of_one_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    forbidden = re.compile(r"pypi\.org|pythonhosted|registry\.npmjs|deb\.debian|/root/|/work/")
+    wrong = [
+        name
+        for name in listed.stdout.splitlines()
+        if not name.startswith("tests/data") and name != "tests/test_house.py"
+        and forbidden.search((ROOT / name).read_text(encoding="utf-8", errors="ignore"))
+    ]  # fmt: skip
+    assert wrong == []
