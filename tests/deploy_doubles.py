@@ -97,8 +97,8 @@ def make_bundle(folder: Path, settings: Settings | None = None, thresholds=None)
     model = export_model(colour_file(), LABELS, {"name": "stand-in"}, settings, thresholds)
     write_bytes(folder / MODEL_FILE, model)
     images = [
-        GoldenImage(f"image_{number}", photo[: 9 + number], ("ant",))
-        for number, photo in enumerate(photos(3))
+        GoldenImage(f"image_{number}", photo[: 25 + number], ("ant",))
+        for number, photo in enumerate(photos(3, size=40))
     ]
     write_bundle(folder, settings, LABELS, thresholds, LADDER, images, versions={"workbench": "0"})
     return folder

@@ -30,6 +30,7 @@ FUSED = (keras.layers.BatchNormalization, keras.layers.ReLU, keras.layers.Activa
 WEIGHTED_OPERATORS = (Operator.CONV_2D, Operator.DEPTHWISE_CONV_2D, Operator.FULLY_CONNECTED)
 QUANT_PREFIX = "quant_"  # what the QAT toolkit puts before a layer's name
 LOSSLESS_DB = 120.0  # written for a layer that loses nothing at all
+FAINTEST = 1e-12  # of a signal: a layer that never varies has no ratio
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,13 @@ def _compute(layer, inputs: np.ndarray, weights: np.ndarray, bias: np.ndarray) -
 
 
 def _sqnr(signal: np.ndarray, noise: np.ndarray) -> float:
-    """Signal to quantisation noise in decibels; 6 dB are one bit."""
-    power, lost = (np.square(part, dtype=np.float64).sum() for part in (signal, noise))
+    """Signal to quantisation noise in decibels; 6 dB are one bit.
+
+    The signal is what varies around each channel's mean: a constant, however large, says nothing
+    about the image, and would hide how few levels are left for the rest.
+    """
+    varying = signal - signal.mean(axis=tuple(range(signal.ndim - 1)), keepdims=True)
+    power, lost = (np.square(part, dtype=np.float64).sum() for part in (varying, noise))
     if lost == 0:
         return LOSSLESS_DB
-    return float(min(10 * np.log10(max(power, 1e-12) / lost), LOSSLESS_DB))
+    return float(min(10 * np.log10(max(power, FAINTEST) / lost), LOSSLESS_DB))

@@ -1,0 +1,272 @@
+"""The bundle: what an app developer receives, described, recorded and ready to compile."""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+
+import jsonschema
+import numpy as np
+import pytest
+
+from tests.deploy_doubles import (
+    LABELS,
+    LADDER,
+    colour_file,
+    make_bundle,
+    recommendation,
+)
+from workbench.deploy import sources
+from workbench.deploy.bundle import MODEL_FILE, GoldenImage, seal, write_bundle
+from workbench.deploy.description import inference_config, model_metadata
+from workbench.deploy.golden import RIM, choose_golden
+from workbench.deploy.sources import c_string, kotlin_string, render, swift_string
+from workbench.errors import StepError
+from workbench.files import write_bytes
+from workbench.settings import Settings
+
+KINDS = [
+    {},
+    {"tflite_export": {"fold_thresholds": True}},
+    {"tflite_export": {"sigmoid_in_model": True}},
+    {"tflite_export": {"fold_thresholds": True, "sigmoid_in_model": True}},
+    {"task": "single_label"},
+    {"task": "single_label", "tflite_export": {"sigmoid_in_model": True}},
+]
+
+
+def tuned(settings: Settings) -> dict:
+    if settings.task == "single_label":
+        return {"unknown": {"probability": 0.6}, "classes": list(LABELS)}
+    return recommendation()
+
+
+def schema(name: str) -> dict:
+    return json.loads((files("workbench.deploy") / "schemas" / f"{name}.json").read_text("utf-8"))
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_descriptions_follow_their_schemas(tmp_path, kind):
+    settings = Settings.model_validate(kind)
+    make_bundle(tmp_path, settings, tuned(settings))
+    for name in ("inference_config", "model_metadata"):
+        jsonschema.validate(read(tmp_path, f"{name}.json"), schema(name))
+
+
+@pytest.mark.parametrize("name", ["inference_config", "model_metadata"])
+def test_a_schema_refuses_what_it_does_not_know(packed, name):
+    with pytest.raises(jsonschema.ValidationError, match="surprise"):
+        jsonschema.validate(read(packed, f"{name}.json") | {"surprise": 1}, schema(name))
+
+
+def test_model_metadata_has_the_promised_fields_and_no_others(packed):
+    found = read(packed, "model_metadata.json")
+    assert list(found) == ["model_file", "labels_file", "input", "preprocess", "output"]
+    assert list(found["preprocess"]) == [
+        "letterbox",
+        "keep_aspect_ratio",
+        "pad_color_rgb",
+        "interpolation",
+    ]
+    assert found["output"]["softmax_in_model"] is False
+
+
+def test_the_config_names_the_rung_that_ships(packed):
+    shipped = read(packed, "inference_config.json")["shipped"]
+    assert shipped == {
+        "rung": "ptq",
+        "title": LADDER["title"],
+        "forced": False,
+        "full_integer": True,
+    }
+
+
+def test_labels_are_one_a_line_in_the_order_of_the_outputs(packed):
+    assert (packed / "labels.txt").read_bytes().decode().split("\n") == [*LABELS, ""]
+
+
+def test_labels_that_do_not_fit_the_outputs_are_refused(packed):
+    with pytest.raises(StepError, match=r"3 outputs but labels.txt has 2 labels"):
+        inference_config(packed, Settings(), LABELS[:2], recommendation(), LADDER, {})
+
+
+def test_a_class_without_a_threshold_is_named(packed):
+    known = recommendation(labels=("ant", "bee", "other"))
+    with pytest.raises(StepError, match="has no threshold for 'café"):
+        inference_config(packed, Settings(), LABELS, known, LADDER, {})
+
+
+def test_folded_thresholds_keep_the_tuned_ones_beside_them(tmp_path):
+    settings = Settings(tflite_export={"fold_thresholds": True})
+    make_bundle(tmp_path, settings)
+    entry = read(tmp_path, "inference_config.json")["thresholds"]["classes"][2]
+    assert (entry["integer"], entry["logit"], entry["tuned"]["integer"]) == (0, 0.0, 12)
+
+
+def test_thresholds_follow_a_sigmoid_inside_the_model(tmp_path):
+    make_bundle(tmp_path, Settings(tflite_export={"sigmoid_in_model": True}))
+    config = read(tmp_path, "inference_config.json")
+    tuned_logit = recommendation()["classes"][2]["logit"]
+    found = config["thresholds"]["classes"][2]["probability"]
+    assert found == pytest.approx(1 / (1 + np.exp(-tuned_logit)), abs=1.5 / 256)
+
+
+def test_a_bundle_written_twice_is_the_same_bytes(tmp_path):
+    first, second = (make_bundle(tmp_path / name) for name in ("first", "second"))
+    names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+
+
+def test_golden_files_of_an_earlier_bundle_are_gone(tmp_path):
+    make_bundle(tmp_path)
+    (tmp_path / "golden/old.source.ppm").write_text("old")
+    make_bundle(tmp_path)
+    assert not (tmp_path / "golden/old.source.ppm").exists()
+
+
+def test_a_golden_image_is_recorded_in_every_station(packed):
+    vector = read(packed, "golden/vectors.json")["vectors"][0]
+    parts = ("source", "picture", "letterbox", "input", "output")
+    assert all((packed / vector[part]["file"]).exists() for part in parts)
+    assert vector["true_labels"] == ["ant"]
+
+
+def test_a_large_photo_is_thinned_out_for_the_recording(tmp_path):
+    write_bytes(tmp_path / MODEL_FILE, (make_bundle(tmp_path) / MODEL_FILE).read_bytes())
+    huge = GoldenImage("huge", np.zeros((2000, 1500, 3), np.uint8), ())
+    write_bundle(tmp_path, Settings(), LABELS, recommendation(), LADDER, [huge], versions={})
+    vector = read(tmp_path, "golden/vectors.json")["vectors"][0]
+    assert (vector["width"], vector["height"]) == (375, 500)
+
+
+@pytest.mark.slow
+def test_golden_images_cover_the_classes_and_the_odd_sizes(tmp_path):
+    from tests.quantization_doubles import write_dataset
+
+    split = write_dataset(tmp_path).split("val")
+    images = choose_golden(split, Settings())
+    covered = {name for image in images for name in image.labels}
+    assert covered == set(split.classes) and {image.name for image in images} >= set(RIM)
+
+
+def test_sums_cover_every_file_but_themselves(packed):
+    listed = {line.split("  ", 1)[1] for line in (packed / "SHA256SUMS").read_text().splitlines()}
+    there = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
+    assert there - listed == {"SHA256SUMS"}
+
+
+def test_sealing_again_takes_in_what_came_later(tmp_path):
+    make_bundle(tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")
+    seal(tmp_path)
+    assert "metrics.json" in (tmp_path / "SHA256SUMS").read_text()
+
+
+def test_c_strings_survive_quotes_trigraphs_and_accents():
+    assert c_string('a"\\??/é') == '"a\\042\\134\\077\\077/\\303\\251"'
+
+
+def test_kotlin_strings_do_not_start_expressions():
+    assert kotlin_string('${x} "é"') == '"\\u0024{x} \\"\\u00e9\\""'
+
+
+def test_swift_strings_do_not_interpolate():
+    assert swift_string("\\(x) é") == '"\\u{5c}(x) \\u{e9}"'
+
+
+def test_a_place_without_a_value_is_refused():
+    with pytest.raises(StepError, match=r"golden.h.tmpl: nothing to put at @VECTORS@"):
+        render("golden.h.tmpl", {})
+
+
+def test_generated_sources_leave_no_place_open(packed):
+    for path in (packed / "app").rglob("*.*"):
+        assert not sources.PLACE.search(path.read_text("utf-8")), path
+
+
+def compile_app(folder, compiler: str = "cc"):
+    program = folder / "self_test"
+    command = [compiler, "-std=c99", "-Wall", "-Wextra", "-Werror"]
+    names = sorted(str(path) for path in (folder / "app/c").glob("*.c"))
+    subprocess.run([*command, *names, "-lm", "-o", str(program)], check=True)
+    return program
+
+
+def run_app(folder) -> subprocess.CompletedProcess:
+    command = [str(compile_app(folder)), str(folder / "golden")]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_c_self_test_compiles_without_a_warning_and_agrees(tmp_path, kind):
+    settings = Settings.model_validate(kind)
+    done = run_app(make_bundle(tmp_path, settings, tuned(settings)))
+    assert (done.returncode, done.stdout) == (
+        0,
+        "3 images from pixels to decisions, 0 differences\n",
+    )
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_c_self_test_finds_a_changed_letterbox(tmp_path):
+    make_bundle(tmp_path)
+    path = tmp_path / "app/c/letterbox.c"
+    path.write_text(path.read_text().replace("32768", "32767"))
+    done = run_app(tmp_path)
+    assert done.returncode == 1 and "letterbox differs" in done.stdout
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_c_self_test_finds_a_changed_threshold(tmp_path):
+    make_bundle(tmp_path)
+    path = tmp_path / "app/c/model_config.c"
+    path.write_text(path.read_text().replace("{-3, 0, 12}", "{127, 127, -128}"))
+    done = run_app(tmp_path)
+    assert done.returncode == 1 and "decision differs" in done.stdout
+
+
+def test_the_python_snippet_runs_the_model(packed):
+    picture = packed / "golden/image_0.png"
+    done = subprocess.run(
+        [sys.executable, str(packed / "app/python/classify.py"), str(picture)],
+        capture_output=True,
+        text=True,
+    )
+    wanted = read(packed, "golden/vectors.json")["vectors"][0]["decisions"]
+    assert done.stdout == f"{picture}: {', '.join(wanted) or 'none of the classes'}\n"
+
+
+def test_a_file_with_another_input_scale_is_refused(tmp_path):
+    from workbench.deploy import flatbuffer
+
+    tree = flatbuffer.parse(colour_file())
+    tree.subgraphs[0].tensors[0].quantization.scale = np.array([0.02], np.float32)
+    write_bytes(tmp_path / MODEL_FILE, flatbuffer.pack(tree))
+    write_bytes(tmp_path / "labels.txt", b"")
+    with pytest.raises(StepError, match=r"input scale is 0.01999.*bytes of an image as they are"):
+        inference_config(tmp_path, Settings(), LABELS, recommendation(), LADDER, {})
+
+
+def test_descriptions_of_a_single_label_apply_softmax(tmp_path):
+    settings = Settings(task="single_label")
+    make_bundle(tmp_path, settings, tuned(settings))
+    config = read(tmp_path, "inference_config.json")
+    assert config["output"]["activation"] == "softmax"
+    assert model_metadata(config)["output"]["softmax_in_model"] is False
