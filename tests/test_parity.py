@@ -52,6 +52,15 @@ def test_flips_are_counted_per_class():
     assert parity.rungs[1].flips_by_class == {"ant": 0, "bee": 3}
 
 
+def test_each_flip_is_shown_with_the_logits_on_both_sides():
+    known = truth(images=3)
+    later = ("TFLite", "arithmetic", flipped(known, 1))
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    parity = measure(rungs(known, later), known, CLASSES, ParitySettings(), names)
+    row = parity.flipped_table().iloc[0]
+    assert (row["image"], row["label"], row["before"]) == ("a.jpg", "bee", -row["after"])
+
+
 def test_too_many_flips_fail_and_name_the_rung():
     known = truth()
     later = ("QAT fake-quant", "arithmetic", flipped(known, 9))

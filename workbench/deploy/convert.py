@@ -20,6 +20,7 @@ from workbench.deploy.quiet import quiet
 from workbench.deploy.tflite import run_tflite
 from workbench.errors import StepError
 from workbench.settings import TfliteExportSettings
+from workbench.train.predict import inference
 
 USUAL_LOGITS = (-10.0, 10.0)  # beyond lie probabilities of 1 in 22 000
 
@@ -183,9 +184,9 @@ def keras_logits(
     batch: int = 32,
 ) -> np.ndarray:
     """Return float32 logits [N, C] of a Keras network for letterboxed uint8 images."""
-    compute = tf.function(lambda pixels: model(pixels, training=False), reduce_retracing=True)
+    compute = inference(model)
     outputs = [
-        compute(network_input(np.stack(images[start : start + batch]), normalization))
+        compute(tf.constant(network_input(np.stack(images[start : start + batch]), normalization)))
         for start in range(0, len(images), batch)
     ]
-    return np.concatenate([np.asarray(output, dtype=np.float32) for output in outputs])
+    return np.concatenate([output.numpy() for output in outputs])

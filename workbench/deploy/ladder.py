@@ -169,6 +169,7 @@ class Workshop:
         settings = self.settings
         quantized = qat.quantize(self.student, self.calibration, skip_layers=skip_layers)
         qat.train(settings, self.dataset, quantized, self.teacher, self.folder, name=phase)
+        qat.cover_logits(self.student, quantized, self.calibration)
         self.weights, self.skipped = self.folder / QAT_WEIGHTS, tuple(skip_layers)
         save_weights(quantized, self.weights)
         images = self.calibration if skip_layers else None

@@ -21,6 +21,7 @@ from workbench.settings import ParitySettings
 
 log = logging.getLogger(__name__)
 
+SHOWN_FLIPS = 50
 # What changes from one rung to the next decides which budget holds.
 Change = Literal["start", "training", "arithmetic", "runtime"]
 
@@ -33,6 +34,16 @@ class Computed:
     change: Change
     logits: np.ndarray  # float32 [N, C]
     decisions: np.ndarray  # bool [N, C]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A decision that changed, with the logits on both sides of its threshold."""
+
+    image: str
+    label: str
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Rung:
     flip_fraction: float
     flips_by_class: dict[str, int]
     verdict: str  # "" within the budget, else which rule it breaks
+    flipped: tuple[Flip, ...] = ()  # the first SHOWN_FLIPS of them, each to be explained
 
 
 @dataclass(frozen=True)
@@ -65,11 +77,16 @@ class Parity:
     def table(self) -> pd.DataFrame:
         """One row a rung, for the report."""
         rows = pd.DataFrame([asdict(rung) for rung in self.rungs])
-        return rows.drop(columns="flips_by_class")
+        return rows.drop(columns=["flips_by_class", "flipped"])
 
     def flips_table(self) -> pd.DataFrame:
         """Decisions that changed: a row a class, a column a rung."""
         return pd.DataFrame({rung.name: rung.flips_by_class for rung in self.rungs[1:]})
+
+    def flipped_table(self) -> pd.DataFrame:
+        """The decisions that changed, one row each: how close to the threshold they were."""
+        rows = [{"rung": rung.name, **asdict(one)} for rung in self.rungs for one in rung.flipped]
+        return pd.DataFrame(rows, columns=["rung", "image", "label", "before", "after"])
 
     def summary(self) -> dict[str, Any]:
         """Everything, JSON-able: what `parity.json` holds."""
@@ -89,12 +106,17 @@ def decide(logits: np.ndarray, thresholds: np.ndarray, task: str) -> np.ndarray:
 
 
 def measure(
-    computed: Sequence[Computed], truth: Truth, classes: Sequence[str], budget: ParitySettings
+    computed: Sequence[Computed],
+    truth: Truth,
+    classes: Sequence[str],
+    budget: ParitySettings,
+    images: Sequence[str] | None = None,
 ) -> Parity:
-    """Compare every rung with the one before it."""
+    """Compare every rung with the one before it; `images` names the rows."""
+    names = images if images is not None else [str(row) for row in range(len(truth.y_true))]
     befores = [None, *computed[:-1]]
     rungs = [
-        _compare(before, after, truth, classes, budget)
+        _compare(before, after, truth, classes, budget, names)
         for before, after in zip(befores, computed, strict=True)
     ]
     for rung in rungs:
@@ -117,6 +139,7 @@ def _compare(
     truth: Truth,
     classes: Sequence[str],
     budget: ParitySettings,
+    images: Sequence[str],
 ) -> Rung:
     f1 = metrics.f1_macro(truth.y_true, after.decisions, truth.mask)
     average = metrics.mean_average_precision(truth.y_true, after.logits, truth.mask)
@@ -137,6 +160,25 @@ def _compare(
         flip_fraction=float(changed.mean()),
         flips_by_class={name: int(n) for name, n in zip(classes, changed.sum(0), strict=True)},
         verdict=_verdict(after.change, drop, changed, budget),
+        flipped=_flipped(before, after, changed, classes, images),
+    )
+
+
+def _flipped(
+    before: Computed,
+    after: Computed,
+    changed: np.ndarray,
+    classes: Sequence[str],
+    images: Sequence[str],
+) -> tuple[Flip, ...]:
+    return tuple(
+        Flip(
+            images[row],
+            classes[column],
+            float(before.logits[row, column]),
+            float(after.logits[row, column]),
+        )
+        for row, column in np.argwhere(changed)[:SHOWN_FLIPS]
     )
 
 

@@ -25,7 +25,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
 )
 
 from workbench.data.tables import Dataset
-from workbench.deploy.convert import first_line, network_input
+from workbench.deploy.convert import first_line, keras_logits, network_input
 from workbench.deploy.layers import QUANT_PREFIX, fused_groups
 from workbench.errors import StepError
 from workbench.nets.randomness import restartable_randomness
@@ -80,6 +80,22 @@ def quantize(
     if images:
         _seed_activations(student, quantized, images)
     return quantized
+
+
+def cover_logits(
+    student: keras.Model, quantized: keras.Model, images: Sequence[np.ndarray]
+) -> None:
+    """Let the output levels cover every logit of the trained network on `images`.
+
+    Training follows the mean extremes of a batch, so the surest images of all would share the last
+    level, and nothing could rank them any more.
+    """
+    if not images:
+        return
+    logits = keras_logits(float_twin(student, quantized), images)
+    for minimum, maximum in _range_variables(quantized.layers[-1]):
+        minimum.assign(min(float(logits.min()), 0.0))
+        maximum.assign(max(float(logits.max()), ZERO_WIDTH))
 
 
 def unsupported_layers(student: keras.Model) -> list[str]:

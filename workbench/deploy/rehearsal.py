@@ -52,7 +52,8 @@ def rehearse(
         for name, change, logits in _stations(networks, images, settings)
     ]
     computed.append(_phone(settings, split, rows, networks, computed[-1]))
-    return measure(computed, truth, split.classes, settings.parity)
+    names = [split.filepaths[row] for row in rows]
+    return measure(computed, truth, split.classes, settings.parity, names)
 
 
 def _stations(networks: Networks, images: Sequence[np.ndarray], settings: Settings):
