@@ -1,13 +1,45 @@
 """The workbench: from a folder of photos to a phone-ready INT8 classifier.
 
 This file is the one door to legacy Keras. TensorFlow reads these variables when it is first
-imported, so they are set here, before any room can import it. Nothing else happens on import.
+imported, so they are set here, before any room can import it. Nothing is loaded by it.
 """
 
 import os
 import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import PathFinder
 
 __version__ = "0.1.0"
+
+
+class _QuietTensorFlow(MetaPathFinder, Loader):
+    """Import TensorFlow with the process's stderr aside: its C++ start-up lines heed no setting.
+
+    What goes wrong in Python is raised as ever.
+    """
+
+    def find_spec(self, name, path, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            self.inner, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec):
+        return self.inner.create_module(spec)
+
+    def exec_module(self, module):
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            self.inner.exec_module(module)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
 
 if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
     raise ImportError(
@@ -15,5 +47,7 @@ if "tensorflow" in sys.modules and os.environ.get("TF_USE_LEGACY_KERAS") != "1":
         "toolkit refuses. Restart the kernel and import workbench first."
     )
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the C++ start-up lines say nothing to a user
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # later C++ lines: errors only
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+if "tensorflow" not in sys.modules:
+    sys.meta_path.insert(0, _QuietTensorFlow())

@@ -153,6 +153,7 @@ def _papermill(run: Run, step: Step, source: Path) -> None:
                 progress_bar=False,
                 log_output=True,
                 execution_timeout=round(minutes * 60) or None,
+                extra_arguments=["--log-level=CRITICAL"],  # it warns of its own loopback sockets
             )
     finally:
         if partial.exists():  # a failed notebook is kept as well: it shows where it broke
@@ -201,9 +202,11 @@ def _kernel_lines() -> Iterator[None]:
 
 
 def _is_kernel_line(record: logging.LogRecord) -> bool:
-    record.msg = str(record.msg).rstrip()
-    noise = ("Input Notebook", "Output Notebook", "Executing", "Ending Cell", "Passed unknown", "<")
-    return bool(record.msg) and not record.msg.startswith(noise)
+    """Keep what the kernel printed: streams end a line, the text of tables and figures does not."""
+    text = str(record.msg)
+    printed = record.levelno == logging.INFO and text.endswith("\n")
+    record.msg = text.rstrip().replace("\n", "\n    ")
+    return printed
 
 
 @contextmanager
