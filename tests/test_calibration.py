@@ -82,6 +82,14 @@ def test_class_errors_lie_inside_their_intervals():
     assert ((table.error_low <= table.error) & (table.error <= table.error_high)).all()
 
 
+def test_the_interval_of_a_small_sample_still_holds_its_error():
+    y_true, raw = draw(images=80)
+    probability = Quantization(SCALE, ZERO_POINT).probabilities(raw)
+    table = class_errors(y_true, probability, ["a", "b", "c"], replicates=200, seed=0)
+    middle = (table.error_low + table.error_high) / 2
+    np.testing.assert_allclose(middle, table.error, atol=0.02)
+
+
 def test_wilson_stays_inside_the_unit_interval():
     low, high = wilson(np.array([0, 5, 5]), np.array([5, 5, 10]))
     assert low[0] == 0 and high[1] == 1
@@ -121,12 +129,13 @@ def test_a_class_without_examples_is_left_as_it_is():
     json.dumps(fitted.to_json(), allow_nan=False)
 
 
-def test_scores_that_separate_perfectly_stay_finite():
+def test_scores_that_separate_perfectly_are_not_believed_more_than_their_number_bears():
     y_true = np.array([[0], [0], [1], [1]])
     raw = np.array([[-90], [-80], [80], [90]], np.int8)
     counts = count_levels(y_true, raw)
     slope, intercept = fit_lines(counts, Quantization(SCALE, ZERO_POINT), "platt")
-    assert np.isfinite([slope, intercept]).all() and slope[0] < 10
+    promised = expit(slope * Quantization(SCALE, ZERO_POINT).logits(raw[:, 0]) + intercept)
+    np.testing.assert_allclose(promised, [0.25, 0.25, 0.75, 0.75], atol=0.05)  # 2 + 1 of 2 + 2
 
 
 def test_the_table_says_null_where_nothing_is_defined():

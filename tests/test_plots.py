@@ -16,6 +16,7 @@ from workbench.decide.metrics import evaluate
 from workbench.decide.mistakes import worst_mistakes
 from workbench.show import gallery, plots
 from workbench.show.colours import class_colour, contrast_on_white
+from workbench.show.figures import described, plain
 
 
 def answers(classes):
@@ -73,6 +74,11 @@ def test_a_figure_is_drawn_into_given_axes():
     ax = Figure().add_subplot()
     y_true, scores, known = answers(2)
     assert plots.roc(y_true, scores, known, ax=ax) is ax.figure
+
+
+def test_titles_and_axes_take_any_name_as_text():
+    ax = Figure().add_subplot()
+    plots.png(described(plain(ax, r"$\frac{$", r"$\frac{$", r"$\frac{$"), "Nothing."))
 
 
 def test_the_same_figure_is_the_same_bytes():

@@ -138,6 +138,14 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path, text):
         read(path)
 
 
+def test_a_key_that_is_there_twice_is_refused(found, tmp_path):
+    path = tmp_path / "threshold_recommendation.json"
+    text = json.dumps(found.to_json())
+    path.write_text(text.replace('"seed": 1,', '"seed": 1, "seed": 2,', 1), encoding="utf-8")
+    with pytest.raises(InputError, match="'seed' is there twice"):
+        read(path)
+
+
 def test_an_edit_made_elsewhere_is_accepted_for_its_own_run(found):
     edited = from_json(written(found.edited({"NA": 20}, "Ada", WHEN, "")))
     taken = accept(found, edited)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csc_matrix
 
-from workbench.decide.levels import CELLS, LevelCounts, counts_from_cells, level_cells
+from workbench.decide.levels import CELLS, LevelCounts, chunks, counts_from_cells, level_cells
 
 LEVEL = 0.95  # of every interval of the workbench
 BLOCK_REPLICATES = 64  # at a time: fewer waste the sparse products, more leave the cache
-BLOCK_WEIGHTS = 1 << 22  # and no more than this many weights, 16 MB
+BLOCK_WEIGHTS = 1 << 24  # and no more than this many weights, 64 MB
 BLOCK_CELLS = 1 << 22  # nor counts, for thousands of classes
 
 
@@ -87,7 +87,7 @@ def count_cells(cells: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray
     counts = np.empty((weights.shape[1], classes, size), np.float32)
     ones, starts = np.ones(images, np.float32), np.arange(images + 1)
     for index in range(classes):
-        column = (ones, np.ascontiguousarray(cells[:, index]), starts)
+        column = (ones, np.ascontiguousarray(cells[:, index], np.int32), starts)
         chosen = csc_matrix(column, shape=(size + 1, images), copy=False)
         counts[:, index] = (chosen @ weights)[:size].T
     return counts
@@ -101,7 +101,9 @@ def resampled_levels(
     rng: np.random.Generator,
 ) -> Iterator[LevelCounts]:
     """Yield blocks of level counts with a leading axis of replicates."""
-    cells = level_cells(y_true, raw, mask).astype(np.int32)
+    cells = np.empty(raw.shape, np.int16, order="F")  # read class by class, many times over
+    for rows in chunks(len(raw)):
+        cells[rows] = level_cells(y_true[rows], raw[rows], None if mask is None else mask[rows])
     for weights in image_weights(len(raw), replicates, rng, raw.shape[1]):
         yield counts_from_cells(count_cells(cells, CELLS, weights).astype(np.float64))
 

@@ -34,13 +34,13 @@ from workbench.decide.selection import (
     tune,
     value_at,
 )
-from workbench.decide.unknown import answers, search_unknown
+from workbench.decide.unknown import search_unknown
 from workbench.errors import InputError
 
 if TYPE_CHECKING:
     from workbench.settings import ThresholdSearchSettings
 
-__all__ = ["answers", "best_thresholds", "search", "search_unknown"]
+__all__ = ["best_thresholds", "search", "search_unknown"]
 
 log = logging.getLogger(__name__)
 FOLDS = 5  # of the cross-fitting; more change little and cost positives in none
