@@ -7,6 +7,7 @@ with Keras on real images before it counts as written.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -36,6 +37,7 @@ SUFFIXES = {
     "torchscript": ".pt",
 }
 ONNX_OPSET = 17
+COUNTED = re.compile(r"__\d+(?=_|:|$)")  # a number of the converter, somewhere in a name
 ONNX_TOLERANCE = 1e-4  # of the largest logit, and of 1 where that is smaller
 FRAGILE_ACTIVATIONS = ("swish", "silu")
 
@@ -148,7 +150,31 @@ def to_onnx(network: keras.Model) -> bytes:
 
         signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="image")]
         model, _ = tf2onnx.convert.from_keras(network, signature, opset=ONNX_OPSET)
+    _name_anew(model.graph)
     return model.SerializeToString(deterministic=True)
+
+
+def _name_anew(graph: Any) -> None:
+    """Name tensors and constants after the nodes that use them, in the order of the nodes.
+
+    The converter numbers names by a counter of the process and keeps any one of several equal
+    constants; so the same network would give other bytes each time. The graph's own input and
+    output keep their names.
+    """
+    names = {port.name: port.name for port in (*graph.input, *graph.output)}
+    for number, node in enumerate(graph.node):
+        node.name = f"{COUNTED.sub('', node.name)}__{number}"
+        for tensors, side in ((node.input, "in"), (node.output, "out")):
+            for index, name in enumerate(tensors):
+                if name:
+                    tensors[index] = names.setdefault(name, f"{node.name}_{side}_{index}")
+    for constant in graph.initializer:
+        constant.name = names.get(constant.name, constant.name)
+    for port in (*graph.input, *graph.output):
+        port.type.tensor_type.shape.dim[0].dim_param = "N"
+    order = {name: place for place, name in enumerate(names.values())}
+    graph.initializer.sort(key=lambda constant: order.get(constant.name, len(order)))
+    del graph.value_info[:]  # shapes in between, which every runtime infers by itself
 
 
 def run_onnx(model: bytes, inputs: np.ndarray) -> np.ndarray:
