@@ -70,7 +70,7 @@ def test_a_locked_class_is_moved_by_nothing(tuner):
     assert (tuner.tuning.integers[1:] != tuner.tuning.thresholds.integer[1:]).any()
 
 
-def test_reset_goes_back_to_the_search(tuner):
+def test_reset_goes_back_to_the_start(tuner):
     tuner.slider.value = 30
     tuner.reset.click()
     assert not tuner.tuning.changed
@@ -150,11 +150,11 @@ def test_the_unknown_slider_moves_over_the_curve_and_saves(saved):
     assert f"{saved[0].probability:.3f}" in tuner.words.value
 
 
-def test_the_unknown_slider_goes_back_to_the_search(saved):
+def test_the_unknown_slider_goes_back_to_the_start(saved):
     tuner = threshold_tuner(None, tuned_unknown(), on_save=saved.append)
     tuner.slider.value = 3
     tuner.reset.click()
-    assert tuner.slider.value == tuner.searched
+    assert tuner.slider.value == tuner.start
 
 
 def picture(name, kind):

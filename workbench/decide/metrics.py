@@ -59,6 +59,18 @@ class Evaluation:
     def value(self, name: str) -> float | None:
         return self.overall[name].value
 
+    @property
+    def summary(self) -> pd.DataFrame:
+        """The columns of `table` that fit on a page, worst F1 first."""
+        rows = self.table.sort_values("f1", kind="stable", na_position="last")
+        summary = rows[["class", "positives", "threshold"]].rename(columns={"positives": "images"})
+        summary = summary.assign(found=rows.tp, missed=rows.fn, wrong_yes=rows.fp)
+        for name in ("precision", "recall", "f1", "average_precision"):
+            summary[name] = rows[name]
+        if "f1_low" in rows:
+            summary["f1_from"], summary["f1_to"] = rows.f1_low, rows.f1_high
+        return summary.reset_index(drop=True)
+
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON: null where a figure is undefined."""
         return {

@@ -211,6 +211,8 @@ def _reason(choice: Choice, index: int, rules: Rules) -> str:
         return "global threshold: there is nothing to tune on"
     if choice.own[index] == choice.shared:
         return "global threshold: it is also the best for this class"
+    if gain == low == high == 0:
+        return "global threshold: one of its own would change no answer on other images"
     if gain < rules.least_gain:
         return f"global threshold: its own would gain {found}, less than {rules.least_gain:g}"
     return f"global threshold: its own would gain {found}, which may be luck"

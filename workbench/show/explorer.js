@@ -80,8 +80,8 @@ class Explorer {
       name: this.base.classes[index].name, positives: one[0], negatives: one[1],
       tp: sumFromAbove(one[0]), fp: sumFromAbove(one[1]),
     }));
-    this.searched = this.base.classes.map((one) => one.integer);
-    this.integers = [...this.searched];
+    this.start = this.base.classes.map((one) => one.integer);
+    this.integers = [...this.start];
     this.locked = new Set();
     this.past = [];
     this.selected = 0;
@@ -126,8 +126,8 @@ class Explorer {
     on("list", "keydown", (event) => this.walk(event));
     on("find", "input", () => this.filter());
     on("undo", "click", () => this.undo());
-    on("reset", "click", () => this.set({ [this.selected]: this.searched[this.selected] }));
-    on("reset-all", "click", () => this.set({ ...this.searched }));
+    on("reset", "click", () => this.set({ [this.selected]: this.start[this.selected] }));
+    on("reset-all", "click", () => this.set({ ...this.start }));
     on("lock", "change", () => this.lock());
     on("objective", "change", () => this.showKnobs());
     on("use", "click", () => this.set(this.ruled([this.selected])));
@@ -213,12 +213,12 @@ class Explorer {
     cells[2].textContent = known ? `${Math.round(100 * found.recall)} %` : "–";
     cells[3].textContent = found.tp + found.fp ? `${Math.round(100 * found.precision)} %` : "–";
     cells[4].textContent = known ? found.f1.toFixed(2) : "–";
-    this.rows[index].classList.toggle("te-changed", this.integers[index] !== this.searched[index]);
+    this.rows[index].classList.toggle("te-changed", this.integers[index] !== this.start[index]);
   }
 
   show() {
     const entry = this.entries[this.selected], integer = this.integers[this.selected];
-    const now = figures(entry, integer), before = figures(entry, this.searched[this.selected]);
+    const now = figures(entry, integer), before = figures(entry, this.start[this.selected]);
     this.showSlider(integer);
     this.showWords(entry, now);
     for (const name of ["tp", "fp", "fn", "tn"]) {
@@ -229,10 +229,11 @@ class Explorer {
     this.showFigure("f1", entry.tp[0] > 0, now, before);
     this.moveMarks(integer, now, before);
     this.showTotal();
-    const { reason, note } = this.base.classes[this.selected];
-    this.parts.reason.textContent = `The search said: ${reason}.${note ? ` Note: ${note}.` : ""}`;
+    const { reason, note, created_by } = this.base.classes[this.selected];
+    const said = created_by === "search" ? `The search said: ${reason}` : `It was ${reason}`;
+    this.parts.reason.textContent = `${said}.${note ? ` Note: ${note}.` : ""}`;
     this.parts.undo.disabled = !this.past.length;
-    this.parts.reset.disabled = integer === this.searched[this.selected];
+    this.parts.reset.disabled = integer === this.start[this.selected];
   }
 
   showSlider(integer) {
@@ -272,9 +273,9 @@ class Explorer {
         .filter(([entry]) => entry.tp[0] > 0).map(([entry, one]) => figures(entry, one).f1);
       return known.length ? (known.reduce((a, b) => a + b, 0) / known.length).toFixed(4) : "undefined";
     };
-    const changed = this.integers.filter((one, index) => one !== this.searched[index]).length;
-    this.parts.total.textContent = `All classes: F1 macro ${mean(this.integers)}; the search had ` +
-      `${mean(this.searched)}. ${changed} changed, ${this.locked.size} locked.`;
+    const changed = this.integers.filter((one, index) => one !== this.start[index]).length;
+    this.parts.total.textContent = `All classes: F1 macro ${mean(this.integers)}; it was ` +
+      `${mean(this.start)}. ${changed} changed, ${this.locked.size} locked.`;
   }
 
   showKnobs() {

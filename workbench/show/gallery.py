@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,8 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def gallery_figure(pictures: Sequence[Picture], title: str) -> Figure:
     """Draw the pictures in a grid."""
     rows = max(1, -(-len(pictures) // COLUMNS))
-    figure = Figure(figsize=(10, 0.5 + 2.9 * rows), layout="constrained")
+    figure = Figure(figsize=(10, 0.5 + 3.5 * rows), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     axes = np.atleast_1d(figure.subplots(rows, COLUMNS, squeeze=False)).ravel()
     for ax, picture in zip(axes, pictures, strict=False):
@@ -111,9 +113,9 @@ def gallery_figure(pictures: Sequence[Picture], title: str) -> Figure:
     return described(axes[0], f"{title}: {counted}.")
 
 
-def _wrapped(text: str, width: int = 42) -> list[str]:
+def _wrapped(text: str) -> list[str]:
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return [text[start : start + width] for start in range(0, min(len(text), 3 * width), width)]
+    return textwrap.wrap(text, width=40, max_lines=4, placeholder=" …")
 
 
 def picture_html(picture: Picture) -> str:
@@ -163,5 +165,5 @@ STYLE = (
     "grid-template-columns:repeat(auto-fill,minmax(13rem,1fr))}"
     ".picture-gallery figure{margin:0}.picture-gallery img{width:100%;border-radius:6px}"
     ".picture-gallery figcaption{font-size:.85rem;color:#52606d;overflow-wrap:anywhere}"
-    ".picture-gallery select{font:inherit;margin-right:1rem}.picture-gallery [hidden]{display:none}"
+    ".picture-gallery select{font:inherit;margin-right:1rem;max-width:100%}.picture-gallery [hidden]{display:none}"
 )

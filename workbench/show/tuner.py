@@ -68,8 +68,8 @@ class ThresholdTuner(ipw.VBox):
             ipw.Button(description=text, layout=ipw.Layout(width="auto"))
             for text in (
                 "Undo",
-                "Back to the search's",
-                "All back",
+                "Back to the start",
+                "All back to the start",
                 "For this class",
                 "For all that are not locked",
                 "Save",
@@ -197,7 +197,7 @@ def describe(tuning: Tuning, index: int) -> str:
 def describe_total(tuning: Tuning) -> str:
     now, before = tuning.f1_macro(), tuning.f1_macro(tuning.thresholds.integer)
     return (
-        f"All classes: F1 macro <b>{now:.4f}</b>; the search had {before:.4f}. "
+        f"All classes: F1 macro <b>{now:.4f}</b>; it was {before:.4f}. "
         f"{len(tuning.changed)} changed, {len(tuning.locked)} locked."
     )
 

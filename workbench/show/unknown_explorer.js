@@ -23,17 +23,19 @@ class UnknownExplorer {
     this.curve = data.curve;
     this.parts = {};
     for (const part of root.querySelectorAll("[data-te]")) this.parts[part.dataset.te] = part;
-    this.searched = this.row = this.curve.findIndex((one) => one.chosen);
+    this.start = this.row = this.curve.findIndex((one) => one.chosen);
     this.parts.about.textContent =
       `Counted on ${images(this.base.scores.images)} of the ${this.base.scores.split} split.`;
     this.parts.command.textContent = data.command;
-    this.parts.reason.textContent = `The search said: ${this.base.unknown.reason}.`;
+    const { unknown, created_by } = this.base;
+    this.parts.reason.textContent =
+      `${created_by === "search" ? "The search said: " : "It was "}${unknown.reason}.`;
     this.parts.slider.max = this.curve.length - 1;
     this.drawCurve();
     this.parts.slider.addEventListener("input", () => this.show(Number(this.parts.slider.value)));
-    this.parts.reset.addEventListener("click", () => this.show(this.searched));
+    this.parts.reset.addEventListener("click", () => this.show(this.start));
     this.parts.save.addEventListener("click", () => this.save());
-    this.show(this.searched);
+    this.show(this.start);
   }
 
   drawCurve() {
@@ -71,7 +73,7 @@ class UnknownExplorer {
     const { target_accept_accuracy, min_coverage } = base.objective;
     parts.promise.textContent = `Wanted: ${percent(target_accept_accuracy)} of the answers right and ` +
       `${percent(min_coverage)} answered. ${now.meets_target ? "Both are kept here." : "Not both are kept here."}`;
-    parts.reset.disabled = row === this.searched;
+    parts.reset.disabled = row === this.start;
     this.cut.setAttribute("d", `M${x(now.threshold)} ${BOX.top}V${BOX.bottom}`);
     parts.curve.setAttribute("aria-label", `At confidence ${shown}, ${percent(now.coverage)} answered ` +
       `and ${percent(now.accepted_accuracy)} of the answers right.`);
@@ -79,7 +81,7 @@ class UnknownExplorer {
 
   recommendation(who, why) {
     const file = structuredClone(this.base), now = this.curve[this.row];
-    if (this.row === this.searched) return file;
+    if (this.row === this.start) return file;
     file.created_by = "person";
     file.edits.push({ who, when: new Date().toISOString(), why,
       changes: { unknown: [file.unknown.probability, now.threshold] } });

@@ -18,21 +18,21 @@ class UnknownTuner(ipw.VBox):
         self, threshold: UnknownThreshold, on_save: Callable[[UnknownThreshold], str | None]
     ) -> None:
         self.threshold, self.on_save = threshold, on_save
-        self.searched = int(threshold.curve.chosen.to_numpy().argmax())
+        self.start = int(threshold.curve.chosen.to_numpy().argmax())
         self.slider = ipw.IntSlider(
-            value=self.searched,
+            value=self.start,
             max=len(threshold.curve) - 1,
             readout=False,
             description="Threshold",
             layout=ipw.Layout(width="100%"),
         )
         self.words, self.saved = ipw.HTML(), ipw.HTML()
-        self.reset = ipw.Button(description="Back to the search's", layout=ipw.Layout(width="auto"))
+        self.reset = ipw.Button(description="Back to the start", layout=ipw.Layout(width="auto"))
         self.who = ipw.Text(description="Your name")
         self.why = ipw.Text(description="Why", layout=ipw.Layout(width="28rem"))
         self.save = ipw.Button(description="Save")
         self.slider.observe(lambda _: self.show(), "value")
-        self.reset.on_click(lambda _: setattr(self.slider, "value", self.searched))
+        self.reset.on_click(lambda _: setattr(self.slider, "value", self.start))
         self.save.on_click(lambda _: self._save())
         self.show()
         keep = ipw.HBox([self.who, self.why, self.save], layout=ipw.Layout(flex_flow="row wrap"))
