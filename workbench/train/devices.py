@@ -23,6 +23,19 @@ from workbench.settings import Settings
 logger = logging.getLogger(__name__)
 
 
+def prepare_devices(settings: Settings) -> None:
+    """Limit threads and let GPU memory grow; has to come before TensorFlow computes anything."""
+    try:
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if settings.run.threads:
+            tf.config.threading.set_intra_op_parallelism_threads(settings.run.threads)
+            tf.config.threading.set_inter_op_parallelism_threads(settings.run.threads)
+    except RuntimeError:
+        # TensorFlow refuses changes once it runs; in a notebook that is a second call.
+        logger.info("devices are in use already: threads and memory growth stay as they are")
+
+
 def seed_everything(settings: Settings) -> None:
     """Seed Python, NumPy and TensorFlow; what is built next is a function of the settings."""
     keras.utils.set_random_seed(settings.seed)

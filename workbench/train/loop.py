@@ -92,6 +92,13 @@ def fit_phase(
         return fit.to_the_end()
     except tf.errors.ResourceExhaustedError:
         raise StepError(_memory_message(phase, feed)) from None
+    except tf.errors.UnimplementedError as error:
+        if "determini" not in str(error).lower():
+            raise
+        raise StepError(
+            f"{phase.name}: this device has no deterministic form of an operation "
+            f"({str(error).splitlines()[0]}). Set run.deterministic: false."
+        ) from None
 
 
 def _memory_message(phase: Phase, feed: Feed) -> str:

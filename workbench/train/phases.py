@@ -22,7 +22,7 @@ from workbench.nets.anatomy import backbone_layers
 from workbench.nets.pretrained import imagenet_weights
 from workbench.nets.weights import fits_head, load_weights_into, save_weights
 from workbench.settings import Settings, StudentSettings, TeacherSettings
-from workbench.train.devices import choose_strategy, precision, seed_everything
+from workbench.train.devices import choose_strategy, precision, prepare_devices, seed_everything
 from workbench.train.distill import Objective
 from workbench.train.feeds import feed_from
 from workbench.train.logs import Row, history_table
@@ -65,6 +65,7 @@ def train_in_phases(
     bar: bool | None,
 ) -> Training:
     """Train warmup and finetune from wherever they stand, and write the weights of both."""
+    prepare_devices(settings)
     strategy = choose_strategy(settings)
     with precision(settings):
         network = _start(role, settings, strategy)

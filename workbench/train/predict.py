@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,10 +23,20 @@ _compiled: weakref.WeakKeyDictionary[keras.Model, Callable] = weakref.WeakKeyDic
 
 
 def inference(network: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Compile the network in inference mode, for any batch size."""
+    """Compile the network in inference mode, for any batch size; the caller keeps it alive."""
     if network not in _compiled:
         _compiled[network] = _compile(network)
     return _compiled[network]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A network in inference mode that stays alive as long as somebody may call it."""
+
+    network: keras.Model
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        return inference(self.network)(images)
 
 
 def predict_logits(

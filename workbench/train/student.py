@@ -23,7 +23,7 @@ from workbench.train.fingerprints import training_fingerprint, weights_hash
 from workbench.train.losses import Loss
 from workbench.train.monitors import class_scores
 from workbench.train.phases import Role, Training, train_in_phases
-from workbench.train.predict import inference, predict_logits
+from workbench.train.predict import Inference, predict_logits
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def student_objective(
         return FromLabels(loss)
     return FromTeacher(
         loss=loss,
-        teacher=inference(teacher),
+        teacher=Inference(teacher),
         settings=settings.distillation,
         single_label=settings.task == "single_label",
         gate=np.ones(num_classes, np.float32) if gate is None else gate,
