@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -118,6 +119,28 @@ def test_geometry_keeps_the_size_and_moves_the_pixels(knob):
     for view in views(only(**knob), 10):
         assert view.shape == picture().shape
         assert np.abs(view.astype(int) - picture()).mean() > 0.5
+
+
+def test_a_large_photo_is_drawn_no_larger_than_asked_for():
+    image = picture(400, 200)
+    view = augment(image, seed=1, epoch=0, index=0, settings=AugmentationSettings(), longest=80)
+    assert view.shape == (40, 80, 3)
+
+
+def test_a_small_photo_keeps_its_size():
+    view = augment(
+        picture(), seed=1, epoch=0, index=0, settings=AugmentationSettings(), longest=1000
+    )
+    assert view.shape == picture().shape
+
+
+def test_drawing_smaller_shows_the_same_scene():
+    image = np.repeat(np.repeat(picture(80, 60), 5, axis=0), 5, axis=1)
+    settings = only(random_rotation_factor=0.03, random_zoom_factor=0.1)
+    place = {"seed": 1, "epoch": 0, "index": 4, "settings": settings}
+    small, large = augment(image, **place, longest=80), augment(image, **place)
+    shrunk = cv2.resize(large, (80, 60), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - shrunk).mean() < 4
 
 
 def test_rotation_turns_about_the_centre():

@@ -1,18 +1,20 @@
 """Augmentation as a pure function of (seed, epoch, image): no state, no global random numbers.
 
-Pixels in, pixels out: uint8 RGB at the photo's own size, so that one augmented view can be
-letterboxed for the teacher and for the student. Geometry is one warp, colour one matrix, however
-many of them are switched on.
+Pixels in, pixels out, uint8 RGB: one augmented view, which the pipeline then letterboxes for the
+teacher and for the student. Geometry is one warp, colour one matrix, however many of them are
+switched on, and nothing is drawn much larger than the networks will see it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
+from workbench.data.letterbox import letterbox_size
 from workbench.settings import AugmentationSettings, ColorJitter
 
 GREY = np.array([0.299, 0.587, 0.114])  # BT.601, what cv2 calls grey
@@ -24,11 +26,23 @@ NOISE_SAMPLES = 1 << 22  # drawn once; every image takes a window at a random pl
 
 
 def augment(
-    image: np.ndarray, *, seed: int, epoch: int, index: int, settings: AugmentationSettings
+    image: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    index: int,
+    settings: AugmentationSettings,
+    longest: int | None = None,
 ) -> np.ndarray:
-    """Return the augmented view of uint8 [height, width, 3]; the input is left as it is."""
+    """Return the augmented view of uint8 [height, width, 3]; the input is left as it is.
+
+    A view with a side above `longest` is drawn smaller, by the same interpolation; without
+    augmentation the image comes back untouched.
+    """
+    if not _changes_anything(settings):
+        return image
     rng = np.random.default_rng([seed, epoch, index])
-    view = _move(image, rng, settings)
+    view = _move(image, rng, settings, longest or max(image.shape[:2]))
     view = _colour(view, rng, settings.color_jitter)
     view = _texture(view, rng, settings)
     if settings.gaussian_noise_stddev > 0:
@@ -36,21 +50,46 @@ def augment(
     return _cut_out(view, rng, settings)
 
 
+def view_side(sizes: Iterable[int]) -> int:
+    """Return how large views are drawn for networks of these sizes: a third above the largest."""
+    return -(-4 * max(sizes) // 3)
+
+
 def _move(
-    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings
+    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings, longest: int
 ) -> np.ndarray:
-    """Flip, crop, rotate, zoom, shift and tilt with at most one interpolation."""
+    """Flip, crop, rotate, zoom, shift, tilt and shrink with at most one interpolation."""
     mirror = settings.random_flip_horizontal and rng.random() < 0.5
     upside_down = settings.random_flip_vertical and rng.random() < 0.5
-    if _warps(settings):
+    if _warps(settings) or max(image.shape[:2]) > longest:
         image = _within_warp_limit(image)
-        size, matrix = _draw_warp(image.shape[1], image.shape[0], rng, settings)
+        size, matrix = _draw_warp(image.shape[1], image.shape[0], rng, settings, longest)
         image = _warp(image, matrix, size)
     if mirror and upside_down:
         return cv2.flip(image, -1)
     if mirror or upside_down:
         return cv2.flip(image, 1 if mirror else 0)
     return image
+
+
+@lru_cache(maxsize=4)
+def _changes_anything(settings: AugmentationSettings) -> bool:
+    jitter = settings.color_jitter
+    return _warps(settings) or any(
+        (
+            settings.random_flip_horizontal,
+            settings.random_flip_vertical,
+            jitter.brightness,
+            jitter.contrast,
+            jitter.saturation,
+            jitter.hue,
+            settings.gaussian_noise_stddev,
+            settings.blur_probability,
+            settings.sharpen_probability,
+            settings.clahe_probability,
+            settings.cutout.num_patches,
+        )
+    )
 
 
 def _warps(settings: AugmentationSettings) -> bool:
@@ -74,7 +113,11 @@ def _within_warp_limit(image: np.ndarray) -> np.ndarray:
 
 
 def _draw_warp(
-    width: int, height: int, rng: np.random.Generator, settings: AugmentationSettings
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    settings: AugmentationSettings,
+    longest: int,
 ) -> tuple[tuple[int, int], np.ndarray]:
     """Return the view's (width, height) and the 3 x 3 matrix from its pixels to the image's."""
     crop_width, crop_height, centre = _draw_crop(width, height, rng, settings.random_crop_scale)
@@ -83,11 +126,14 @@ def _draw_warp(
     shift = settings.random_shift_factor * rng.uniform(-1, 1, 2) * (width, height)
     cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
     turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    from_centre = _translation(-(crop_width - 1) / 2, -(crop_height - 1) / 2)
-    matrix = _translation(*(centre - shift)) @ turn @ from_centre
+    matrix = _translation(*(centre - shift)) @ turn
     if settings.perspective:
         matrix = matrix @ _draw_tilt(crop_width, crop_height, rng, settings.perspective)
-    return (crop_width, crop_height), matrix
+    size = (crop_width, crop_height)
+    if max(size) > longest:
+        size = letterbox_size(crop_width, crop_height, longest)
+    scale = np.diag([crop_width / size[0], crop_height / size[1], 1])
+    return size, matrix @ scale @ _translation(-(size[0] - 1) / 2, -(size[1] - 1) / 2)
 
 
 def _draw_crop(
@@ -106,7 +152,9 @@ def _draw_crop(
 
 
 def _draw_tilt(width: int, height: int, rng: np.random.Generator, strength: float) -> np.ndarray:
-    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float32)
+    """Move the corners of a rectangle about the origin."""
+    x, y = width / 2, height / 2
+    corners = np.array([(-x, -y), (x, -y), (x, y), (-x, y)], np.float32)
     moved = corners + strength * rng.uniform(-1, 1, (4, 2)) * (width, height)
     return cv2.getPerspectiveTransform(corners, moved.astype(np.float32))
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from workbench.data.augment import augment
+from workbench.data.augment import augment, view_side
 from workbench.data.buffers import Buffers
 from workbench.data.cache import Cache, cached, open_cache
 from workbench.data.decode import decode_image
@@ -131,8 +131,9 @@ def _dataset(
     options.deterministic = True
     # Shards are ours; TensorFlow would shard what is a shard already.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    threads = count_cores(settings.run.threads)
-    batches = numbers.map(load_tensors, num_parallel_calls=threads)
+    # One more than cores: a batch that is ready but not yet its turn must not idle a core.
+    calls = count_cores(settings.run.threads) + 1
+    batches = numbers.map(load_tensors, num_parallel_calls=calls)
     return batches.prefetch(BATCHES_AHEAD).with_options(options)
 
 
@@ -169,6 +170,7 @@ class _Loader:
     ) -> None:
         self._split, self._views, self._settings, self._cache = split, views, settings, cache
         self._sizes = [view.size for view in views]
+        self._view_side = view_side(self._sizes)
         self._buffers = Buffers()
         # tf.data already runs one batch a core; threads inside OpenCV would fight over the cores.
         cv2.setNumThreads(0)
@@ -198,6 +200,7 @@ class _Loader:
             epoch=epoch,
             index=int(index),
             settings=self._settings.augmentation,
+            longest=self._view_side,
         )
         return letterbox_all(view, self._sizes)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.data.augment import augment
+from workbench.data.augment import augment, view_side
 from workbench.data.decode import decode_image
 from workbench.data.letterbox import letterbox
 from workbench.data.tables import Split
@@ -32,9 +32,15 @@ def sample_sheet(split: Split, settings: Settings, count: int, variants: int = 3
 
 def _row(split: Split, index: int, settings: Settings, variants: int) -> SheetRow:
     original = decode_image(split.path(index), settings.dataset)
+    longest = view_side((settings.teacher_size, settings.student_size))
     views = tuple(
         augment(
-            original, seed=settings.seed, epoch=epoch, index=index, settings=settings.augmentation
+            original,
+            seed=settings.seed,
+            epoch=epoch,
+            index=index,
+            settings=settings.augmentation,
+            longest=longest,
         )
         for epoch in range(variants)
     )
