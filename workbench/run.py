@@ -103,12 +103,6 @@ class Run:
                 status.record_failure(self.folder, step, f"{type(error).__name__}: {error}")
                 raise
 
-    def save_figure(self, name: str, figure: Any) -> Any:
-        """Write a figure as PNG for those who have only the folder, and hand it back."""
-        with files.writing(self.folder / f"{name}.png") as temporary:
-            figure.savefig(temporary, dpi=110, bbox_inches="tight", metadata={"Software": None})
-        return figure
-
     def save_piece(self, name: str, html: str) -> None:
         """Keep a living piece of a page (its own script in it) for the rendered notebook."""
         files.write_text(self.folder / PIECES / f"{name}.html", html)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.files import write_bytes
+from workbench.run import Run
 from workbench.show.colours import GRID, INK, QUIET
 
 if TYPE_CHECKING:
@@ -95,6 +96,12 @@ def display_image(figure: Figure) -> Image:
     from IPython.display import Image
 
     return Image(data=png(figure), format="png", alt=alt_text(figure))
+
+
+def keep(run: Run, name: str, figure: Figure) -> Image:
+    """Write a figure into the run folder, and show it with its alt text in the notebook."""
+    save(figure, run.path(f"{name}.png"))
+    return display_image(figure)
 
 
 def html_image(figure: Figure) -> str:

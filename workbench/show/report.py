@@ -21,6 +21,19 @@ from workbench.run import Run
 
 STYLE = Path(__file__).with_name("report.css")
 SCRIPT_ELEMENT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
+# What Markdown and our tables are made of; everything else in an output becomes text.
+TAGS = {
+    "a", "abbr", "b", "blockquote", "br", "code", "div", "em", "figcaption", "figure", "h1", "h2",
+    "h3", "h4", "hr", "i", "img", "li", "ol", "p", "pre", "small", "span", "strong", "sub", "sup",
+    "table", "tbody", "td", "th", "thead", "tr", "ul",
+}  # fmt: skip
+ATTRIBUTES = {
+    "*": ["class", "id"],
+    "a": ["href", "title"],
+    "img": ["alt", "height", "src", "title", "width"],
+    "td": ["align", "colspan", "rowspan"],
+    "th": ["align", "colspan", "rowspan", "scope"],
+}
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
     "base-uri 'none'; form-action 'none'; script-src {hashes}"
@@ -48,8 +61,11 @@ def place_of(name: str) -> str:
 
 def _export(executed: Path) -> str:
     from nbconvert import HTMLExporter
+    from traitlets.config import Config
 
+    allowed = Config({"SanitizeHTML": {"tags": TAGS, "attributes": ATTRIBUTES}})
     exporter = HTMLExporter(
+        config=allowed,
         template_name="lab", sanitize_html=True, embed_images=True, mathjax_url="",
         require_js_url="", jquery_url="", mermaid_js_url="",
     )  # fmt: skip
