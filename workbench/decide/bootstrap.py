@@ -6,7 +6,7 @@ differences are paired. All randomness comes from the generator that is passed i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +29,6 @@ class Interval:
 
     def to_json(self) -> list[float] | None:
         return None if self.low is None or self.high is None else [self.low, self.high]
-
-    @property
-    def above_zero(self) -> bool:
-        return self.low is not None and self.low > 0
 
 
 def interval(replicates: np.ndarray) -> Interval:
@@ -106,10 +102,3 @@ def resampled_levels(
         cells[rows] = level_cells(y_true[rows], raw[rows], None if mask is None else mask[rows])
     for weights in image_weights(len(raw), replicates, rng, raw.shape[1]):
         yield counts_from_cells(count_cells(cells, CELLS, weights).astype(np.float64))
-
-
-def gather(
-    blocks: Iterator[LevelCounts], figure: Callable[[LevelCounts], np.ndarray]
-) -> np.ndarray:
-    """Compute a figure on every replicate: [R, ...]."""
-    return np.concatenate([figure(block) for block in blocks])

@@ -47,33 +47,14 @@ def worst_mistakes(
     for kind, outcome in KINDS.items():
         images, columns = np.nonzero(answers.cells == outcome)
         order = np.argsort(-distance[images, columns], kind="stable")
-        chosen = _spread(columns[order], limit, per_class)
-        rows += [
-            {
-                "kind": kind,
-                "image": int(images[place]),
-                "filepath": filepaths[images[place]],
-                "class": classes[columns[place]],
-                "class_index": int(columns[place]),
-                "probability": float(answers.y_score[images[place], columns[place]]),
-                "threshold": float(bars[images[place], columns[place]]),
-                "said": _names(answers.decisions[images[place]], classes),
-                "really": _names(answers.y_true[images[place]] > 0.5, classes),
-            }
-            for place in order[chosen]
-        ]
-    columns = [
-        "kind",
-        "image",
-        "filepath",
-        "class",
-        "class_index",
-        "probability",
-        "threshold",
-        "said",
-        "really",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+        for place in order[_spread(columns[order], limit, per_class)]:
+            image, column = int(images[place]), int(columns[place])
+            scores = float(answers.y_score[image, column]), float(bars[image, column])
+            said = _names(answers.decisions[image], classes)
+            really = _names(answers.y_true[image] > 0.5, classes)
+            known = (kind, image, filepaths[image], classes[column], column)
+            rows.append((*known, *scores, said, really))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _spread(columns: np.ndarray, limit: int, per_class: int | None) -> list[int]:
