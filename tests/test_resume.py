@@ -200,5 +200,19 @@ def test_checkpoints_of_other_settings_are_set_aside_with_a_word(tmp_path, caplo
     assert not (tmp_path / "phase").exists()
 
 
+def test_a_machine_that_only_reads_changes_nothing(tmp_path):
+    Checkpoints(tmp_path / "phase", "one").save(1, checkpoint(1))
+    reader = Checkpoints(tmp_path / "phase", "two", writes=False)
+    assert reader.latest() is None
+    reader.save(2, checkpoint(2))
+    assert [path.name for path in (tmp_path / "phase").glob("*.npz")] == ["epoch_00001.npz"]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    (tmp_path / ".partial_abc.npz").write_bytes(b"half")
+    Checkpoints(tmp_path, "one").sweep()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_without_checkpoints_starts_a_training_anew(tmp_path):
     assert Checkpoints(tmp_path / "phase", "one").latest() is None

@@ -29,14 +29,20 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one phase, for one fingerprint of settings and data."""
+    """The checkpoints of one phase, for one fingerprint of settings and data.
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    Of several machines that share the folder one writes, the others only read.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, *, writes: bool = True) -> None:
         self.folder = Path(folder)
         self.fingerprint = fingerprint
+        self.writes = writes
 
     def save(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Write the hash, then the file it belongs to: a kill between the two leaves neither."""
+        if not self.writes:
+            return
         groups = {name: len(arrays) for name, arrays in checkpoint.arrays.items()}
         state = {"fingerprint": self.fingerprint, "groups": groups, **checkpoint.state}
         path = self.folder / f"epoch_{epoch:05d}.npz"
@@ -56,9 +62,15 @@ class Checkpoints:
                 continue
             if checkpoint.state["fingerprint"] == self.fingerprint:
                 return checkpoint
-            self._set_aside()
+            if self.writes:
+                self._set_aside()
             return None
         return None
+
+    def sweep(self) -> None:
+        """Remove what a kill left half-written."""
+        for path in self.folder.glob(".partial_*") if self.writes else ():
+            path.unlink()
 
     def _read(self, path: Path) -> Checkpoint | None:
         expected = _hash_file(path)

@@ -76,6 +76,8 @@ def fit_phase(
 ) -> Fitted:
     """Train a phase to its end from wherever it stands; leave the best weights in `network`."""
     folder = Path(folder)
+    strategy = strategy or tf.distribute.get_strategy()
+    chief = strategy.extended.should_checkpoint
     fit = _Fit(
         network=network,
         phase=phase,
@@ -83,10 +85,10 @@ def fit_phase(
         feed=feed,
         settings=settings,
         folder=folder,
-        strategy=strategy or tf.distribute.get_strategy(),
+        strategy=strategy,
         report=report,
         bar=bar,
-        checkpoints=Checkpoints(folder / "checkpoints" / phase.name, fingerprint),
+        checkpoints=Checkpoints(folder / "checkpoints" / phase.name, fingerprint, writes=chief),
     )
     try:
         return fit.to_the_end()
@@ -132,6 +134,7 @@ class _Fit:
         self.validation = Validation(self.feed, self.objective.loss, self.settings)
 
     def to_the_end(self) -> Fitted:
+        self.checkpoints.sweep()
         checkpoint = self.checkpoints.latest()
         if checkpoint:
             self._take_up(checkpoint)
@@ -235,7 +238,7 @@ class _Fit:
             self.report.info("%s stops: %s", self.phase.name, self.progress.stopped)
 
     def _save(self) -> None:
-        """Write a checkpoint when one is due. Every machine reads its tensors, the chief writes."""
+        """Write a checkpoint when one is due; every machine reads the tensors for it."""
         training, epoch = self.settings.training, self.progress.epoch
         if not (self._finished() or epoch % training.checkpoint_every_epochs == 0):
             return
@@ -244,16 +247,15 @@ class _Fit:
         same = self.progress.best["epoch"] == epoch and not training.ema_decay
         arrays["best"] = [] if same else self.best_weights
         state = {"progress": asdict(self.progress), "schedule": self.schedule.state()}
-        if self.strategy.extended.should_checkpoint:
-            self.checkpoints.save(epoch, Checkpoint(arrays, state))
+        self.checkpoints.save(epoch, Checkpoint(arrays, state))
 
     def _keep_weights(self, weights: list[np.ndarray]) -> None:
         """Keep every Nth epoch for good, beside the checkpoints that come and go."""
         every, epoch = self.settings.training.keep_every_epochs, self.progress.epoch
-        if every and epoch % every == 0 and self.strategy.extended.should_checkpoint:
+        if every and epoch % every == 0 and self.checkpoints.writes:
             path = self.checkpoints.folder / f"kept_{epoch:05d}.h5"
             save_weights(self.network, path, weights)
 
     def _write_logs(self) -> None:
-        if self.strategy.extended.should_checkpoint:
+        if self.checkpoints.writes:
             write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
