@@ -67,6 +67,8 @@ class DatasetSettings(Group):
     train_frac: Fraction = knob(0.8, "only for layouts that come without splits")
     val_frac: Fraction = knob(0.1, "thresholds and every choice are made on it")
     test_frac: Fraction = knob(0.1, "opened once, by notebook 09")
+    folds: Annotated[int, Field(ge=0, le=20)] = knob(0, "k-fold for small datasets: train and val are dealt anew into this many parts; 0 keeps the splits")
+    fold: Annotated[int, Field(ge=0, le=19)] = knob(0, "the part that validates; one run a part (see sweep)")
     cache: Literal["none", "memory", "disk"] = knob("none", "keep decoded, letterboxed evaluation images: faster epochs for memory or disk")
 
     @model_validator(mode="after")
@@ -74,6 +76,14 @@ class DatasetSettings(Group):
         total = self.train_frac + self.val_frac + self.test_frac
         if not math.isclose(total, 1, abs_tol=1e-6):
             raise ValueError(f"train_frac + val_frac + test_frac is {total:g}; they must sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def fold_is_one_of_the_folds(self) -> DatasetSettings:
+        if self.folds == 1:
+            raise ValueError("folds is 1; at least 2 parts make a k-fold, 0 keeps the splits")
+        if self.fold and self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}, folds {self.folds}; parts are counted from 0")
         return self
 
 

@@ -124,22 +124,44 @@ def read_dataset(
     dataset = Dataset(layout.images, classes, rows).without(bad)
     if layout.tables[0].split is None:
         dataset = _split(dataset, settings, group_images)
+    if settings.dataset.folds:
+        dataset = _fold(dataset, settings, group_images)
     _log_dataset(dataset, layout.kind)
     return dataset
 
 
 def _split(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
     """Split rows in the order of their paths, so that the order of a listing does not matter."""
+    rows = dataset.rows.sort_values("filepath", ignore_index=True)
+    fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
+    numbers = _deal(dataset, rows, fractions, settings, group_images)
+    rows["split"] = np.array(SPLITS, dtype=object)[numbers]
+    return replace(dataset, rows=rows)
+
+
+def _fold(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
+    """Deal train and val anew into equal parts, one of which validates; test stays what it is."""
+    rows = dataset.rows.sort_values("filepath", ignore_index=True)
+    inside = rows["split"].isin(["train", "val"])
+    parts = [1 / settings.dataset.folds] * settings.dataset.folds
+    numbers = _deal(dataset, rows[inside], parts, settings, group_images)
+    rows.loc[inside, "split"] = np.where(numbers == settings.dataset.fold, "val", "train")
+    return replace(dataset, rows=rows)
+
+
+def _deal(
+    dataset: Dataset,
+    rows: pd.DataFrame,
+    fractions: Sequence[float],
+    settings: Settings,
+    group_images: Grouping | None,
+) -> np.ndarray:
     # Imported here: most datasets come with splits and need neither OpenCV nor SciPy for reading.
     from workbench.data.duplicates import group_same_photos
 
     group_images = group_images or group_same_photos(settings)
-    rows = dataset.rows.sort_values("filepath", ignore_index=True)
     groups = group_images([dataset.images / filepath for filepath in rows["filepath"]])
-    fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
-    numbers = assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
-    rows["split"] = np.array(SPLITS, dtype=object)[numbers]
-    return replace(dataset, rows=rows)
+    return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
 
 
 def _log_dataset(dataset: Dataset, kind: str) -> None:
