@@ -26,6 +26,16 @@ def _ends(figure) -> dict[str, float | None]:
     return {"from": low, "to": high}
 
 
+def per_class(evaluation: Evaluation) -> pd.DataFrame:
+    """One row a class: what it found and missed, and F1 with its interval."""
+    table = evaluation.table
+    counts = table[["class", "positives", "threshold", "tp", "fp", "fn"]]
+    figures = table[["precision", "recall", "f1", "f1_low", "f1_high", "average_precision"]]
+    return counts.rename(columns={"tp": "found", "fp": "wrongly said", "fn": "missed"}).join(
+        figures
+    )
+
+
 def confusion(tested: Tested) -> Figure:
     evaluation = tested.evaluation
     if evaluation.task == "single_label":

@@ -61,16 +61,21 @@ def place_of(name: str) -> str:
 
 def _export(executed: Path) -> str:
     from nbconvert import HTMLExporter
-    from traitlets.config import Config
 
-    allowed = Config({"SanitizeHTML": {"tags": TAGS, "attributes": ATTRIBUTES}})
     exporter = HTMLExporter(
-        config=allowed,
         template_name="lab", sanitize_html=True, embed_images=True, mathjax_url="",
         require_js_url="", jquery_url="", mermaid_js_url="",
     )  # fmt: skip
+    exporter.register_filter("clean_html", _clean)
     page, _ = exporter.from_filename(str(executed))
     return page
+
+
+def _clean(element: str | bytes) -> str:
+    import bleach
+
+    text = element.decode() if isinstance(element, bytes) else str(element)
+    return bleach.clean(text, tags=TAGS, attributes=ATTRIBUTES)
 
 
 def _policy(page: str) -> str:
