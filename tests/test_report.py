@@ -62,3 +62,15 @@ def test_the_index_links_the_pages_that_exist_and_says_what_failed(run):
 
 def test_the_index_names_the_next_step(run):
     assert "0 of 9 steps are done. Next: 01 dataset_audit." in render_index(run)
+
+
+def test_a_figure_keeps_its_alt_text(tmp_path):
+    picture = nbformat.v4.new_output(
+        "display_data",
+        data={"image/png": "iVBORw0KGgo=", "text/plain": "a figure"},
+        metadata={"image/png": {"alt": 'Two "lines" fall'}},
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[picture])])
+    nbformat.write(book, tmp_path / "figure.ipynb")
+    page = render_notebook(tmp_path / "figure.ipynb", find_step("06"), {})
+    assert 'alt="Two &quot;lines&quot; fall"' in page

@@ -34,6 +34,7 @@ ATTRIBUTES = {
     "td": ["align", "colspan", "rowspan"],
     "th": ["align", "colspan", "rowspan", "scope"],
 }
+NO_ALT = "No description has been provided for this image"  # nbconvert's words
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
     "base-uri 'none'; form-action 'none'; script-src {hashes}"
@@ -68,7 +69,16 @@ def _export(executed: Path) -> str:
     )  # fmt: skip
     exporter.register_filter("clean_html", _clean)
     page, _ = exporter.from_filename(str(executed))
-    return page
+    alts = iter(_alt_texts(executed))
+    return re.sub(f'alt="{NO_ALT}"', lambda _: f'alt="{next(alts, NO_ALT)}"', page)
+
+
+def _alt_texts(executed: Path) -> list[str]:
+    """Collect what our figures say of themselves, in page order; nbconvert leaves it out."""
+    outputs = [out for cell in read_json(executed)["cells"] for out in cell.get("outputs", [])]
+    pictures = [out for out in outputs if "image/png" in out.get("data", {})]
+    alts = [out.get("metadata", {}).get("image/png", {}).get("alt") for out in pictures]
+    return [html.escape(alt or NO_ALT, quote=True) for alt in alts]
 
 
 def _clean(element: str | bytes) -> str:

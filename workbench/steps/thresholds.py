@@ -82,6 +82,7 @@ def _search(run: Run, scores: Scores, classes: tuple[str, ...]) -> Any:
         return search_unknown(
             scores.y_true, scores.logits, settings.single_label, classes, settings.seed,
             replicates=settings.threshold_search.bootstrap_replicates, source_sha256=source,
+            mask=scores.mask,
         )  # fmt: skip
     return search(
         scores.y_true, scores.raw, scores.scale, scores.zero_point, settings.threshold_search,
