@@ -12,11 +12,13 @@ import pandas as pd
 from workbench import files
 
 Row = dict[str, Any]
-COLUMNS = ["phase", "epoch", "loss", "val_loss", "val_f1_macro", "val_map", "lr", "seconds"]
+FIGURES = ["loss", "val_loss", "val_f1_macro", "val_map", "lr", "seconds"]
+TYPES = {"phase": "str", "epoch": "int64", **dict.fromkeys(FIGURES, "float64")}
 
 
 def history_table(rows: list[Row]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=COLUMNS)
+    """Tabulate epochs; without a row the columns have their types all the same."""
+    return pd.DataFrame(rows, columns=list(TYPES)).astype(TYPES)
 
 
 def write_logs(folder: Path, phase: str, rows: list[Row]) -> None:
