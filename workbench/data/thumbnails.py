@@ -51,11 +51,12 @@ class Thumbnails:
         self._file.write(np.ascontiguousarray(records).data)
 
     def read(self, images: np.ndarray) -> np.ndarray:
-        """Read the records of `images`, uint8 [len(images), RECORD_BYTES]."""
+        """Read the records of `images`, uint8 [len(images), RECORD_BYTES]; neighbours in one go."""
         self._file.flush()
         wanted, place = np.unique(images, return_inverse=True)
         records = np.empty((len(wanted), RECORD_BYTES), np.uint8)
-        for record, image in zip(records, wanted, strict=True):
-            self._file.seek(int(image) * RECORD_BYTES)
-            self._file.readinto(record.data)
+        starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)
+        for start, stop in zip(starts, np.append(starts[1:], len(wanted)), strict=False):
+            self._file.seek(int(wanted[start]) * RECORD_BYTES)
+            self._file.readinto(records[start:stop].data)
         return records[place]
