@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,9 @@ def _generated_c(config: Mapping[str, Any], vectors: Sequence[Mapping[str, Any]]
     }
 
 
-def _lines(items: Any, indent: int = 4) -> str:
-    return "\n".join(f"{' ' * indent}{item}," for item in items)
+def _lines(items: Iterable[str], indent: int = 4) -> str:
+    """Write one item a line, without a comma after the last: older compilers refuse it."""
+    return ",\n".join(" " * indent + item for item in items)
 
 
 def _c_vector(vector: Mapping[str, Any], labels: Sequence[str]) -> str:
@@ -151,7 +152,7 @@ def _kotlin_probability(config: Mapping[str, Any]) -> str:
         return "value(raw[index])"
     if not _single(config):
         return "1 / (1 + exp(-value(raw[index])))"
-    return "exp(value(raw[index])) / raw.sumOf { exp(value(it)) }"
+    return "exp(value(raw[index])) / raw.map { exp(value(it)) }.sum()"
 
 
 def _swift(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,12 +98,12 @@ def _function(torch: Any, compute: Callable) -> Any:
 
 
 def _tensor(torch: Any, array: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(array, dtype=np.float32)))
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def _convolution(torch: Any, layer: keras.layers.Layer) -> Any:
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    kernel = np.asarray(layer.weights[0])  # [h, w, in, out] or [h, w, in, 1]
+    kernel = layer.get_weights()[0]  # [h, w, in, out] or [h, w, in, 1]
     channels = kernel.shape[2]
     out = channels * kernel.shape[3] if depthwise else kernel.shape[3]
     module = torch.nn.Conv2d(
@@ -117,7 +117,7 @@ def _convolution(torch: Any, layer: keras.layers.Layer) -> Any:
     axes = (2, 3, 0, 1) if depthwise else (3, 2, 0, 1)
     module.weight.data = _tensor(torch, kernel.transpose(axes))
     if layer.use_bias:
-        module.bias.data = _tensor(torch, layer.weights[1])
+        module.bias.data = _tensor(torch, layer.get_weights()[1])
     return torch.nn.Sequential(
         *_same_padding(torch, layer, kernel.shape[:2]), module, _activation(torch, layer)
     )
@@ -136,7 +136,7 @@ def _same_padding(torch: Any, layer: keras.layers.Layer, kernel: tuple[int, int]
 
 
 def _batch_norm(torch: Any, layer: keras.layers.Layer) -> Any:
-    gamma, beta, mean, variance = (_tensor(torch, weight) for weight in layer.weights)
+    gamma, beta, mean, variance = (_tensor(torch, weight) for weight in layer.get_weights())
     module = torch.nn.BatchNorm2d(len(gamma), eps=layer.epsilon)
     module.weight.data, module.bias.data = gamma, beta
     module.running_mean, module.running_var = mean, variance
@@ -144,7 +144,7 @@ def _batch_norm(torch: Any, layer: keras.layers.Layer) -> Any:
 
 
 def _dense(torch: Any, layer: keras.layers.Layer) -> Any:
-    kernel, bias = (np.asarray(weight) for weight in layer.weights)
+    kernel, bias = layer.get_weights()
     module = torch.nn.Linear(*kernel.shape)
     module.weight.data, module.bias.data = _tensor(torch, kernel.T), _tensor(torch, bias)
     return torch.nn.Sequential(module, _activation(torch, layer))
@@ -166,7 +166,9 @@ def _activation(torch: Any, layer: keras.layers.Layer) -> Any:
 
 
 def _relu(torch: Any, layer: keras.layers.Layer) -> Any:
-    return torch.nn.ReLU() if layer.max_value is None else torch.nn.Hardtanh(0, layer.max_value)
+    return (
+        torch.nn.ReLU() if layer.max_value is None else torch.nn.Hardtanh(0, float(layer.max_value))
+    )
 
 
 def _zero_padding(torch: Any, layer: keras.layers.Layer) -> Any:
@@ -190,13 +192,13 @@ def _reshape(torch: Any, layer: keras.layers.Layer) -> Any:
 
 def _affine(torch: Any, layer: keras.layers.Layer) -> Any:
     """Measure a pixel-wise preprocessing layer: it scales, shifts and may swap channels."""
-    zero = np.asarray(layer(np.zeros((1, 1, 1, 3), np.float32))).reshape(3)
-    unit = np.stack(
-        [np.asarray(layer(row.reshape(1, 1, 1, 3))).reshape(3) for row in np.eye(3, dtype="f4")]
-    )
+    probe = keras.Model(layer.input, layer.output)
+    colours = np.vstack([np.zeros(3), np.eye(3)]).astype(np.float32)
+    pixels = np.broadcast_to(colours[:, None, None], (4, *layer.input_shape[1:]))
+    black, *primaries = probe(np.array(pixels)).numpy()[:, 0, 0]
     module = torch.nn.Conv2d(3, 3, 1)
-    module.weight.data = _tensor(torch, (unit - zero).T.reshape(3, 3, 1, 1))
-    module.bias.data = _tensor(torch, zero)
+    module.weight.data = _tensor(torch, (np.array(primaries) - black).T.reshape(3, 3, 1, 1))
+    module.bias.data = _tensor(torch, black)
     return module
 
 
