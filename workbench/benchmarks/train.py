@@ -42,11 +42,10 @@ PHOTO_SIDES = (480, 640)  # pixels, what `prepare` leaves of a phone's photo
 Step = Callable[[], Any]
 
 
-def run(
-    *, count: int = STEPS, student_size: int = 240, teacher_size: int = 300, batch_size: int = 16
-) -> dict[str, Any]:
-    """Time `count` steps of each kind on networks with random weights."""
-    settings = _settings(student_size, teacher_size)
+def run(*, count: int = STEPS, settings: Settings | None = None) -> dict[str, Any]:
+    """Time `count` steps of each kind, by default of the default networks, on random weights."""
+    settings = settings or Settings()
+    batch_size = settings.student.batch_size
     seed_everything(settings)
     with tempfile.TemporaryDirectory(prefix="workbench_train_") as folder:
         photos = _draw_photos(Path(folder), 4 * batch_size)
@@ -56,8 +55,8 @@ def run(
     speeds = {name: batch_size / median for name, median in seconds.items()}
     both = seconds["teacher inference"] + seconds["our step"]
     return {
-        "student": f"{settings.student.variant} at {student_size} px",
-        "teacher": f"{settings.teacher.arch} at {teacher_size} px",
+        "student": f"{settings.student.variant} at {settings.student_size} px",
+        "teacher": f"{settings.teacher.arch} at {settings.teacher_size} px",
         "batch_size": batch_size,
         "steps": count,
         "images_per_second": speeds,
@@ -86,12 +85,6 @@ def table(figures: dict[str, Any]) -> str:
         f"  traces of each compiled step         {max(figures['traces'].values())}       (1)",
     ]
     return "\n".join(lines)
-
-
-def _settings(student_size: int, teacher_size: int) -> Settings:
-    return Settings.model_validate(
-        {"student": {"input_size": student_size}, "teacher": {"input_size": teacher_size}}
-    )
 
 
 def _steps(
