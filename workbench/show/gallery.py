@@ -165,5 +165,6 @@ STYLE = (
     "grid-template-columns:repeat(auto-fill,minmax(13rem,1fr))}"
     ".picture-gallery figure{margin:0}.picture-gallery img{width:100%;border-radius:6px}"
     ".picture-gallery figcaption{font-size:.85rem;color:#52606d;overflow-wrap:anywhere}"
-    ".picture-gallery select{font:inherit;margin-right:1rem;max-width:100%}.picture-gallery [hidden]{display:none}"
+    ".picture-gallery select{font:inherit;margin-right:1rem;max-width:100%}"
+    ".picture-gallery [hidden]{display:none}"
 )
