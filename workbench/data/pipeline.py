@@ -24,7 +24,7 @@ from workbench.data.cache import Cache, cached, open_cache
 from workbench.data.decode import decode_image
 from workbench.data.letterbox import letterbox, letterbox_all
 from workbench.data.tables import Split
-from workbench.data.threads import count_cores
+from workbench.data.threads import count_cores, map_in_order
 from workbench.errors import DatasetError
 from workbench.settings import Mixup, Settings
 
@@ -91,8 +91,12 @@ def letterboxed(
     split: Split, size: int, settings: Settings, indices: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
     """Yield uint8 [size, size, 3] of every image, or of those at `indices`, without TensorFlow."""
-    for index in range(len(split)) if indices is None else indices:
-        yield letterbox(decode_image(split.path(index), settings.dataset), size)
+
+    def square(index: int) -> np.ndarray:
+        return letterbox(decode_image(split.path(index), settings.dataset), size)
+
+    wanted = range(len(split)) if indices is None else indices
+    yield from map_in_order(square, wanted, count_cores(settings.run.threads))
 
 
 @contextmanager
