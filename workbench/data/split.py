@@ -76,7 +76,7 @@ class _Stratifier:
         self, units: list[tuple[Unit, ...]], sizes: list[int], fractions: Sequence[float]
     ) -> None:
         self.units, self.sizes = units, sizes
-        self.splits = [split for split, fraction in enumerate(fractions) if fraction > 0]
+        self.splits = range(len(fractions))
         self.left = Counter(chain.from_iterable(units))
         self.wanted = {
             unit: [fraction * total for fraction in fractions] for unit, total in self.left.items()
