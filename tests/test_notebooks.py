@@ -79,3 +79,15 @@ def test_nbstripout_has_nothing_to_strip():
     files = [str(FOLDER / step.notebook) for step in STEPS]
     command = [sys.executable, "-m", "nbstripout", "--verify", *files]
     assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+@every_notebook
+def test_no_import_of_a_notebook_hides_a_setting(step):
+    import ast
+
+    from workbench.settings import Settings
+
+    source = "\n".join(cell.source for cell in code_cells(step))
+    imports = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
+    assert names & set(Settings.model_fields) == set()

@@ -135,3 +135,8 @@ def test_a_mistyped_key_is_refused_in_a_notebook_too(run):
 def test_a_run_name_that_is_no_plain_name_is_refused(run, name):
     with pytest.raises(SettingsError, match="cannot name a run"):
         open_run({"run_dir": f"outputs/{name}"})
+
+
+def test_an_import_that_hides_a_setting_is_refused(run):
+    with pytest.raises(SettingsError, match='an import hides the setting "training"'):
+        open_run({"run_dir": str(run.folder), "training": json})

@@ -31,7 +31,7 @@ class Step:
 
 
 DATA_CODE = ("data", "steps/data.py")
-TRAIN_CODE = ("data", "nets", "train", "decide/metrics.py", "steps/training.py")
+TRAIN_CODE = ("data", "nets", "train", "decide/metrics.py", "steps/learning.py")
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
 TRAINING_KNOBS = ("seed", "task", "precision", "run.deterministic", "multi_gpu", "loss",
                   "schedule", "training", "augmentation")  # fmt: skip
@@ -110,7 +110,7 @@ STEPS: tuple[Step, ...] = (
         reads=("labels.txt", "dataset_manifest.json", "inference_config.json",
                "model_qat_int8.tflite", "student_finetuned.h5", "threshold_recommendation.json"),
         writes=("metrics.json", "test_scores.npz"),
-        code=("data", "nets", "decide", "deploy", "steps/evaluation.py"),
+        code=("data", "nets", "decide", "deploy", "steps/final_test.py"),
     ),
 )  # fmt: skip
 

@@ -150,6 +150,12 @@ def _given_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
         and not callable(value)
         and not isinstance(value, type(sys))
     }
+    hidden_by_import = {name for name in Settings.model_fields if name in namespace} - set(names)
+    if hidden_by_import:
+        raise SettingsError(
+            f'notebook: an import hides the setting "{min(hidden_by_import)}". Import it under '
+            "another name, or call open_run before it"
+        )
     for name in names:
         if name not in Settings.model_fields:
             raise SettingsError(

@@ -9,7 +9,7 @@ from workbench.decide.metrics import Evaluation
 from workbench.run import Run
 from workbench.show import gallery, plots
 from workbench.show.gallery import Picture
-from workbench.steps.evaluation import Tested
+from workbench.steps.final_test import Tested
 
 
 def overall(evaluation: Evaluation) -> pd.DataFrame:

@@ -6,15 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from workbench.decide import reading
 from workbench.decide.comparison import Comparison, Predictions, compare
-from workbench.decide.levels import Quantization
-from workbench.decide.probabilities import probabilities
+from workbench.deploy import verify
 from workbench.errors import MissingInputError
-from workbench.files import read_json
 from workbench.run import Run, project_root, saved_settings
 from workbench.steps.data import load_dataset
-from workbench.steps.thresholds import RECOMMENDATION
 
 
 def compare_runs(first: Path, second: Path) -> Comparison:
@@ -34,11 +30,10 @@ def predictions_of(folder: Path) -> Predictions:
     if not run.path("test_scores.npz").exists():
         raise MissingInputError(f"{folder} has no test scores. Run 09_eval_report first")
     test = load_dataset(run).split("test")
-    output = read_json(run.need("inference_config.json"))["output"]
+    config = run.read_json(verify.CONFIG)
     with np.load(run.path("test_scores.npz"), allow_pickle=False) as held:
-        logits = Quantization(output["scale"], output["zero_point"]).logits(held["raw"])
-    chosen = reading.read(run.need(RECOMMENDATION))
+        scores = verify.probabilities(held["raw"], config)
     return Predictions(
-        run.name, test.filepaths, test.classes, test.targets,
-        probabilities(logits, run.settings.task), chosen.probability, run.settings.task, test.mask,
+        run.name, test.filepaths, test.classes, test.targets, scores,
+        verify.probability_thresholds(config), run.settings.task, test.mask,
     )  # fmt: skip

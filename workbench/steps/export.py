@@ -22,9 +22,9 @@ from workbench.nets.teacher import student_view, teacher_view
 from workbench.run import Run
 from workbench.settings import Settings
 from workbench.steps.data import load_dataset
+from workbench.steps.learning import load_student, load_teacher
 from workbench.steps.quantization import LADDER, load_quantized
 from workbench.steps.thresholds import RECOMMENDATION, read_classes
-from workbench.steps.training import load_student, load_teacher
 
 MODEL = MODEL_FILE
 

@@ -15,7 +15,7 @@ from workbench.deploy.qat import float_twin, restore
 from workbench.deploy.tflite import output_quantization
 from workbench.run import Run
 from workbench.steps.data import load_dataset
-from workbench.steps.training import load_student, load_teacher, write_arrays
+from workbench.steps.learning import load_student, load_teacher, write_arrays
 
 LADDER = "quantization_ladder.json"
 SCORES = "candidate_scores.npz"

@@ -15,15 +15,18 @@ from workbench.data.tables import Split
 from workbench.decide import metrics, reading
 from workbench.decide.mistakes import worst_mistakes
 from workbench.decide.probabilities import probabilities
+from workbench.deploy import verify
+from workbench.deploy.bundle import seal
+from workbench.deploy.evidence import write_test_scores
 from workbench.deploy.gradcam import gradcam
-from workbench.deploy.tflite import input_port, logits_of, output_port, run_tflite
+from workbench.deploy.tflite import input_port, run_tflite
 from workbench.nets.teacher import student_view
 from workbench.run import Run
 from workbench.steps.data import load_dataset
 from workbench.steps.export import MODEL
+from workbench.steps.learning import load_student
 from workbench.steps.quantization import LADDER
 from workbench.steps.thresholds import RECOMMENDATION
-from workbench.steps.training import load_student, write_arrays
 from workbench.train.predict import predict_logits
 
 
@@ -57,33 +60,42 @@ def evaluate_test(run: Run) -> Tested:
     with run.step("09"):
         dataset = load_dataset(run)
         test = dataset.split("test")
-        raw, logits = _phone_scores(run, test)
-        tested = _evaluate(run, test, logits, load_student(run, dataset))
-        write_arrays(
-            run.path("test_scores.npz"), raw=raw, y_true=test.targets, mask=test.mask,
-            float_probability=tested.float_probability,
-        )  # fmt: skip
-        run.write_json("metrics.json", _metrics(run, tested))
+        raw = _phone_scores(run, test)
+        tested = _evaluate(run, test, raw, load_student(run, dataset))
+        kept = _keep_scores(run, test, raw, tested)
+        run.write_json("metrics.json", _metrics(run, tested) | {"test_scores": kept})
+        seal(run.folder)
     return tested
 
 
-def _phone_scores(run: Run, split: Split) -> tuple[np.ndarray, np.ndarray]:
+def _phone_scores(run: Run, split: Split) -> np.ndarray:
     model = run.need(MODEL)
     images = letterboxed(split, input_port(model).shape[1], run.settings)
-    raw = run_tflite(model, images, threads=run.settings.run.threads)
-    port = output_port(model)
-    return raw, logits_of(raw, port.scale, port.zero_point)
+    return run_tflite(model, images, threads=run.settings.run.threads)
 
 
-def _evaluate(run: Run, split: Split, logits: np.ndarray, student: keras.Model) -> Tested:
+def _keep_scores(run: Run, split: Split, raw: np.ndarray, tested: Tested) -> dict[str, str]:
+    """Keep what verify derives the figures from, with the pixels of a few images."""
+    settings = run.settings
+    return write_test_scores(
+        run.path("test_scores.npz"), raw, split.targets, split.mask, split.filepaths,
+        lambda rows: letterboxed(split, settings.student_size, settings, rows),
+        spot_checks=settings.evaluation.spot_checks, seed=settings.seed,
+        float_probability=tested.float_probability,
+    )  # fmt: skip
+
+
+def _evaluate(run: Run, split: Split, raw: np.ndarray, student: keras.Model) -> Tested:
     settings, task = run.settings, run.settings.task
     size = settings.student.batch_size
     float_logits = predict_logits(student, split, student_view(settings), size, settings)
     chosen = reading.read(run.need(RECOMMENDATION))
-    thresholds = chosen.probability
-    ours, theirs = probabilities(logits, task), probabilities(float_logits, task)
+    # A file with folded thresholds or a sigmoid inside has numbers and thresholds of its own.
+    config = run.read_json(verify.CONFIG)
+    thresholds = verify.probability_thresholds(config)
+    ours, theirs = verify.probabilities(raw, config), probabilities(float_logits, task)
 
-    def figures(scores: np.ndarray) -> metrics.Evaluation:
+    def figures(scores: np.ndarray, thresholds: np.ndarray | float) -> metrics.Evaluation:
         return metrics.evaluate(
             split.targets, scores, thresholds, split.classes, mask=split.mask, task=task,
             replicates=settings.evaluation.bootstrap_replicates, seed=settings.seed,
@@ -96,7 +108,8 @@ def _evaluate(run: Run, split: Split, logits: np.ndarray, student: keras.Model) 
     seen = _letterboxed(run, split, mistakes)
     heat = _heatmaps(student, seen, mistakes) if settings.evaluation.gradcam else {}
     return Tested(
-        figures(ours), figures(theirs), split, ours, theirs, thresholds, mistakes, heat,
+        figures(ours, thresholds), figures(theirs, chosen.probability), split, ours, theirs,
+        thresholds, mistakes, heat,
         load=seen.__getitem__,
     )  # fmt: skip
 
