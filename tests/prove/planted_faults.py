@@ -25,7 +25,7 @@ from workbench.settings import DatasetSettings, Settings
 SETTINGS = Settings(num_classes="auto", dataset=DatasetSettings(on_bad_image="quarantine"))
 SPLITS = ("train", "train", "train", "train", "val", "test")
 NAMES = sorted(CLASSES)
-ORIENTATION = 274
+ORIENTATION, LOCATION = 274, 34853  # EXIF tags
 FLIPPED_SHARE = 0.05
 
 
@@ -180,6 +180,12 @@ def save_turned(photo: Image.Image, path: Path, rng: np.random.Generator) -> Non
     photo.save(path, quality=90, exif=exif)
 
 
+def save_located(photo: Image.Image, path: Path, rng: np.random.Generator) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(LOCATION).update({1: "N", 2: (48.0, 51.0, 30.0), 3: "E", 4: (2.0, 17.0, 40.0)})
+    photo.save(path, quality=90, exif=exif)
+
+
 def save_tiny(photo: Image.Image, path: Path, rng: np.random.Generator) -> None:
     side = int(rng.integers(1, 28))
     photo.resize((side, side + 3), Image.Resampling.LANCZOS).save(path, quality=95)
@@ -206,6 +212,7 @@ def save_transparent(photo: Image.Image, path: Path, rng: np.random.Generator) -
 
 ODD: dict[str, Callable[[Image.Image, Path, np.random.Generator], None]] = {
     "exif_rotated": save_turned,
+    "exif_location": save_located,
     "tiny": save_tiny,
     "constant": save_constant,
     "animated": save_animated,

@@ -124,8 +124,8 @@ def _examine(dataset: Dataset, settings: Settings, threads: int) -> tuple[pd.Dat
         bits = settings.audit.near_duplicate_bits
         duplicates = find_duplicates(collection, store, bits, threads)
     table = collection.table
-    table.insert(0, "image", rows["filepath"].to_numpy())
-    table.insert(1, "split", rows["split"].to_numpy())
+    table.insert(0, "image", rows["filepath"].to_numpy(object))
+    table.insert(1, "split", rows["split"].to_numpy(object))
     table["hash"] = [f"{value:016x}" for value in collection.coarse[:, 0]]
     table["photo"] = duplicates.photos
     return table, duplicates

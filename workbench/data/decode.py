@@ -35,6 +35,8 @@ from workbench.settings import DatasetSettings
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with a preview or depth map behind it, from some phones
 ORIENTATION_TAG = 274
+LOCATION_TAG = 34853
+LATITUDE_KEY = 2
 PNG_BIT_DEPTH_BYTE = 24
 MOST_METADATA_BYTES = 64 << 20
 STRIP_ROWS = 256  # compositing works in strips: a whole large image in 16 bit would double memory
@@ -92,6 +94,7 @@ class ImageFacts:
     height: int = 0
     frames: int = 1
     orientation: int = 1
+    located: bool = False  # EXIF says where it was taken
     refused: str | None = None
 
 
@@ -124,7 +127,7 @@ def examine_image(path: Path, dataset: DatasetSettings) -> tuple[ImageFacts, np.
         image = _open(data, dataset)
         facts = replace(facts, **_header_facts(data, image))
         pixels = _stored_pixels(data, image)
-        facts = replace(facts, orientation=_orientation(image))
+        facts = replace(facts, orientation=_orientation(image), located=_located(image))
         pixels = _upright(pixels, facts.orientation, dataset)
         facts = replace(facts, width=pixels.shape[1], height=pixels.shape[0])
     except _RefusedError as refusal:
@@ -257,6 +260,15 @@ def _orientation(image: Image.Image) -> int:
     except PILLOW_ERRORS:
         return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _located(image: Image.Image) -> bool:
+    """Say whether EXIF holds a place; many cameras leave an empty block."""
+    try:
+        exif = image.getexif()
+        return LOCATION_TAG in exif and LATITUDE_KEY in exif.get_ifd(LOCATION_TAG)
+    except PILLOW_ERRORS:
+        return False
 
 
 def _header_facts(data: bytes, image: Image.Image) -> dict[str, object]:

@@ -62,6 +62,7 @@ def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Finding
     done = "done" if dataset.exif == "apply" else "not done, since dataset.exif is ignore"
     fixed("exif_rotated", turned.notna(), "EXIF asks for " + turned + ": " + done)
     fixed("wrong_suffix", *_wrong_suffix(facts))
+    fixed("exif_location", facts["located"], "EXIF holds coordinates; remove them before sharing")
 
 
 def _wrong_suffix(facts: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
