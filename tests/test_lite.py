@@ -90,3 +90,11 @@ def test_a_logit_starts_near_zero_whatever_the_number_of_classes():
     for classes in (2, 100):
         network = build_lite("lite0", classes, input_size=64)
         assert np.abs(network(image, training=True)).max() < 1
+
+
+def test_branches_are_dropped_more_often_towards_the_top():
+    network = build_lite("lite0", None)
+    blocks = [layer.name[:7] for layer in network.layers if layer.name.endswith("dwconv")]
+    rates = {layer.name[:7]: layer.rate for layer in network.layers if "drop" in layer.name}
+    assert rates == {name: 0.2 * blocks.index(name) / 16 for name in rates}
+    assert len(rates) == 9

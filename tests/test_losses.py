@@ -77,6 +77,8 @@ CASES = {
         "asymmetric_gamma_positive": 0.5,
         "asymmetric_gamma_negative": 1.5,
     },
+    "asymmetric, a gamma below one": {"name": "asymmetric", "asymmetric_gamma_negative": 0.5},
+    "asymmetric, clipped only": {"name": "asymmetric", "asymmetric_gamma_negative": 0.0},
     "softmax": {"task": "single_label"},
     "softmax, weighted and smoothed": {
         "task": "single_label",
