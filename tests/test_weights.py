@@ -1,5 +1,6 @@
 """Weight files: they come back as they went out, fit the network, and can do nothing but that."""
 
+import errno
 import io
 import pickle
 import zipfile
@@ -333,6 +334,16 @@ def test_without_a_network_the_message_names_both_ways_out(published, tmp_path):
     (tmp_path / "lite.h5").unlink()
     with pytest.raises(WeightsError, match=r"student\.weights: none.*student\.weights: PATH"):
         fetch(tmp_path / "cache")
+
+
+def test_a_full_disk_is_not_taken_for_a_missing_network(published, tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("workbench.files.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        fetch(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_every_architecture_has_a_published_file_with_a_hash_or_a_size():

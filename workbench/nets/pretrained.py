@@ -7,9 +7,10 @@ needs one copy from a machine with one.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,10 @@ def imagenet_weights(arch: str, key: str, folder: Path = CACHE) -> Path:
     return path
 
 
+class _UnreachableError(Exception):
+    """The network or the server failed; the disk did not."""
+
+
 def _fetch(published: Published, path: Path, key: str) -> None:
     try:
         with files.writing(path) as temporary:
@@ -96,7 +101,7 @@ def _fetch(published: Published, path: Path, key: str) -> None:
             reason = _damage(temporary, published)
             if reason:
                 raise WeightsError(f"{published.url}: the download {reason}. Try again.")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except _UnreachableError as error:
         raise WeightsError(
             f"{key} is imagenet, and {published.url} cannot be reached ({error}). "
             f"Without a network, train from random weights ({key}: none), or fetch the file "
@@ -105,13 +110,20 @@ def _fetch(published: Published, path: Path, key: str) -> None:
 
 
 def _download(published: Published, path: Path) -> None:
-    with urllib.request.urlopen(published.url, timeout=TIMEOUT_SECONDS) as response:
-        total = int(response.headers["Content-Length"] or 0)
-        progress = _Tenths(published.name, total)
-        with open(path, "wb") as file:
+    with open(path, "wb") as file:
+        for chunk in _chunks(published):
+            file.write(chunk)
+
+
+def _chunks(published: Published) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(published.url, timeout=TIMEOUT_SECONDS) as response:
+            progress = _Tenths(published.name, int(response.headers["Content-Length"] or 0))
             while chunk := response.read(CHUNK_BYTES):
-                file.write(chunk)
                 progress.advance(len(chunk))
+                yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise _UnreachableError(error) from error
 
 
 class _Tenths:
