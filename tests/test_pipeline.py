@@ -18,6 +18,7 @@ import workbench  # noqa: F401
 import tensorflow as tf
 
 from tests.test_augment import OFF as NO_AUGMENTATION
+from workbench.benchmarks import pipeline as benchmark
 from workbench.data import pipeline
 from workbench.data.cache import default_folder
 from workbench.data.letterbox import letterbox_reference
@@ -342,3 +343,11 @@ def digest(split: Split) -> str:
         for tensor in (*views, targets, mask):
             content.update(tensor.numpy().tobytes())
     return content.hexdigest()
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_every_stage_with_decoding():
+    figures = benchmark.run(count=16, repeats=1, threads=2)
+    assert figures["ratio"][benchmark.DECODING] == 1
+    assert all(speed > 0 for speed in figures["images_per_second"].values())
+    assert all(name in benchmark.table(figures) for name in figures["ratio"])

@@ -558,9 +558,21 @@ def test_a_stranger_in_a_class_folder_is_refused(class_folders):
         read_dataset(class_folders, SINGLE)
 
 
-def test_a_file_beside_the_class_folders_is_refused(class_folders):
+def test_notes_beside_the_class_folders_are_passed_over(class_folders):
     (class_folders / "readme.md").touch()
-    with pytest.raises(DatasetError, match=r"readme\.md: is not a class folder"):
+    (class_folders / "config.yaml").touch()
+    assert read_dataset(class_folders, SINGLE).classes == ("CON", "cat", "dog", "newt")
+
+
+def test_an_image_beside_the_class_folders_is_refused(class_folders):
+    (class_folders / "lost.jpg").touch()
+    with pytest.raises(DatasetError, match=r"lost\.jpg: is an image outside"):
+        read_dataset(class_folders, SINGLE)
+
+
+def test_a_linked_class_folder_is_refused(class_folders):
+    (class_folders / "more").symlink_to(class_folders / "cat")
+    with pytest.raises(DatasetError, match=r"more: is a link to a folder"):
         read_dataset(class_folders, SINGLE)
 
 

@@ -223,15 +223,19 @@ def _read_folders(folder: Path) -> Layout:
 
 
 def _entries(root: Path, problems: Problems) -> list[os.DirEntry]:
-    """Return the class folders of `root`; anything else there is a problem, litter aside."""
+    """Return the class folders of `root`; other files there may be notes, but not images."""
     found = []
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if is_litter(entry.name):
             log.info("%s is ignored: left behind by a file manager", entry.path)
-        elif not entry.is_dir(follow_symlinks=False):
-            problems.add(entry.path, None, "is not a class folder. Move it out of the dataset")
-        else:
+        elif entry.is_dir(follow_symlinks=False):
             found.append(entry)
+        elif entry.is_dir():
+            problems.add(entry.path, None, "is a link to a folder. Copy the folder itself")
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            problems.add(entry.path, None, "is an image outside of the class folders. Move it")
+        else:
+            log.info("%s is ignored: a file beside the class folders", entry.path)
     return found
 
 
