@@ -1,25 +1,45 @@
 """The audit finds what is wrong with a dataset, says where, and opens each image once."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.prove import planted_faults
 from workbench.data.audit import audit_dataset, write_audit
+from workbench.data.decode import decode_image
 from workbench.data.demo import draw_demo
-from workbench.data.tables import read_dataset
+from workbench.data.duplicates import group_same_photos
+from workbench.data.tables import Dataset, read_dataset, read_tables
 from workbench.errors import DatasetError
-from workbench.settings import DatasetSettings, Settings
+from workbench.settings import AuditSettings, DatasetSettings, Settings
 
 FAIL = Settings(num_classes="auto")
 QUARANTINE = Settings(num_classes="auto", dataset=DatasetSettings(on_bad_image="quarantine"))
+DETECTORS = (
+    "exact_duplicate", "leak", "conflicting_labels", "near_duplicate", "unreadable", "truncated",
+    *planted_faults.ODD,
+)  # fmt: skip
 
 
 @pytest.fixture
 def folder(tmp_path):
     return draw_demo(tmp_path / "data", images=60).folder
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A dataset with five of every fault, and its audit."""
+    folder = tmp_path_factory.mktemp("planted") / "data"
+    truth = planted_faults.plant(folder, images=240, faults=5)
+    settings = planted_faults.SETTINGS
+    return truth, audit_dataset(read_dataset(folder, settings), settings)
 
 
 def audit(folder, settings=FAIL):
@@ -33,6 +53,82 @@ def found(result, kind: str) -> set[str]:
 def add_row(folder, split: str, name: str, labels: str) -> None:
     with open(folder / f"{split}_labels.csv", "a") as table:
         table.write(f"{name},{labels}\n")
+
+
+def labelled(folder: Path, rows: list[tuple[str, tuple[str, ...]]], classes=("cat", "dog")):
+    """A dataset of missing images: what only looks at labels does not mind."""
+    frame = pd.DataFrame(rows, columns=["split", "labels"])
+    frame["filepath"] = [f"{number}.jpg" for number in range(len(frame))]
+    frame = frame.assign(unknown=[()] * len(frame), source="drawn", line=0)
+    return Dataset(folder, classes, frame)
+
+
+def kinds_about(result, name: str) -> set[str]:
+    about = result.findings[result.findings["detail"].str.contains(f"'{name}'")]
+    return set(about["kind"])
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_every_planted_fault_is_found_and_nothing_else(planted, kind):
+    truth, result = planted
+    assert found(result, kind) == truth.images[kind]
+
+
+def test_copies_are_found_pair_by_pair(planted):
+    truth, result = planted
+    rows = [row for row in planted_faults.measure(result, truth) if "pairs" in row["detector"]]
+    assert {row["recall"] for row in rows} == {row["precision"] for row in rows} == {1.0}
+
+
+def test_findings_come_gravest_first(planted):
+    _, result = planted
+    severities = ["error", "warning", "info"]
+    places = result.findings["severity"].map(severities.index)
+    assert places.is_monotonic_increasing
+
+
+def test_the_gallery_shows_some_of_every_kind(planted):
+    _, result = planted
+    shown = {exhibit.kind for exhibit in result.exhibits}
+    assert {"leak", "truncated", "dark", "tiny"} <= shown
+    assert len(result.exhibits) == AuditSettings().gallery_size
+
+
+def test_a_leak_is_shown_beside_its_copy(planted):
+    _, result = planted
+    exhibit = next(exhibit for exhibit in result.exhibits if exhibit.kind == "leak")
+    facts = result.facts.set_index("image").loc[exhibit.image]
+    assert (
+        exhibit.pixels.shape[1] > 1.5 * facts["width"] * exhibit.pixels.shape[0] / facts["height"]
+    )
+
+
+def test_the_proposed_split_has_no_leak_no_copy_and_nothing_unreadable(planted, tmp_path):
+    _, result = planted
+    write_audit(result, tmp_path)
+    proposed = read_tables(tmp_path / "proposed_split", result.dataset.images)
+    again = audit_dataset(proposed, planted_faults.SETTINGS)
+    assert not set(again.findings["kind"]) & {"leak", "exact_duplicate", "truncated"}
+    assert again.facts["refused"].isna().all()
+
+
+def test_the_proposed_split_moves_only_copies(planted):
+    truth, result = planted
+    moved = result.proposal.moves
+    assert set(moved["image"]) <= set().union(*truth.images.values())
+    stayed = ~result.dataset.rows["filepath"].isin(moved["image"])
+    present = result.dataset.rows[stayed].set_index("filepath")["split"]
+    proposed = result.proposal.dataset.rows.set_index("filepath")["split"]
+    assert proposed[present.index].equals(present)
+
+
+def test_copies_stay_together_when_a_table_is_split(planted):
+    truth, result = planted
+    names = sorted(set().union(*truth.pairs["half the size"]))
+    groups = group_same_photos(FAIL)([result.dataset.images / name for name in names])
+    group_of = dict(zip(names, groups, strict=True))
+    assert all(len({group_of[name] for name in pair}) == 1 for pair in truth.pairs["half the size"])
+    assert len(set(groups)) == len(names) / 2
 
 
 def test_a_clean_drawn_dataset_has_no_error_about_images(folder):
@@ -72,3 +168,139 @@ def test_cells_of_the_findings_cannot_run_as_formulas(folder, tmp_path):
     write_audit(audit(folder), tmp_path / "out")
     cells = pd.read_csv(tmp_path / "out/audit.csv", dtype=str, keep_default_na=False)
     assert "'=1+1.png" in set(cells["image"])
+
+
+def test_an_unknown_label_contradicts_nothing(folder):
+    grain = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    for name in ("one.jpg", "two.jpg"):
+        Image.fromarray(grain).save(folder / "images" / name)
+    add_row(folder, "train", "one.jpg", "red_circle|blue_square")
+    add_row(folder, "train", "two.jpg", "red_circle|?blue_square")
+    assert not found(audit(folder), "conflicting_labels")
+
+
+def test_an_image_without_labels_is_listed(folder):
+    (folder / "images/empty.jpg").write_bytes((folder / "images/photo_00001.jpg").read_bytes())
+    add_row(folder, "val", "empty.jpg", "")
+    assert "empty.jpg" in found(audit(folder), "no_labels")
+
+
+def test_what_is_true_of_most_images_is_one_finding(tmp_path):
+    folder = draw_demo(tmp_path / "data", images=120).folder
+    for path in (folder / "images").iterdir():
+        Image.open(path).resize((60, 60)).save(path)
+    result = audit(folder)
+    assert not found(result, "below_input")
+    assert result.findings["detail"].str.contains("below_input: 120 of 120 images").any()
+
+
+def test_a_class_missing_from_train_is_an_error_and_from_val_a_warning(tmp_path):
+    rows = [("train", ("cat",)), ("val", ("dog",)), ("test", ("cat", "dog"))]
+    findings = audit_dataset(labelled(tmp_path, rows), QUARANTINE).findings
+    missing = findings[findings["kind"] == "class_missing"].set_index("split")["severity"]
+    assert missing.to_dict() == {"train": "error", "val": "warning"}
+
+
+def test_a_class_with_few_positives_in_val_is_too_small_to_tune(tmp_path):
+    rows = [("val", ("cat",))] * 9 + [("val", ())] * 30 + [("val", ("dog",))] * 10
+    rows += [("train", ("cat", "dog")), ("train", ())]
+    result = audit_dataset(labelled(tmp_path, rows), QUARANTINE)
+    assert "class_too_small" in kinds_about(result, "cat")
+    assert "class_too_small" not in kinds_about(result, "dog")
+
+
+def test_a_class_that_drifts_is_found_and_chance_is_not(tmp_path):
+    rng = np.random.default_rng(0)
+    share = {"train": 0.5, "val": 0.5, "test": 0.8}
+    rows = []
+    for split, chance in share.items():
+        for _ in range(400):
+            rows.append(
+                (split, ("cat",) * (rng.random() < chance) + ("dog",) * (rng.random() < 0.5))
+            )
+    result = audit_dataset(labelled(tmp_path, rows), QUARANTINE)
+    drift = result.findings[result.findings["kind"] == "split_drift"]
+    assert list(drift["split"]) == ["test"] and "'cat'" in drift["detail"].iloc[0]
+
+
+def test_classes_out_of_balance_are_reported(tmp_path):
+    rows = [("train", ("cat",))] * 210 + [("train", ("dog",))] * 10
+    result = audit_dataset(labelled(tmp_path, rows), QUARANTINE)
+    assert "imbalance" in kinds_about(result, "dog")
+
+
+def test_pairs_have_the_lift_that_counting_gives(tmp_path):
+    rows = [("train", ("cat", "dog"))] * 30 + [("train", ("cat",))] * 20 + [("train", ())] * 50
+    pairs = audit_dataset(labelled(tmp_path, rows), QUARANTINE).statistics.pairs
+    assert pairs["images"].tolist() == [30]
+    assert pairs["lift"].tolist() == pytest.approx([30 / (50 * 30 / 100)])
+
+
+def test_a_dataset_of_nothing_but_unreadable_images_has_an_audit(tmp_path):
+    result = audit_dataset(labelled(tmp_path, [("train", ("cat",))] * 3), QUARANTINE)
+    assert result.summary["readable"] == 0 and len(result.quarantine) == 3
+    json.dumps(result.summary, allow_nan=False)
+
+
+def test_scores_bring_suspected_labels(tmp_path):
+    rng = np.random.default_rng(1)
+    truth = rng.random((200, 2)) < 0.4
+    given = truth.copy()
+    given[:6, 0] ^= True
+    names = np.array(["cat", "dog"], dtype=object)
+    dataset = labelled(tmp_path, [("val", tuple(names[row])) for row in given])
+    result = audit_dataset(dataset, QUARANTINE, scores=np.where(truth, 0.95, 0.05))
+    assert found(result, "label_error") | found(result, "missing_label") == {
+        f"{number}.jpg" for number in range(6)
+    }
+
+
+def test_facts_are_in_the_order_of_the_rows(folder):
+    dataset = read_dataset(folder, FAIL)
+    assert list(audit_dataset(dataset, FAIL).facts["image"]) == list(dataset.rows["filepath"])
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_the_number_of_threads_changes_nothing(folder, threads):
+    settings = FAIL.model_copy(update={"run": FAIL.run.model_copy(update={"threads": threads})})
+    pd.testing.assert_frame_equal(audit(folder, settings).facts, audit(folder).facts)
+
+
+CORPORA = [Path(os.environ.get("WORKBENCH_SHARED", "absent"), "corpora", name)
+           for name in ("images", "pngsuite/png")]  # fmt: skip
+STATE_MEMORY = """
+import resource, sys
+from tests.test_audit import audit_files
+audit_files(sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def audit_files(folder):
+    names = sorted(path.name for path in Path(folder).iterdir() if path.suffix != ".csv")
+    rows = pd.DataFrame({"filepath": names}).assign(split="train", source="", line=0)
+    rows["labels"] = rows["unknown"] = [()] * len(rows)
+    return audit_dataset(Dataset(Path(folder), ("any",), rows), QUARANTINE)
+
+
+@pytest.mark.parametrize("corpus", CORPORA, ids=lambda path: path.name)
+def test_odd_files_end_alike_in_audit_and_decoder(corpus):
+    if not corpus.is_dir():
+        pytest.skip("WORKBENCH_SHARED does not name a folder with corpora")
+    facts = audit_files(corpus).facts
+    refused = set()
+    for name in facts["image"]:
+        try:
+            decode_image(corpus / name, QUARANTINE.dataset)
+        except DatasetError:
+            refused.add(name)
+    assert set(facts["image"][facts["refused"].notna()]) == refused
+
+
+@pytest.mark.parametrize("corpus", CORPORA, ids=lambda path: path.name)
+def test_odd_files_take_less_than_a_gigabyte(corpus):
+    if not corpus.is_dir():
+        pytest.skip("WORKBENCH_SHARED does not name a folder with corpora")
+    command = [sys.executable, "-c", STATE_MEMORY, str(corpus)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 1e9

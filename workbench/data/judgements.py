@@ -43,7 +43,7 @@ def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Finding
     """Judge what the files say: refused, frames, colours, orientation, names."""
     refused = facts[facts["refused"].notna()]
     severity = "error" if dataset.on_bad_image == "fail" else "warning"
-    cut_off = refused["refused"].str.contains("truncated")
+    cut_off = refused["refused"].str.contains("truncated", case=False)
     findings.add("unreadable", refused[~cut_off], refused["refused"][~cut_off], severity)
     findings.add("truncated", refused[cut_off], refused["refused"][cut_off], severity)
     facts = facts[facts["refused"].isna()]

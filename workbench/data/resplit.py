@@ -34,27 +34,33 @@ def propose_resplit(
     """Propose a split without leaks, repeated files, contradictions and unreadable images."""
     rows = dataset.rows
     chosen = _gather_photos(rows, duplicates)
-    reasons = dict(unreadable) | _spoilt(rows, duplicates, chosen)
-    moved = rows.index[(chosen != rows["split"]) & ~rows["filepath"].isin(list(reasons))]
-    aside = rows.index[rows["filepath"].isin(list(reasons))]
-    moves = pd.concat([_moves(rows, moved, chosen), _moves(rows, aside, None, reasons)])
-    proposed = replace(dataset, rows=rows.assign(split=chosen)).without(reasons)
-    return Resplit(proposed, moves.reset_index(drop=True))
+    spoilt = _spoilt(rows, duplicates, chosen)
+    aside = rows["filepath"].isin(list(spoilt) + list(unreadable))
+    moves = pd.concat(
+        [
+            _moves(rows, (chosen != rows["split"]) & ~aside, chosen, None),
+            _moves(rows, aside, None, spoilt | dict(unreadable)),
+        ],
+        ignore_index=True,
+    )
+    proposed = rows.assign(split=chosen)[~rows["filepath"].isin(list(spoilt))]
+    proposed = replace(dataset, rows=proposed.reset_index(drop=True)).without(unreadable)
+    return Resplit(proposed, moves)
 
 
 def _moves(
     rows: pd.DataFrame,
-    which: pd.Index,
+    which: pd.Series,
     chosen: np.ndarray | None,
-    reasons: Mapping[str, str] | None = None,
+    reasons: Mapping[str, str] | None,
 ) -> pd.DataFrame:
-    some = rows.loc[which]
+    some = rows[which]
     return pd.DataFrame(
         {
             "image": some["filepath"],
             "from": some["split"],
             "to": ASIDE if chosen is None else chosen[which],
-            "reason": some["filepath"].map(reasons) if reasons else "joins its copies",
+            "reason": "joins its copies" if reasons is None else some["filepath"].map(reasons),
         },
         columns=MOVE_COLUMNS,
     )
