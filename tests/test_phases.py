@@ -10,6 +10,7 @@ import pytest
 import workbench  # noqa: F401
 from workbench import files
 from workbench.data.tables import read_dataset
+from workbench.errors import WeightsError
 from workbench.nets.weights import load_weights_into, read_arrays
 from workbench.settings import Settings
 from workbench.train import loop
@@ -164,7 +165,7 @@ def test_a_run_with_other_classes_goes_on_from_an_own_model(taught, tmp_path, ca
     settings = settings_with(student={"weights": own, "epochs_head": 0, "epochs_finetune": 0})
     with caplog.at_level(logging.INFO):
         pupil = train_student(settings, read_dataset(data, settings), None, tmp_path)
-    assert "the classes are others" in caplog.text
+    assert "with a new head" in caplog.text
     arrays = read_arrays(Path(own))
     np.testing.assert_array_equal(
         pupil.model.get_layer("top_conv").kernel, arrays["top_conv/kernel"]
@@ -215,3 +216,18 @@ def test_a_fingerprint_changes_with_what_is_learned_and_not_with_what_is_logged(
     assert same != fingerprint(dataset, role="teacher")
     rows = dataset.rows.assign(labels=[()] * len(dataset.rows))
     assert same != fingerprint(type(dataset)(dataset.images, dataset.classes, rows))
+
+
+def test_a_fingerprint_changes_with_the_content_of_the_weights_it_starts_from(dataset, tmp_path):
+    own = tmp_path / "own.h5"
+    marks = []
+    for content in (b"one", b"two"):
+        own.write_bytes(content)
+        marks.append(fingerprint(dataset, student={"weights": str(own)}))
+    assert marks[0] != marks[1]
+
+
+def test_a_missing_weights_file_is_named(dataset, tmp_path):
+    settings = settings_with(student={"weights": str(tmp_path / "gone.h5")})
+    with pytest.raises(WeightsError, match=r"gone\.h5 does not exist"):
+        train_student(settings, dataset, None, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ import workbench  # noqa: F401
 # isort: split
 import tf_keras as keras
 
+from workbench import files
 from workbench.data.tables import Dataset
 from workbench.settings import Settings
 
@@ -39,6 +41,9 @@ def training_fingerprint(settings: Settings, dataset: Dataset, role: str, extra:
     digest = hashlib.sha256(extra.encode())
     chosen = settings.model_dump(include=set(SHAPING[role]), exclude=SILENT)
     digest.update(json.dumps(chosen, sort_keys=True).encode())
+    start = Path(getattr(settings, role).weights)
+    if start.is_file():  # whose content may change under its name
+        digest.update(files.sha256(start).encode())
     for name in ("train", "val"):
         split = dataset.split(name)
         digest.update(json.dumps([split.classes, split.filepaths]).encode())

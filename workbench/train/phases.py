@@ -90,7 +90,8 @@ def train_in_phases(
             fits.append(_fit(train, phase, paths[-1], report))
             _write(network, paths[-1], strategy)
     history = pd.concat([fit.history for fit in fits], ignore_index=True)
-    return Training(_plain(network, role, strategy), history, fits[-1].best, tuple(paths))
+    best = next((fit.best for fit in reversed(fits) if fit.best), {})
+    return Training(_plain(network, role, strategy), history, best, tuple(paths))
 
 
 def loss_of(settings: Settings, dataset: Dataset) -> Loss:
@@ -108,12 +109,9 @@ def load_start_weights(network: keras.Model, role: Role) -> None:
         source, whole = imagenet_weights(role.arch, f"{role.name}.weights"), False
     else:
         whole = fits_head(network, source)
-        logger.info("%s goes on from %s, %s", role.name, source, _extent(whole))
+        head = "its head included" if whole else "with a new head"
+        logger.info("%s goes on from %s, %s", role.name, source, head)
     load_weights_into(network, source, backbone_only=not whole)
-
-
-def _extent(whole: bool) -> str:
-    return "head included" if whole else "with a new head: the classes are others"
 
 
 def freeze(network: keras.Model, fraction: float) -> None:

@@ -71,6 +71,8 @@ class TrainingStep:
             self.network.set_weights(trained)
 
     def _groups(self) -> dict[str, list[tf.Variable]]:
+        # The loss scale of float16 is left out: it finds itself again within a few steps, and
+        # equal bits are promised in float32.
         optimizer = list(self.optimizer.variables)
         return {"weights": self.network.weights, "optimizer": optimizer, "average": self.average}
 
