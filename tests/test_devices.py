@@ -18,6 +18,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tests.training_doubles import CLASSES, small_feed, small_network
+from workbench.errors import SettingsError
 from workbench.settings import Settings
 from workbench.train.devices import (
     choose_strategy,
@@ -27,6 +28,7 @@ from workbench.train.devices import (
     set_precision,
 )
 from workbench.train.distill import FromLabels
+from workbench.train.feeds import _check_share
 from workbench.train.losses import task_loss
 from workbench.train.step import TrainingStep
 
@@ -110,6 +112,13 @@ def test_two_machines_give_the_curve_of_one(pictures, on_one_device, tmp_path):
     for one in found:
         assert_same_curve(one, on_one_device)
     assert len(list((tmp_path / "checkpoints/small_warmup").glob("*.npz"))) == 2
+
+
+def test_fewer_images_than_devices_are_refused():
+    with pytest.raises(SettingsError, match=r"3 images for 4 devices.*multi_gpu\.enabled: false"):
+        _check_share(3, turns=1, devices=4)
+    _check_share(4, turns=1, devices=4)
+    _check_share(1, turns=4, devices=4)  # machines: each device takes batches of its own
 
 
 def settings_with(**changed) -> Settings:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from workbench.data.pipeline import View, evaluation_batches, training_batches
 from workbench.data.tables import Dataset
+from workbench.errors import SettingsError
 from workbench.settings import Settings
 from workbench.train.devices import worker
 
@@ -56,6 +57,7 @@ def feed_from(
         size, turns = (batch_size * local, 1) if machines == 1 else (batch_size, local)
         shard = (machine, machines)
         stream = training_batches(train, views, size, settings, first_epoch=epoch, shard=shard)
+        _check_share(len(train) // machines // stream.steps_per_epoch, turns, local)
         return replace(stream, steps_per_epoch=-(-stream.steps_per_epoch // turns))
 
     return Feed(
@@ -66,3 +68,12 @@ def feed_from(
         dataset.classes,
         batch_size,
     )
+
+
+def _check_share(smallest_batch: int, turns: int, devices: int) -> None:
+    """Refuse batches of which a device would get nothing: batch norm cannot average that."""
+    if smallest_batch * turns < devices:
+        raise SettingsError(
+            f"the smallest training batch has {smallest_batch} images for {devices} devices. "
+            "Set multi_gpu.enabled: false, or a larger batch_size."
+        )
