@@ -18,9 +18,9 @@ from tests.deploy_doubles import (
     recommendation,
 )
 from workbench.deploy import sources
-from workbench.deploy.bundle import MODEL_FILE, GoldenImage, seal, write_bundle
-from workbench.deploy.description import inference_config, model_metadata
-from workbench.deploy.golden import RIM, choose_golden
+from workbench.deploy.bundle import seal, write_bundle
+from workbench.deploy.description import MODEL_FILE, inference_config, model_metadata
+from workbench.deploy.golden import RIM, GoldenImage, choose_golden
 from workbench.deploy.sources import c_string, kotlin_string, render, swift_string
 from workbench.errors import StepError
 from workbench.files import write_bytes

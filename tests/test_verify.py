@@ -15,7 +15,7 @@ from workbench.decide.probabilities import probabilities
 from workbench.deploy import bundle, tflite
 from workbench.deploy.evidence import write_test_scores
 from workbench.deploy.verify import verify
-from workbench.files import write_json
+from workbench.files import sha256, write_json
 from workbench.settings import Settings
 
 
@@ -127,7 +127,7 @@ def test_a_golden_file_changed_together_with_its_hash_still_contradicts_the_lett
     flip_bit(copy / "golden/image_1.letterbox.ppm", 300)
 
     def change(vectors):
-        digest = bundle.sha256(copy / "golden/image_1.letterbox.ppm")
+        digest = sha256(copy / "golden/image_1.letterbox.ppm")
         vectors["vectors"][1]["letterbox"]["sha256"] = digest
 
     change_json(copy / "golden/vectors.json", change)
@@ -162,6 +162,33 @@ def test_a_missing_file_is_named(copy):
     assert "golden/image_0.input.bin cannot be read" in broken(copy)["golden"]
 
 
+def test_a_golden_file_outside_the_folder_is_not_read(copy):
+    change_json(
+        copy / "golden/vectors.json", lambda v: v["vectors"][0]["source"].update(file="/dev/zero")
+    )
+    assert broken(copy)["golden"] == "/dev/zero leads out of the folder"
+
+
+def damage(data: bytes, rng: np.random.Generator) -> bytes:
+    """Flip a bit, cut the end off, or put noise in the middle."""
+    kind, place = rng.integers(3), int(rng.integers(len(data)))
+    if kind == 0:
+        return data[:place] + bytes([data[place] ^ (1 << rng.integers(8))]) + data[place + 1 :]
+    return data[:place] if kind == 1 else data[:place] + rng.bytes(20) + data[place + 20 :]
+
+
+def test_whatever_is_damaged_is_found_and_nothing_crashes(copy):
+    rng = np.random.default_rng(11)
+    names = [path for path in sorted(copy.rglob("*")) if path.is_file()]
+    for path in (names[number] for number in rng.integers(0, len(names), 120)):
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole, rng))
+        if path.read_bytes() != whole:
+            assert not verify(copy).passed, path
+        path.write_bytes(whole)
+    assert verify(copy).passed
+
+
 def test_half_a_config_is_refused_in_words(copy):
     path = copy / "inference_config.json"
     path.write_text(path.read_text()[:200])
@@ -175,6 +202,12 @@ def test_a_folder_that_is_no_bundle_is_refused_in_words(tmp_path):
 def test_any_changed_file_is_named_by_the_sums(copy):
     (copy / "app/c/classifier.c").write_text("int main(void) { return 0; }\n")
     assert broken(copy) == {"hashes": "changed since they were written: app/c/classifier.c"}
+
+
+def test_a_file_that_the_sums_leave_out_is_named(copy):
+    path = copy / "SHA256SUMS"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    assert broken(copy)["hashes"].startswith("SHA256SUMS does not list app/swift")
 
 
 def test_a_bundle_before_the_evaluation_promises_no_test_figures(tmp_path):

@@ -288,6 +288,7 @@ class EvaluationSettings(Group):
     gallery_size: Annotated[int, Field(ge=0, le=200)] = knob(12, "worst false positives and negatives shown")
     gradcam: bool = knob(True, "show where the network looked")
     latency_repeats: Count = knob(30, "timed runs of the phone file on this machine")
+    spot_checks: Count = knob(8, "test images whose pixels are kept, for verify to run the file on")
 
 
 class Settings(Group):

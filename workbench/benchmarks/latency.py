@@ -5,7 +5,6 @@ Host figures: a phone's processor differs, the order of the rows rarely does.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -21,11 +20,7 @@ THREADS = (1, 2)
 WARMUP_RUNS = 5  # the first calls allocate and pack weights
 REPEATS = 200
 SEED = 0
-MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE = (
-    "model_qat_int8.tflite",
-    "student_finetuned.h5",
-    "training_config.json",
-)
+MODEL_FILE, WEIGHTS_FILE = "model_qat_int8.tflite", "student_finetuned.h5"
 
 
 def run(*, run_folder: Path | None = None, count: int = REPEATS) -> dict[str, Any]:
@@ -121,18 +116,17 @@ def _onnx_caller(model: bytes, image: np.ndarray, threads: int) -> Callable[[], 
 
 def _files_of_run(folder: Path) -> dict[str, Any]:
     """Take a run's INT8 file, and make its float twins from the weights of the student."""
-    for name in (MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE):
+    for name in (MODEL_FILE, WEIGHTS_FILE):
         if not (folder / name).exists():
             raise MissingInputError(f"No {name} in {folder}. Finish the run first")
-    from workbench.nets.weights import load_weights_into
-    from workbench.train.student import build_student
+    from workbench.run import Run, project_root, saved_settings
+    from workbench.steps.data import load_dataset
+    from workbench.steps.learning import load_student
 
-    settings = Settings.model_validate(json.loads((folder / CONFIG_FILE).read_text("utf-8")))
-    labels = (folder / "labels.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    student = build_student(settings, len(labels))
-    load_weights_into(student, folder / WEIGHTS_FILE, backbone_only=False)
+    run = Run(folder, saved_settings(folder), project_root(folder))
+    student = load_student(run, load_dataset(run))
     model = (folder / MODEL_FILE).read_bytes()
-    return {"size": settings.student_size, "INT8 TFLite": model, **_float_files(student)}
+    return {"size": run.settings.student_size, "INT8 TFLite": model, **_float_files(student)}
 
 
 def _random_files(settings: Settings) -> dict[str, Any]:

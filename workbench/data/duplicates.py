@@ -26,7 +26,7 @@ class Duplicates:
 
     files: np.ndarray  # int64: equal bytes
     photos: np.ndarray  # int64: equal bytes or the same picture
-    pairs: pd.DataFrame  # near-duplicates: first, second (row numbers), bits, likeness
+    pairs: pd.DataFrame  # near-duplicates: first, second (row numbers), bits, distance
 
 
 def same_files(table: pd.DataFrame) -> np.ndarray:

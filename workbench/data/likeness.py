@@ -15,14 +15,17 @@ import numpy as np
 
 from workbench.data.thumbnails import COLOUR_SIDE, SIDE, unpack
 
-# True copies kept a margin to every limit on hands, blood cells and drawn signs, 4 500 pairs in
-# nine ways; of 60 million other pairs of those, the one that passed is one field seen twice.
-MINIMUM_GREY = 0.975  # correlation of the aligned greys
-MINIMUM_DETAIL = 0.91  # mean correlation of small patches, without light and large shapes
-MAXIMUM_COLOUR = 4.0  # mean difference of the colour planes, in levels, after the same light
-COLOUR_PER_MOTION = 160.0  # and this much more: coarse planes shift less exactly than greys
-MAXIMUM_LIGHT = 0.25  # a tenth lighter or darker, with room for clipping
-MAXIMUM_CUT = 0.055  # of a side
+# How far a true copy may be off in each way, were it perfect in all others. Together the shares
+# must stay below SAME: of 4 500 copies made in nine ways of hands, blood cells and drawn signs none
+# came above 0.83, of 60 million other pairs none below 0.99 but one: a field photographed twice.
+GREY_SCALE = 0.0325  # missing correlation of the aligned greys
+DETAIL_SCALE = 0.117  # missing correlation of small patches, without light and large shapes
+COLOUR_SCALE = 5.2  # mean difference of the colour planes, in levels, after the same light
+COLOUR_SCALE_PER_MOTION = 208.0  # and this much more: coarse planes shift less exactly than greys
+LIGHT_SCALE = 0.325  # a tenth lighter or darker, with room for clipping
+MOTION_SCALE = 0.0715  # border that was cut, as a share of a side
+SAME = 0.96
+MAXIMUM_CUT = 0.055  # what is compared lies inside whatever border up to this was cut
 MINIMUM_CONTRAST = 1.5  # standard deviation in levels under which a thumbnail says nothing
 
 COARSE_STEPS, FINE_STEPS = 5, 3
@@ -44,14 +47,21 @@ class Likeness:
     motion: np.ndarray
 
     @property
+    def distance(self) -> np.ndarray:
+        """Sum up how far the pictures are apart; 0 for equal ones."""
+        colour_scale = COLOUR_SCALE + COLOUR_SCALE_PER_MOTION * self.motion
+        shares = [
+            (1 - self.grey) / GREY_SCALE,
+            (1 - self.detail) / DETAIL_SCALE,
+            self.colour / colour_scale,
+            self.light / LIGHT_SCALE,
+            self.motion / MOTION_SCALE,
+        ]
+        return np.linalg.norm(shares, axis=0)
+
+    @property
     def same(self) -> np.ndarray:
-        return (
-            (self.grey >= MINIMUM_GREY)
-            & (self.detail >= MINIMUM_DETAIL)
-            & (self.colour <= MAXIMUM_COLOUR + COLOUR_PER_MOTION * self.motion)
-            & (self.light <= MAXIMUM_LIGHT)
-            & (self.motion <= MAXIMUM_CUT)
-        )
+        return self.distance < SAME
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> Likeness:

@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from workbench.data.fingerprints import distance
-from workbench.data.likeness import MINIMUM_CONTRAST, compare
+from workbench.data.likeness import MINIMUM_CONTRAST, SAME, compare
 from workbench.data.threads import map_in_order
 from workbench.data.thumbnails import Thumbnails, unpack
 
@@ -30,7 +30,8 @@ SKETCH_SIDE = 12
 # What a pair must pass, not aligned, before the exact comparison; true pairs kept half as much
 # distance from either limit again (3 000 drawn and 2 000 real photos, copied in nine ways).
 MINIMUM_SKETCH = 0.82  # correlation of 12 x 12 greys
-MAXIMUM_TINT = 6.0  # mean difference of the colours of the four quarters, in levels
+MAXIMUM_TINT = 3.0  # mean difference of the colours of the four quarters, in levels
+TINT_SHARE = 0.2  # and this much of their strength: a cut border makes a red thing larger
 PAIRS_AT_ONCE = 64  # what stays in a core's cache
 SKETCHES_AT_ONCE = 1024
 
@@ -39,7 +40,7 @@ SKETCHES_AT_ONCE = 1024
 class NearDuplicates:
     """Pairs of images that show the same photo, and the groups they form."""
 
-    pairs: pd.DataFrame  # first, second (image numbers), bits, likeness
+    pairs: pd.DataFrame  # first, second (image numbers), bits, distance
     groups: np.ndarray  # int64, a number an image; images of one group share it
     compared: int  # pairs that went to the exact comparison
 
@@ -58,15 +59,15 @@ def find_near_duplicates(
     images, sketches, tints = images[telling], sketches[telling], tints[telling]
     pairs = candidate_pairs(coarse[images], fine[images], maximum_bits)
     pairs = pairs[_sketches_agree(sketches, tints, pairs)]
-    likeness = _compare_all(store, images, pairs, threads)
-    same = likeness > 0
+    distance_apart = _compare_all(store, images, pairs, threads)
+    same = distance_apart < SAME
     first, second = images[pairs[same, 0]], images[pairs[same, 1]]
     found = pd.DataFrame(
         {
             "first": first,
             "second": second,
             "bits": _fewest_bits(coarse, first, second),
-            "likeness": likeness[same],
+            "distance": distance_apart[same],
         }
     )
     return NearDuplicates(found, connect(len(wanted), first, second), len(pairs))
@@ -162,14 +163,16 @@ def _sketches_agree(sketches: np.ndarray, tints: np.ndarray, pairs: np.ndarray) 
         likeness = np.vecdot(first, second) / 127**2
         first, second = (tints[pairs[here, side]].astype(np.float32) for side in (0, 1))
         difference = 2 * np.abs(first - second).mean(axis=1)
-        agree[here] = (likeness >= MINIMUM_SKETCH) & (difference <= MAXIMUM_TINT)
+        strength = np.abs(first + second).mean(axis=1)
+        allowed = MAXIMUM_TINT + TINT_SHARE * strength
+        agree[here] = (likeness >= MINIMUM_SKETCH) & (difference <= allowed)
     return agree
 
 
 def _compare_all(
     store: Thumbnails, images: np.ndarray, pairs: np.ndarray, threads: int
 ) -> np.ndarray:
-    """Give the likeness of every pair, 0 where the pictures are not the same."""
+    """Give the distance of every pair, as `likeness` measures it."""
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
@@ -178,8 +181,7 @@ def _compare_all(
             yield records[:, 0], records[:, 1]
 
     def judge(records: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        likeness = compare(*records)
-        return np.where(likeness.same, np.minimum(likeness.grey, likeness.detail), 0)
+        return compare(*records).distance
 
     results = map_in_order(judge, chunks(), threads)
     return np.concatenate([np.empty(0, np.float32), *results])

@@ -11,24 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.deploy import verify
-from workbench.deploy.description import MODEL_FILE, inference_config, model_metadata
+from workbench.deploy.description import inference_config, model_metadata
 from workbench.deploy.export import LABELS_FILE, labels_text
 from workbench.deploy.golden import GoldenImage, write_golden
 from workbench.deploy.sources import write_sources
 from workbench.files import sha256, write_bytes, write_json, write_text
 from workbench.settings import Settings
-
-SINGLE_FILES = (
-    MODEL_FILE,
-    LABELS_FILE,
-    verify.CONFIG,
-    verify.METADATA,
-    verify.RECOMMENDATION,
-    verify.METRICS,
-    verify.SCORES,
-    "verify.py",
-)
-FOLDERS = ("golden", "app")
 
 
 @dataclass(frozen=True)
@@ -68,10 +56,7 @@ def write_bundle(
 
 def seal(folder: Path) -> tuple[Path, ...]:
     """Write SHA256SUMS over what is there; 09 seals again with its metrics and test scores."""
-    names = [name for name in SINGLE_FILES if (folder / name).exists()]
-    for name in FOLDERS:
-        inside = (path for path in (folder / name).rglob("*") if path.is_file())
-        names += sorted(path.relative_to(folder).as_posix() for path in inside)
+    names = verify.sealed_files(folder)
     lines = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
     write_text(folder / verify.SUMS, lines)
     return tuple(folder / name for name in (*names, verify.SUMS))

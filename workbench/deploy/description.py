@@ -15,7 +15,7 @@ from workbench.errors import StepError
 from workbench.files import sha256
 from workbench.settings import Settings
 
-MODEL_FILE = "model_qat_int8.tflite"  # whatever rung made it: apps know this name
+MODEL_FILE = verify.MODEL  # whatever rung made it: apps know this name
 SCHEMA = 1
 NORMALISATION = {"subtract": 127, "divide": 128, "inside_the_input_scale": True}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,16 @@ def write_test_scores(
     y_true: np.ndarray,
     mask: np.ndarray,
     filepaths: Sequence[str],
-    letterboxed: Callable[[np.ndarray], Sequence[np.ndarray]],
+    letterboxed: Callable[[np.ndarray], Iterable[np.ndarray]],
     *,
     spot_checks: int,
     seed: int,
+    **extra: np.ndarray,
 ) -> dict[str, str]:
     """Write raw outputs [N, C] with labels, and the pixels of a few rows to run the model on again.
 
-    `letterboxed(rows)` gives uint8 [S, S, 3] of those rows. Returns the entry `test_scores` that
-    metrics.json carries.
+    `letterboxed(rows)` gives uint8 [S, S, 3] of those rows; `extra` arrays are kept beside them.
+    Returns the entry `test_scores` that metrics.json carries.
     """
     rows = np.random.default_rng(seed).permutation(len(raw))[:spot_checks]
     rows.sort()
@@ -37,5 +38,6 @@ def write_test_scores(
             filepaths=np.array(list(filepaths), dtype=np.str_),
             rows=rows,
             images=np.stack(list(letterboxed(rows))),
+            **extra,
         )
     return {"file": path.name, "sha256": sha256(path)}

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +30,21 @@ VECTORS = "golden/vectors.json"
 RECOMMENDATION = "threshold_recommendation.json"
 METRICS = "metrics.json"
 SCORES = "test_scores.npz"
+MODEL = "model_qat_int8.tflite"
+LABELS = "labels.txt"
+SINGLE_FILES = (MODEL, LABELS, CONFIG, METADATA, RECOMMENDATION, METRICS, SCORES, "verify.py")
+FOLDERS = ("golden", "app")
 TOLERANCE = 1e-6  # of figures that were written as decimal text
 FAINTEST = 2**-12  # a probability of 0 or 1 has no logit
 NEVER = 128  # as a threshold: one above the highest int8
 LEVELS = 1  # another CPU's kernels may round the last level the other way
+
+
+# What a file raises that is not of the form we wrote.
+MALFORMED = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
+    *(SyntaxError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
 class BrokenPromiseError(Exception):
@@ -87,10 +100,12 @@ class Bundle:
         self.config = self.json(CONFIG)
 
     def bytes(self, name: str) -> bytes:
-        try:
-            return (self.folder / name).read_bytes()
-        except OSError as error:
-            raise BrokenPromiseError(f"{name} cannot be read ({error.strerror})") from None
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise BrokenPromiseError(f"{name} leads out of the folder")
+        if not path.is_file():
+            raise BrokenPromiseError(f"{name} cannot be read: it is not there or no file")
+        return path.read_bytes()
 
     def json(self, name: str) -> Any:
         try:
@@ -105,7 +120,16 @@ class Bundle:
         return hashlib.sha256(self.bytes(name)).hexdigest()
 
     def model(self) -> bytes:
-        return self.bytes(self.config["model"]["file"])
+        """Return the model if it is the promised one; the runtime trusts what it is given."""
+        promised = self.config["model"]
+        model = self.bytes(promised["file"])
+        found = hashlib.sha256(model).hexdigest()
+        if found != promised["sha256"]:
+            raise BrokenPromiseError(
+                f"{promised['file']} has sha256 {found[:12]}…, {CONFIG} promises "
+                f"{promised['sha256'][:12]}…: the model was changed or damaged"
+            )
+        return model
 
 
 def verify(folder: Path) -> Verification:
@@ -113,8 +137,12 @@ def verify(folder: Path) -> Verification:
     folder = Path(folder)
     try:
         bundle = Bundle(folder)
+        bundle.config["model"]["sha256"]
     except BrokenPromiseError as error:
         return Verification(folder, (Check(CONFIG, False, str(error)),))
+    except MALFORMED as error:
+        reason = f"{CONFIG} is not of the form we write ({type(error).__name__}: {error})"
+        return Verification(folder, (Check(CONFIG, False, reason),))
     return Verification(folder, tuple(_check(name, promise, bundle) for name, promise in PROMISES))
 
 
@@ -123,7 +151,7 @@ def _check(name: str, promise: Callable[[Bundle], str], bundle: Bundle) -> Check
         detail = promise(bundle)
     except BrokenPromiseError as error:
         return Check(name, False, str(error))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except MALFORMED as error:
         return Check(
             name, False, f"a file has an unexpected form ({type(error).__name__}: {error})"
         )
@@ -131,29 +159,31 @@ def _check(name: str, promise: Callable[[Bundle], str], bundle: Bundle) -> Check
 
 
 def hashes(bundle: Bundle) -> str:
-    """Compare every file with SHA256SUMS."""
-    lines = bundle.bytes(SUMS).decode("utf-8").splitlines()
-    wrong = []
-    for line in lines:
-        promised, _, name = line.partition("  ")
-        if bundle.sha256(name) != promised:
-            wrong.append(name)
+    """Compare every file with SHA256SUMS, which must list all of them."""
+    lines = [line.partition("  ") for line in bundle.bytes(SUMS).decode("utf-8").splitlines()]
+    wrong = [name for promised, _, name in lines if bundle.sha256(name) != promised]
     if wrong:
         raise BrokenPromiseError(f"changed since they were written: {', '.join(wrong)}")
+    missing = sorted(set(sealed_files(bundle.folder)) - {name for _, _, name in lines})
+    if missing:
+        raise BrokenPromiseError(f"{SUMS} does not list {', '.join(missing)}")
     return f"{len(lines)} files are as they were written"
+
+
+def sealed_files(folder: Path) -> list[str]:
+    """Name the files of a bundle that are there, in the order of SHA256SUMS."""
+    names = [name for name in SINGLE_FILES if (folder / name).exists()]
+    for name in FOLDERS:
+        inside = (path for path in (folder / name).rglob("*") if path.is_file())
+        names += sorted(path.relative_to(folder).as_posix() for path in inside)
+    return names
 
 
 def model_file(bundle: Bundle) -> str:
     """Compare the model with the hash and size in the config."""
-    promised = bundle.config["model"]
-    found = hashlib.sha256(bundle.model()).hexdigest()
-    if found != promised["sha256"]:
-        raise BrokenPromiseError(
-            f"{promised['file']} has sha256 {found[:12]}…, {CONFIG} promises "
-            f"{promised['sha256'][:12]}…: the model was changed or damaged after 08"
-        )
-    _same("bytes of the model", len(bundle.model()), promised["bytes"])
-    return f"{promised['file']}, {promised['bytes']} bytes, sha256 {found[:12]}…"
+    promised, model = bundle.config["model"], bundle.model()
+    _same("bytes of the model", len(model), promised["bytes"])
+    return f"{promised['file']}, {len(model)} bytes, sha256 {promised['sha256'][:12]}…"
 
 
 def labels(bundle: Bundle) -> str:
@@ -353,6 +383,13 @@ def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
         powers = np.exp(values - values.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
     return 1 / (1 + np.exp(-values))
+
+
+def probability_thresholds(config: dict[str, Any]) -> np.ndarray | float:
+    """Return what `probabilities` are compared with: one a class, or one for a single label."""
+    if config["task"] == "single_label":
+        return float(config["thresholds"]["unknown_below"])
+    return np.array([entry["probability"] for entry in config["thresholds"]["classes"]])
 
 
 def _average_precision(true: np.ndarray, score: np.ndarray, known: np.ndarray) -> float | None:
