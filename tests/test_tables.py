@@ -576,6 +576,14 @@ def test_a_linked_class_folder_is_refused(class_folders):
         read_dataset(class_folders, SINGLE)
 
 
+def test_a_run_folder_inside_the_dataset_is_not_taken_for_a_class(class_folders):
+    (class_folders / "outputs/demo").mkdir(parents=True)
+    (class_folders / "outputs/demo/confusion_matrix.png").touch()
+    (class_folders / "outputs/demo/metrics.json").touch()
+    with pytest.raises(DatasetError, match=r"metrics\.json: is not an image"):
+        read_dataset(class_folders, SINGLE)
+
+
 @pytest.mark.parametrize("name", ["a|b", "?cat", " cat"])
 def test_a_class_folder_that_would_break_the_tables_is_refused(class_folders, name):
     (class_folders / name).mkdir()

@@ -7,6 +7,7 @@ Python only looks after the order; decoding and resizing run in OpenCV, outside 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from workbench.data.tables import Split
 from workbench.data.threads import count_cores, map_in_order
 from workbench.errors import DatasetError
 from workbench.settings import Mixup, Settings
+
+log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 2
 
@@ -78,6 +81,9 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Give every image once, in order, the last batch as small as it comes."""
     loader = _Loader(split, views, settings, open_cache(settings.dataset))
+    if settings.dataset.cache != "none":
+        size = len(split) * sum(3 * view.size**2 for view in views) / 1e6
+        log.info("%s images take %.0f MB of cache (%s)", split.name, size, settings.dataset.cache)
 
     def load(number: np.int64) -> Batch:
         start = int(number) * batch_size
