@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.data.label_errors import suspect_labels
+from workbench.data.label_errors import audit_labels, suspect_labels
+from workbench.data.tables import Dataset
 from workbench.errors import InputError
 
 CLASSES = ("cat", "dog", "fox")
@@ -108,6 +109,17 @@ def test_a_single_label_is_disputed_by_the_likelier_class(rng):
     suspects = suspect_labels(rows_of(given), CLASSES, scores, "single_label")
     assert set(suspects["row"]) == set(range(12))
     assert list(suspects["instead"]) == [CLASSES[truth[row]] for row in suspects["row"]]
+
+
+def test_one_split_can_be_judged_alone(rng, truth, tmp_path):
+    flips = rng.random(truth.shape) < 0.05
+    rows = rows_of(truth ^ flips)
+    rows.loc[::2, "split"] = "train"
+    scores = good_scores(truth, rng)[1::2]
+    findings = audit_labels(Dataset(tmp_path, CLASSES, rows), "val", scores, "multilabel")
+    flipped = {f"{row}.jpg" for row in np.flatnonzero(flips.any(axis=1)) if row % 2}
+    assert set(findings["split"]) == {"val"}
+    assert len(flipped & set(findings["image"])) >= 0.6 * len(flipped)
 
 
 def test_scores_of_another_shape_are_refused(truth):

@@ -53,10 +53,11 @@ def worst_images(
 
 
 def choose_worst(findings: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Take the worst of every kind, then the second of every kind, and so on."""
+    """Take the worst of every kind, then the second of every kind, and so on; notes come last."""
     named = findings[findings["image"] != ""].drop_duplicates("image")
     turn = named.groupby("kind", sort=False).cumcount()
-    return named.iloc[np.argsort(turn, kind="stable")[:count]]
+    places = np.lexsort((np.arange(len(named)), turn, named["severity"] == "info"))
+    return named.iloc[places[:count]]
 
 
 def _copy_of(row: int, splits: pd.Series, duplicates: Duplicates) -> int:

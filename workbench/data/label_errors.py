@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,26 @@ from workbench.data.findings import Findings
 from workbench.data.label_statistics import label_matrix
 from workbench.errors import InputError
 
+if TYPE_CHECKING:
+    from workbench.data.tables import Dataset
+
 log = logging.getLogger(__name__)
 
 COLUMNS = ("row", "class", "given", "probability", "instead")
 FEWEST_EXAMPLES = 5  # of either side; below, the noise of a class cannot be estimated
 
 Filter = Callable[..., np.ndarray]
+
+
+def audit_labels(dataset: Dataset, split: str, scores: np.ndarray, task: str) -> pd.DataFrame:
+    """Give the findings about the labels of one split from its probabilities [images, classes].
+
+    What notebook 03 can add to the audit without opening an image again.
+    """
+    rows = dataset.rows[dataset.rows["split"] == split].rename(columns={"filepath": "image"})
+    findings = Findings()
+    judge_suspects(suspect_labels(rows, dataset.classes, scores, task), rows, findings)
+    return findings.table()
 
 
 def suspect_labels(

@@ -57,6 +57,7 @@ def findings_overview(report: Report, *, ax: Axes | None = None) -> Figure:
     _name_rows(ax, counts["kind"])
     ax.set_xscale("symlog", linthresh=10)  # three unreadable files beside a thousand copies
     ax.set(xlim=(0, counts["findings"].max() * 1.6), xticks=[])
+    ax.minorticks_off()
     _legend(ax, {name: SEVERITY_COLOURS[name] for name in counts["severity"].unique()})
     words = ", ".join(f"{row.findings} {row.kind}" for row in counts.head(5).itertuples())
     return described(ax, f"Findings of the audit by kind, gravest first: {words}.")
