@@ -217,8 +217,16 @@ def test_noise_saturates_instead_of_wrapping_round():
 
 def test_noise_covers_images_larger_than_the_ready_drawn_noise():
     flat = np.full((1500, 1200, 3), 128, np.uint8)
-    (view,) = views(only(gaussian_noise_stddev=0.02), 1, flat)
-    assert view[-300:].std() > 4
+    first, second = views(only(gaussian_noise_stddev=0.02), 2, flat)
+    assert first[-300:].std() > 4
+    assert not np.array_equal(first, second)
+
+
+def test_what_lies_outside_of_the_photo_is_black():
+    white = np.full((60, 90, 3), 255, np.uint8)
+    turned = views(only(random_rotation_factor=0.1), 5, white)
+    assert min(view[[0, -1], 0].min() for view in turned) == 0
+    assert all(view[30, 45].min() == 255 for view in turned)
 
 
 def test_cutout_paints_the_squares_asked_for():

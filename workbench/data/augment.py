@@ -22,7 +22,7 @@ TO_YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 CROP_ASPECT = math.log(4 / 3)  # random resized crops are stretched up to this much, either way
 LONGEST_WARP = 32_000  # OpenCV's warps address pixels with 16 bits
-NOISE_SAMPLES = 1 << 22  # drawn once; every image takes a window at a random place
+NOISE_SAMPLES = 1 << 20  # drawn once; every image takes a window at a random place
 
 
 def augment(
@@ -164,20 +164,16 @@ def _translation(x: float, y: float) -> np.ndarray:
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Interpolate bilinearly; what lies outside is the image's reflection.
+    """Interpolate bilinearly; what lies outside is black, as around a letterbox.
 
     OpenCV warps four channels almost twice as fast as three.
     """
     rgba = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     if np.array_equal(matrix[2], (0, 0, 1)):
-        view = cv2.warpAffine(
-            rgba, matrix[:2], size, flags=flags, borderMode=cv2.BORDER_REFLECT_101
-        )
+        view = cv2.warpAffine(rgba, matrix[:2], size, flags=flags)
     else:
-        view = cv2.warpPerspective(
-            rgba, matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101
-        )
+        view = cv2.warpPerspective(rgba, matrix, size, flags=flags)
     return cv2.cvtColor(view, cv2.COLOR_RGBA2RGB)
 
 
@@ -233,18 +229,23 @@ def _add_noise(image: np.ndarray, rng: np.random.Generator, stddev: float) -> np
     Its positive and negative parts are apart because OpenCV adds uint8 with saturation three times
     as fast as int16; the sum is the same.
     """
-    lighter, darker = _noise(stddev)
-    if image.size > NOISE_SAMPLES:
-        lighter, darker = np.resize(lighter, image.size), np.resize(darker, image.size)
-    start = int(rng.integers(0, lighter.size - image.size + 1))
-    window = slice(start, start + image.size)
-    view = cv2.add(image, lighter[window].reshape(image.shape))
-    return cv2.subtract(view, darker[window].reshape(image.shape))
+    start = int(rng.integers(0, NOISE_SAMPLES))
+    lighter, darker = (_window(noise, start, image.size) for noise in _noise(stddev))
+    view = cv2.add(image, lighter.reshape(image.shape))
+    return cv2.subtract(view, darker.reshape(image.shape))
+
+
+def _window(noise: np.ndarray, start: int, size: int) -> np.ndarray:
+    """Take `size` values from `start` on; the noise goes round where it ends."""
+    if start + size > len(noise):
+        noise = np.resize(noise, start + size)
+    return noise[start : start + size]
 
 
 @lru_cache(maxsize=4)
 def _noise(stddev: float) -> tuple[np.ndarray, np.ndarray]:
     noise = np.random.default_rng(0).normal(0, 255 * stddev, NOISE_SAMPLES).round()
+    noise = np.concatenate([noise, noise])  # so that most windows are plain slices
     return noise.clip(0, 255).astype(np.uint8), (-noise).clip(0, 255).astype(np.uint8)
 
 
