@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -370,3 +372,21 @@ def test_every_odd_file_is_decoded_or_refused_with_a_reason(path):
         assert facts.refused is None
     if facts.refused:
         assert refusal(path) == facts.refused
+    else:
+        assert decode_image(path, READ).shape == (facts.height, facts.width, 3)
+
+
+@pytest.mark.skipif(not shared_images(), reason="WORKBENCH_SHARED is not set")
+def test_all_odd_files_together_stay_below_a_gigabyte():
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from workbench.data.decode import inspect_image\n"
+        "from workbench.settings import DatasetSettings\n"
+        "for name in sys.argv[1:]:\n"
+        "    inspect_image(Path(name), DatasetSettings())\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    command = [sys.executable, "-c", code, *map(str, shared_images())]
+    kilobytes = int(subprocess.check_output(command, stderr=subprocess.DEVNULL))
+    assert kilobytes < 1_000_000
