@@ -94,6 +94,7 @@ def small_settings(**groups) -> Settings:
         "qat": {"epochs": 1, "lr": 1.0e-4},
         "distillation": {"enabled": False},
         "multi_gpu": {"enabled": False},
+        "ladder": {"max_drop": 0.1},  # of 24 images a single flip is worth 0.03
         "evaluation": {"bootstrap_replicates": 50},
         "tflite_export": {"representative_dataset_size": 16},
         "augmentation": {"cutout": {"num_patches": 0}, "gaussian_noise_stddev": 0.0},

@@ -68,12 +68,12 @@ def test_the_worst_layers_come_first(layers, convert, doubles, images):
 
 
 def test_a_range_that_is_too_narrow_shows_as_saturation(layers, convert, doubles, images):
-    from workbench.deploy import qat
+    from workbench.deploy import qat, ranges
 
     student = doubles.trained_student()
     quantized = qat.quantize(student, images)
     wrapper = next(layer for layer in quantized.layers if layer.name == "quant_top_activation")
-    (_low, high), *_ = qat._range_variables(wrapper)
+    (_low, high), *_ = ranges.range_variables(wrapper)
     high.assign(high / 8)
     model = convert.convert_quantized(quantized, doubles.small_settings().tflite_export)
     errors = layers.layer_errors(student, model, images).set_index("layer")

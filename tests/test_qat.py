@@ -139,3 +139,37 @@ def test_a_killed_qat_ends_with_the_same_bits(qat, doubles, student, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed")
     assert run(tmp_path / "killed") == whole
+
+
+@pytest.fixture(scope="module")
+def teacher(doubles):
+    """A network for [0, 255] that is sure of everything, and always wrong."""
+    import tf_keras as keras
+
+    image = keras.Input((doubles.SIDE, doubles.SIDE, 3), name="image")
+    x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(image)
+    sure = keras.initializers.Constant(4.0)
+    logits = keras.layers.Dense(3, "linear", True, "zeros", sure, name="logits")(x)
+    return keras.Model(image, logits)
+
+
+def train_with(room, doubles, student, teacher, folder, **groups):
+    settings = doubles.small_settings(teacher={"input_size": doubles.SIDE}, **groups)
+    dataset = doubles.write_dataset(folder / "data")
+    quantized = room.quantize(student, list(doubles.draw(16, seed=5)[0]))
+    return room.train(settings, dataset, quantized, teacher, folder).history["loss"].tolist()
+
+
+def test_the_teacher_goes_on_helping_through_the_fake_quantisation(
+    qat, doubles, student, teacher, tmp_path
+):
+    distilled = {"distillation": {"enabled": True}}
+    alone = train_with(qat, doubles, student, None, tmp_path / "alone")
+    helped = train_with(qat, doubles, student, teacher, tmp_path / "helped", **distilled)
+    assert helped[0] > alone[0] * 1.5
+
+
+def test_qat_can_do_without_its_teacher(qat, doubles, student, teacher, tmp_path):
+    silent = {"distillation": {"enabled": True}, "qat": {"distill": False}}
+    alone = train_with(qat, doubles, student, None, tmp_path / "alone")
+    assert train_with(qat, doubles, student, teacher, tmp_path / "silent", **silent) == alone

@@ -18,7 +18,7 @@ import tf_keras as keras
 
 from workbench.data.pipeline import letterboxed
 from workbench.data.tables import Dataset
-from workbench.deploy import convert, qat, tflite
+from workbench.deploy import convert, qat, ranges, tflite
 from workbench.deploy.calibrate import choose_calibration
 from workbench.deploy.layers import layer_errors, worst_layers
 from workbench.deploy.rungs import TITLES, Maker, Rung, climb_down, row
@@ -169,7 +169,7 @@ class Workshop:
         settings = self.settings
         quantized = qat.quantize(self.student, self.calibration, skip_layers=skip_layers)
         qat.train(settings, self.dataset, quantized, self.teacher, self.folder, name=phase)
-        qat.cover_logits(self.student, quantized, self.calibration)
+        ranges.cover_logits(quantized, qat.float_twin(self.student, quantized), self.calibration)
         self.weights, self.skipped = self.folder / QAT_WEIGHTS, tuple(skip_layers)
         save_weights(quantized, self.weights)
         images = self.calibration if skip_layers else None

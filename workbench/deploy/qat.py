@@ -1,4 +1,4 @@
-"""Quantization-aware training: wrap the student in fake quantisation, seed its ranges, restore it.
+"""Quantization-aware training: wrap the student in fake quantisation, train it, restore it.
 
 The float student is never changed: `quantize` copies it. A QAT network cannot be saved whole, so
 it is saved as weights and rebuilt: same student, same skipped layers, then `restore`.
@@ -14,19 +14,17 @@ import workbench  # noqa: F401  (selects legacy Keras before TensorFlow loads)
 
 # isort: split
 import numpy as np
-import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
     default_8bit_quantize_registry as registries,
 )
-from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
-    QuantizeLayer,
-)
 
 from workbench.data.tables import Dataset
-from workbench.deploy.convert import first_line, keras_logits, network_input
+from workbench.deploy import ranges
+from workbench.deploy.convert import first_line
 from workbench.deploy.layers import QUANT_PREFIX, fused_groups
+from workbench.deploy.ranges import short_name
 from workbench.errors import StepError
 from workbench.nets.randomness import restartable_randomness
 from workbench.nets.teacher import student_view, teacher_view
@@ -43,10 +41,6 @@ log = logging.getLogger(__name__)
 toolkit = tfmot.quantization.keras
 
 PHASE = "student_qat"  # names its checkpoints and logs
-BATCH = 16  # images whose extremes are averaged, like a training batch
-
-INPUT_RANGE = (-127 / 128, 1.0)  # the bytes 0 and 255 after (x - 127) / 128
-ZERO_WIDTH = 1e-3  # a range narrower than this would make a scale of zero
 
 
 def quantize(
@@ -57,8 +51,6 @@ def quantize(
 ) -> keras.Model:
     """Return a copy of the student under fake quantisation, its ranges seeded from `images`.
 
-    The toolkit starts every activation at ±6 and moves it by a thousandth a step; a short training
-    would end with half of the 256 levels unused. Measured ranges start where training would end.
     Layers named in `skip_layers` train in float, together with the batch norm and activation that
     the converter fuses into them, and are quantised afterwards.
     """
@@ -76,26 +68,8 @@ def quantize(
             quantized = toolkit.quantize_apply(annotated)
     except (ValueError, RuntimeError) as error:
         raise StepError(f"quantize_model refused the student: {first_line(error)}") from error
-    _seed_weights(quantized)
-    if images:
-        _seed_activations(student, quantized, images)
+    ranges.seed(student, quantized, images or ())
     return quantized
-
-
-def cover_logits(
-    student: keras.Model, quantized: keras.Model, images: Sequence[np.ndarray]
-) -> None:
-    """Let the output levels cover every logit of the trained network on `images`.
-
-    Training follows the mean extremes of a batch, so the surest images of all would share the last
-    level, and nothing could rank them any more.
-    """
-    if not images:
-        return
-    logits = keras_logits(float_twin(student, quantized), images)
-    for minimum, maximum in _range_variables(quantized.layers[-1]):
-        minimum.assign(min(float(logits.min()), 0.0))
-        maximum.assign(max(float(logits.max()), ZERO_WIDTH))
 
 
 def unsupported_layers(student: keras.Model) -> list[str]:
@@ -119,18 +93,14 @@ def float_twin(student: keras.Model, quantized: keras.Model) -> keras.Model:
     with restartable_randomness():
         twin = keras.models.clone_model(student)
     trained = {
-        f"{layer.name.removeprefix(QUANT_PREFIX)}/{_short(weight.name)}": weight
+        f"{layer.name.removeprefix(QUANT_PREFIX)}/{short_name(weight)}": weight
         for layer in quantized.layers
         for weight in layer.weights
     }
     for layer in twin.layers:
         for weight in layer.weights:
-            weight.assign(trained[f"{layer.name}/{_short(weight.name)}"])
+            weight.assign(trained[f"{layer.name}/{short_name(weight)}"])
     return twin
-
-
-def _short(name: str) -> str:
-    return name.split("/")[-1].split(":")[0]
 
 
 def train(
@@ -233,56 +203,3 @@ def _annotated(student: keras.Model, left_out: frozenset[str]) -> keras.Model:
         return toolkit.quantize_annotate_layer(layer)
 
     return keras.models.clone_model(copy, clone_function=annotate)
-
-
-def _seed_weights(quantized: keras.Model) -> None:
-    """Measure the range of every quantised kernel; the toolkit does so in a training step only."""
-    for layer in quantized.layers:
-        for weight, quantizer, ranges in getattr(layer, "_weight_vars", ()):
-            quantizer(weight, True, weights=ranges)
-
-
-def _seed_activations(
-    student: keras.Model, quantized: keras.Model, images: Sequence[np.ndarray]
-) -> None:
-    """Set every activation range to the mean of the batches' ranges, the toolkit's own estimate."""
-    wrapped = {layer.layer.name: layer for layer in quantized.layers if hasattr(layer, "layer")}
-    variables = {name: _range_variables(layer) for name, layer in wrapped.items()}
-    names = [name for name, pairs in variables.items() if pairs]
-    for name, (low, high) in zip(names, _measure_ranges(student, names, images), strict=True):
-        for minimum, maximum in variables[name]:
-            minimum.assign(low)
-            maximum.assign(high)
-    for layer in quantized.layers:
-        if isinstance(layer, QuantizeLayer):
-            layer.quantizer_vars["min_var"].assign(INPUT_RANGE[0])
-            layer.quantizer_vars["max_var"].assign(INPUT_RANGE[1])
-
-
-def _range_variables(layer: keras.layers.Layer) -> list[tuple[tf.Variable, tf.Variable]]:
-    """Return the (min, max) variables of a wrapper's output, those of its kernel excepted."""
-    named = {_short(weight.name): weight for weight in layer.weights}
-    kinds = ("output", "pre_activation", "post_activation")
-    return [
-        (named[f"{kind}_min"], named[f"{kind}_max"]) for kind in kinds if f"{kind}_min" in named
-    ]
-
-
-def _measure_ranges(
-    student: keras.Model, names: Sequence[str], images: Sequence[np.ndarray]
-) -> np.ndarray:
-    """Return [len(names), 2]: the mean over batches of each layer's smallest and largest output."""
-    probe = keras.Model(student.input, [student.get_layer(name).output for name in names])
-
-    @tf.function
-    def ranges(batch: tf.Tensor) -> tf.Tensor:
-        outputs = tf.nest.flatten(probe(batch, training=False))
-        return tf.stack([(tf.reduce_min(out), tf.reduce_max(out)) for out in outputs])
-
-    batches = [
-        ranges(tf.constant(network_input(np.stack(images[start : start + BATCH]))))
-        for start in range(0, len(images), BATCH)
-    ]
-    low, high = np.mean(batches, axis=0).T
-    # Zero must be representable, and an activation that never fires still needs a width.
-    return np.stack([np.minimum(low, 0), np.maximum(high, ZERO_WIDTH)], axis=1)
