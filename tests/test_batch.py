@@ -13,8 +13,9 @@ from workbench.__main__ import main
 from workbench.chain import STEPS, find_step
 from workbench.status import state_of
 
-# nobody ever opens the other end of the gate, so the cell stays inside until it is ended
-WAIT = 'with run.step("{number}"): print("inside", flush=True); open("gate").read()'
+# One write, so that it arrives as one line. Nobody ever opens the other end of the gate,
+# so the cell stays inside until it is ended.
+WAIT = 'with run.step("{number}"): print("inside\\n", end="", flush=True); open("gate").read()'
 ALL = [step.number for step in STEPS]
 
 
