@@ -1,5 +1,6 @@
 """The batch door end to end, on notebooks that only pretend to work."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from tests.conftest import OPENING, write_notebook
 from workbench.__main__ import main
 from workbench.chain import STEPS, find_step
+from workbench.commands import BENCHMARKS
 from workbench.status import state_of
 
 # One write, so that it arrives as one line. Nobody ever opens the other end of the gate,
@@ -182,3 +184,15 @@ def test_wrong_input_exits_2_with_words(project, capsys, options, words):
 def test_a_missing_parameter_file_exits_2(project, capsys):
     assert main(["run", "parameters/mein.yaml"]) == 2
     assert 'Did you mean "parameters/mine.yaml"?' in capsys.readouterr().err
+
+
+def test_a_benchmark_refuses_a_flag_it_has_no_use_for(capsys):
+    assert main(["benchmark", "thresholds", "--count", "5"]) == 2
+    assert "takes no --count" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_that_help_names_is_there(name):
+    room = importlib.import_module(f"workbench.benchmarks.{name}")
+    assert callable(room.run)
+    assert callable(room.table)

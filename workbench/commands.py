@@ -6,6 +6,7 @@ Rooms are imported inside the commands, so that `--help` and `--dry-run` start i
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import shutil
 import sys
@@ -19,7 +20,7 @@ from workbench.errors import InputError, SettingsError
 
 log = logging.getLogger(__name__)
 
-BENCHMARKS = ("audit", "latency", "pipeline", "thresholds", "train")
+BENCHMARKS = ("audit", "calibration", "latency", "pipeline", "thresholds", "train")
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,12 @@ def thresholds(options: Namespace) -> Answer:
 def benchmark(options: Namespace) -> Answer:
     room = importlib.import_module(f"workbench.benchmarks.{options.name}")
     given = {"count": options.count, "run_folder": options.run}
-    figures = room.run(**{key: value for key, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    strangers = given.keys() - inspect.signature(room.run).parameters.keys()
+    if strangers:
+        flag = "--run" if "run_folder" in strangers else "--count"
+        raise InputError(f"benchmark {options.name} takes no {flag}. Leave it out")
+    figures = room.run(**given)
     return Answer(room.table(figures), figures)
 
 
