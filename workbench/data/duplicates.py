@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.data.facts import CONSTANT_RANGE, Collection, collect_facts
-from workbench.data.findings import Findings
+from workbench.data.findings import Findings, Severity
 from workbench.data.near_duplicates import NearDuplicates, connect, find_near_duplicates
 from workbench.data.threads import count_cores
 from workbench.data.thumbnails import Thumbnails
@@ -77,85 +77,115 @@ def group_same_photos(settings: Settings) -> Callable[[Sequence[Path]], np.ndarr
 
 def judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:
     """Add exact and near-duplicates, leaks and conflicting labels; `rows` also has `image`."""
+    notes = _Notes(rows)
     for members in groups_of(duplicates.files):
-        group = rows.iloc[members]
-        partners = _first_unlike(np.arange(len(group)))
-        findings.add("exact_duplicate", group, _says(group, partners, "the same bytes as"))
-        _judge_group(group, "the same file as", "error", findings)
+        notes.add("exact_duplicate", members, _first_unlike(members), "the same bytes as")
+        notes.compare(members, "the same file as", "error")
     for members in groups_of(duplicates.photos):
-        files = duplicates.files[members]
-        if len(np.unique(files)) > 1:
-            group = rows.iloc[members]
-            partners = _first_unlike(files)
-            findings.add("near_duplicate", group, _says(group, partners, "the same photo as"))
-            _judge_group(group, "the same photo as", "warning", findings, files)
+        files = duplicates.files[members].tolist()
+        if len(set(files)) > 1:
+            notes.add("near_duplicate", members, _first_unlike(files), "the same photo as")
+            notes.compare(members, "the same photo as", "warning", files)
+    for (kind, severity), told in notes.told.items():
+        findings.add(kind, rows.iloc[list(told)], told.values(), severity)
 
 
-def _judge_group(
-    group: pd.DataFrame,
-    words: str,
-    severity: str,
-    findings: Findings,
-    files: np.ndarray | None = None,
-) -> None:
-    """Add leaks and conflicts of one group; with `files`, not those that equal files have."""
-    told = _told(group, files, "split")
-    partners = _first_unlike(group["split"].to_numpy())
-    leaking = (partners >= 0) & ~told
-    findings.add("leak", group[leaking], _says(group, partners, words, leaking))
-    classes = conflicting_classes(group)
-    if classes:
-        labels = group["labels"].map(lambda names: "|".join(sorted(set(names) & classes)))
-        partners = _first_unlike(labels.to_numpy())
-        conflict = (partners >= 0) & ~_told(group, files, "labels")
-        texts = _says(group, partners, words, conflict)
-        details = [
-            f"{text}, which has {labels.iloc[partner] or 'none'} where this has {own or 'none'}"
-            for text, partner, own in zip(texts, partners[conflict], labels[conflict], strict=True)
-        ]
-        findings.add("conflicting_labels", group[conflict], details, severity)
+class _Notes:
+    """Collects what there is to say about rows, in plain lists: groups may be many thousands."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        columns = ("image", "split", "labels", "unknown")
+        self.images, self.splits, self.labels, self.unknown = (
+            rows[name].tolist() for name in columns
+        )
+        self.told: dict[tuple[str, Severity | None], dict[int, str]] = {}
+
+    def add(
+        self,
+        kind: str,
+        members: Sequence[int],
+        partners: Sequence[int | None],
+        words: str,
+        severity: Severity | None = None,
+        more: Callable[[int, int], str] | None = None,
+    ) -> None:
+        """Note `words` and the partner for every member that has one."""
+        others = f" and {len(members) - 2} more" if len(members) > 2 else ""
+        told = self.told.setdefault((kind, severity), {})
+        for member, place in zip(members, partners, strict=True):
+            if place is not None:
+                partner = members[place]
+                text = f"{words} {self.splits[partner]}: {self.images[partner]}{others}"
+                told[member] = text + (more(member, partner) if more else "")
+
+    def compare(
+        self,
+        members: Sequence[int],
+        words: str,
+        severity: Severity,
+        files: Sequence[int] | None = None,
+    ) -> None:
+        """Note leaks and conflicts; with `files`, not those that equal files have already."""
+        splits = [self.splits[member] for member in members]
+        partners = _unless_told(_first_unlike(splits), splits, files)
+        self.add("leak", members, partners, words)
+        disputed = disputed_labels(
+            [self.labels[member] for member in members],
+            [self.unknown[member] for member in members],
+        )
+        if disputed:
+            views = [self._view(member, disputed) for member in members]
+            partners = _unless_told(_first_unlike(views), views, files)
+            self.add(
+                "conflicting_labels",
+                members,
+                partners,
+                words,
+                severity,
+                lambda member, partner: (
+                    f", which has {self._view(partner, disputed)} where this has "
+                    f"{self._view(member, disputed)}"
+                ),
+            )
+
+    def _view(self, member: int, disputed: set[str]) -> str:
+        return "|".join(sorted(disputed.intersection(self.labels[member]))) or "none"
 
 
-def _told(group: pd.DataFrame, files: np.ndarray | None, column: str) -> np.ndarray:
-    """Mark the rows whose equal files differ in `column`: a finding has said so already."""
+def _first_unlike(keys: Sequence[object]) -> list[int | None]:
+    """Give for each member the place of the first whose key differs; linear in the group."""
+    other = next((place for place, key in enumerate(keys) if key != keys[0]), None)
+    return [other if key == keys[0] else 0 for key in keys]
+
+
+def _unless_told(
+    partners: list[int | None], values: Sequence[object], files: Sequence[int] | None
+) -> list[int | None]:
+    """Drop members whose equal files differ in `values`: a finding has said so already."""
     if files is None:
-        return np.zeros(len(group), bool)
-    values = pd.factorize(group[column])[0]
-    return pd.Series(values).groupby(files).transform("nunique").to_numpy() > 1
+        return partners
+    seen: dict[int, set] = {}
+    for file, value in zip(files, values, strict=True):
+        seen.setdefault(file, set()).add(value)
+    return [
+        None if len(seen[file]) > 1 else place for place, file in zip(partners, files, strict=True)
+    ]
 
 
-def _first_unlike(keys: np.ndarray) -> np.ndarray:
-    """Give for each member the first whose key differs, or -1; linear in the group."""
-    other = np.flatnonzero(keys != keys[0])
-    return np.where(keys != keys[0], 0, other[0] if len(other) else -1)
-
-
-def _says(
-    group: pd.DataFrame, partners: np.ndarray, words: str, chosen: np.ndarray | None = None
-) -> list[str]:
-    """Write a detail for each chosen member: its partner, and how many more there are."""
-    if chosen is not None:
-        partners = partners[chosen]
-    more = f" and {len(group) - 2} more" if len(group) > 2 else ""
-    splits, images = group["split"].to_numpy(), group["image"].to_numpy()
-    return [f"{words} {splits[partner]}: {images[partner]}{more}" for partner in partners]
-
-
-def groups_of(numbers: np.ndarray) -> list[np.ndarray]:
+def groups_of(numbers: np.ndarray) -> list[list[int]]:
     """List the rows of every group with more than one."""
     order = np.argsort(numbers, kind="stable")
-    starts = np.flatnonzero(np.diff(numbers[order], prepend=numbers[order][:1] - 1))
-    return [group for group in np.split(order, starts[1:]) if len(group) > 1]
+    ordered = numbers[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    chosen = sizes > 1
+    return [
+        order[start : start + size].tolist()
+        for start, size in zip(starts[chosen], sizes[chosen], strict=True)
+    ]
 
 
-def conflicting_classes(group: pd.DataFrame) -> set[str]:
-    """Name the classes that one row of the group has and another denies."""
-    given = set().union(*group["labels"])
-    return {
-        name
-        for name in given
-        if any(
-            name not in labels and name not in unknown
-            for labels, unknown in zip(group["labels"], group["unknown"], strict=True)
-        )
-    }
+def disputed_labels(labels: Sequence[tuple[str, ...]], unknown: Sequence[tuple[str, ...]]) -> set:
+    """Name the classes that one member has and another denies; not to know is not to deny."""
+    views = [set(has).union(open_) for has, open_ in zip(labels, unknown, strict=True)]
+    return set().union(*labels) - set.intersection(*views)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from workbench.data.duplicates import Duplicates, conflicting_classes, groups_of
+from workbench.data.duplicates import Duplicates, disputed_labels, groups_of
 from workbench.data.tables import Dataset
 
 MOVE_COLUMNS = ["image", "from", "to", "reason"]
@@ -107,16 +107,15 @@ def _most_missed(
 def _spoilt(rows: pd.DataFrame, duplicates: Duplicates, chosen: np.ndarray) -> dict[str, str]:
     """Say why repeated files go: all where their labels disagree, all but one otherwise."""
     reasons = {}
-    filepaths, splits = rows["filepath"].to_numpy(object), rows["split"].to_numpy(object)
+    columns = ("filepath", "split", "labels", "unknown")
+    filepaths, splits, labels, unknown = (rows[name].tolist() for name in columns)
     for group in groups_of(duplicates.files):
-        disputed = conflicting_classes(rows.iloc[group])
+        disputed = disputed_labels([labels[row] for row in group], [unknown[row] for row in group])
         stays = next((row for row in group if chosen[row] == splits[row]), group[0])
+        names = ", ".join(sorted(disputed))
         for row in group:
             if disputed:
-                names = ", ".join(sorted(disputed))
-                reasons[filepaths[row]] = (
-                    f"is one file under several names that disagree on {names}"
-                )
+                reasons[filepaths[row]] = f"has copies that disagree on {names}"
             elif row != stays:
                 reasons[filepaths[row]] = f"holds the same bytes as {filepaths[stays]}"
     return reasons
