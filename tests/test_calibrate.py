@@ -1,6 +1,7 @@
 """Calibration sets: every class and frequent pair, the same again for the same seed."""
 
 import numpy as np
+import pytest
 
 from tests.deploy_doubles import labels
 from workbench.deploy.calibrate import choose_calibration
@@ -60,3 +61,28 @@ def test_many_classes_and_images_are_chosen_in_a_moment():
     split = labels([rng.choice(80, 3, replace=False).tolist() for _ in range(5000)], classes=80)
     chosen = choose_calibration(split, 200, seed=1)
     assert (split.targets[chosen].sum(0) > 0).all()
+
+
+@pytest.mark.slow
+def test_the_study_scores_every_size_choice_and_seed(tmp_path, monkeypatch):
+    from tests.quantization_doubles import small_settings, trained_student, write_dataset
+    from workbench.benchmarks import calibration
+
+    monkeypatch.setattr(calibration, "SIZES", (1, 8))
+    dataset, student = write_dataset(tmp_path), trained_student(epochs=10)
+    figures = calibration.study(small_settings(), dataset, student, seeds=2)
+    assert [(row["size"], row["choice"], row["seed"]) for row in figures["rows"]] == [
+        (size, choice, seed)
+        for size in (1, 8)
+        for choice in ("class-covering", "random")
+        for seed in (0, 1)
+    ]
+    assert len(calibration.table(figures).splitlines()) == 2 + 4
+
+
+def test_the_study_needs_a_run(tmp_path):
+    from workbench.benchmarks import calibration
+    from workbench.errors import MissingInputError
+
+    with pytest.raises(MissingInputError, match=r"needs a run with a student_finetuned.h5"):
+        calibration.run(run_folder=tmp_path)
