@@ -97,13 +97,18 @@ def test_a_killed_runner_leaves_an_honest_status_and_the_same_command_goes_on(pr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
-def test_an_interrupted_runner_exits_130_and_says_so(project, number):
+@pytest.mark.parametrize("ignored", [False, True], ids=["foreground", "background"])
+def test_an_interrupted_runner_exits_130_and_says_so(project, number, ignored):
+    """A shell starts background jobs with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
     os.mkfifo(project / "gate")
     break_step(project, "01", WAIT.format(number="01"))
     runner = start_runner(project, "--only", "01")
+    if ignored:
+        signal.signal(signal.SIGINT, before)
     wait_inside(runner)
     runner.send_signal(number)
-    output, _ = runner.communicate()
+    output, _ = runner.communicate(timeout=120)
     assert runner.returncode == 130
     assert "the same command goes on from here" in output
     assert state_of(project / "outputs/mine", find_step("01"))["state"] == "interrupted"
