@@ -121,6 +121,16 @@ def test_pairs_grow_with_the_images_even_where_all_hashes_are_alike():
     assert len(pairs) <= count * WINDOW * 12 * 4
 
 
+def test_a_crowd_of_copies_takes_no_more_than_a_few_looks_at_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.data.near_duplicates.FIRST_ROUND", 16)
+    photo = drawn(6)
+    rng = np.random.default_rng(0)
+    crowd = [np.clip(photo * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8) for _ in range(60)]
+    near, _ = search(tmp_path, crowd)
+    assert len(set(near.groups)) == 1
+    assert near.compared < 60 * 59 / 2 / 4
+
+
 def test_close_hashes_are_proposed_and_distant_ones_are_not():
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 2**63, (20_000, 1), dtype=np.uint64)

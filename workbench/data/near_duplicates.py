@@ -34,6 +34,8 @@ MAXIMUM_TINT = 3.0  # mean difference of the colours of the four quarters, in le
 TINT_SHARE = 0.2  # and this much of their strength: a cut border makes a red thing larger
 PAIRS_AT_ONCE = 64  # what stays in a core's cache
 SKETCHES_AT_ONCE = 1024
+FIRST_ROUND = 4096  # pairs compared before the first look at what is settled
+MOST_LOOKS = 40
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,40 @@ def find_near_duplicates(
     sketches, tints, telling = _sketch(store, images)
     images, sketches, tints = images[telling], sketches[telling], tints[telling]
     pairs = candidate_pairs(coarse[images], fine[images], maximum_bits)
-    pairs = pairs[_sketches_agree(sketches, tints, pairs)]
-    distance_apart = _compare_all(store, images, pairs, threads)
-    same = distance_apart < SAME
-    first, second = images[pairs[same, 0]], images[pairs[same, 1]]
-    found = pd.DataFrame(
-        {
-            "first": first,
-            "second": second,
-            "bits": _fewest_bits(coarse, first, second),
-            "distance": distance_apart[same],
-        }
-    )
-    return NearDuplicates(found, connect(len(wanted), first, second), len(pairs))
+    pairs = images[pairs[_sketches_agree(sketches, tints, pairs)]]
+    found, compared = _compare_closest_first(store, coarse, pairs, threads)
+    groups = connect(len(wanted), found["first"].to_numpy(), found["second"].to_numpy())
+    return NearDuplicates(found, groups, compared)
+
+
+def _compare_closest_first(
+    store: Thumbnails, coarse: np.ndarray, pairs: np.ndarray, threads: int
+) -> tuple[pd.DataFrame, int]:
+    """Compare pairs exactly, in growing rounds, leaving out what the rounds before have settled.
+
+    A thousand copies of a photo need a thousand comparisons, not half a million; and nobody needs
+    the fortieth look at an image that resembles everything and equals nothing.
+    """
+    bits = _fewest_bits(coarse, pairs[:, 0], pairs[:, 1])
+    order = np.argsort(bits, kind="stable")
+    pairs, bits = pairs[order], bits[order]
+    found = np.empty((4, 0))  # first, second, bits, distance
+    looks = np.zeros(len(coarse), np.int64)
+    size = FIRST_ROUND
+    while len(pairs):
+        now, pairs = pairs[:size], pairs[size:]
+        apart = _compare_all(store, now, threads)
+        same = apart < SAME
+        found = np.hstack([found, np.stack([*now.T, bits[:size], apart])[:, same]])
+        looks += np.bincount(now.ravel(), minlength=len(looks))
+        groups = connect(len(looks), *found[:2].astype(np.int64))
+        unsettled = groups[pairs[:, 0]] != groups[pairs[:, 1]]
+        unsettled &= (looks[pairs] < MOST_LOOKS).any(axis=1)
+        pairs, bits = pairs[unsettled], bits[size:][unsettled]
+        size *= 2
+    table = pd.DataFrame(dict(zip(("first", "second", "bits", "distance"), found, strict=True)))
+    table = table.astype({"first": np.int64, "second": np.int64, "bits": np.int64})
+    return table, int(looks.sum() // 2)
 
 
 def connect(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -169,14 +192,12 @@ def _sketches_agree(sketches: np.ndarray, tints: np.ndarray, pairs: np.ndarray) 
     return agree
 
 
-def _compare_all(
-    store: Thumbnails, images: np.ndarray, pairs: np.ndarray, threads: int
-) -> np.ndarray:
+def _compare_all(store: Thumbnails, pairs: np.ndarray, threads: int) -> np.ndarray:
     """Give the distance of every pair, as `likeness` measures it."""
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            chunk = images[pairs[start : start + PAIRS_AT_ONCE]]
+            chunk = pairs[start : start + PAIRS_AT_ONCE]
             records = store.read(chunk.ravel()).reshape(len(chunk), 2, -1)
             yield records[:, 0], records[:, 1]
 
