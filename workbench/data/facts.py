@@ -60,18 +60,21 @@ def collect_facts(
     def examine(start: int) -> Block:
         return _examine_block(start, paths[start : start + BLOCK_IMAGES], dataset)
 
-    headers: list[ImageFacts] = []
+    columns: dict[str, list] = {name: [] for name in HEADER_COLUMNS}
+    values_of = attrgetter(*HEADER_COLUMNS)
     measures = np.empty((len(paths), len(MEASURES)), np.float32)
     coarse = np.empty((len(paths), len(CUTS)), np.uint64)
     fine = np.empty(len(paths), np.uint64)
     starts = range(0, len(paths), BLOCK_IMAGES)
     for block in map_in_order(examine, starts, count_cores(threads)):
         here = slice(block.start, block.start + len(block.headers))
-        headers += block.headers
+        for column, values in zip(
+            columns.values(), zip(*map(values_of, block.headers), strict=True), strict=True
+        ):
+            column.extend(values)
         measures[here], coarse[here], fine[here] = block.measures, block.coarse, block.fine
         store.write(block.start, block.records)
-    row = attrgetter(*HEADER_COLUMNS)
-    table = pd.DataFrame([row(facts) for facts in headers], columns=list(HEADER_COLUMNS))
+    table = pd.DataFrame(columns)
     table["refused"] = table["refused"].astype(object).where(table["refused"].notna(), None)
     table[list(MEASURES)] = measures
     return Collection(table, coarse, fine)
