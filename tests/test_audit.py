@@ -191,7 +191,9 @@ def test_what_is_true_of_most_images_is_one_finding(tmp_path):
         Image.open(path).resize((60, 60)).save(path)
     result = audit(folder)
     assert not found(result, "below_input")
-    assert result.findings["detail"].str.contains("below_input: 120 of 120 images").any()
+    common = result.findings[result.findings["kind"] == "common"].iloc[0]
+    assert common["severity"] == "info"
+    assert common["detail"].startswith("below_input: 120 of 120 images")
 
 
 def test_a_class_missing_from_train_is_an_error_and_from_val_a_warning(tmp_path):

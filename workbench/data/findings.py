@@ -109,7 +109,7 @@ class Findings:
             return
         example = details if isinstance(details, str) else details[0]
         text = f"{kind}: {len(rows)} of {images} images, such as {rows['image'].iloc[0]}: {example}"
-        self.add_general("common", "", text)
+        self.add_general("common", "", text, KINDS[kind].severity)
 
     def table(self) -> pd.DataFrame:
         if not self.parts:
