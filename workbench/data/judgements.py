@@ -5,6 +5,9 @@ Every rule is one small function from tables to findings; the knobs are `audit.*
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -39,6 +42,16 @@ LEAST_SHARPNESS_DEVIATION = 0.4  # doublings
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 
+@dataclass(frozen=True)
+class Criterion:
+    """Which images a kind of finding is true of, the worst first, and words for those."""
+
+    kind: str
+    which: pd.Series
+    describe: Callable[[pd.DataFrame], Iterable[str]]
+    order: pd.Series | None = None
+
+
 def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findings) -> None:
     """Judge what the files say: refused, frames, colours, orientation, names."""
     refused = facts[facts["refused"].notna()]
@@ -47,35 +60,7 @@ def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Finding
     findings.add("unreadable", refused[~cut_off], refused["refused"][~cut_off], severity)
     findings.add("truncated", refused[cut_off], refused["refused"][cut_off], severity)
     facts = facts[facts["refused"].isna()]
-
-    def fixed(kind: str, which: pd.Series, detail: str | pd.Series) -> None:
-        chosen = facts[which.to_numpy(bool)]
-        text = detail if isinstance(detail, str) else detail[chosen.index].tolist()
-        findings.add_or_summarise(kind, chosen, text, len(facts))
-
-    frames = facts["frames"].astype(str) + " frames, the first is used"
-    fixed("animated", facts["frames"] > 1, frames)
-    fixed("cmyk", facts["mode"].isin(["CMYK", "YCCK"]), "converted from CMYK to RGB")
-    fixed("sixteen_bit", facts["bits"] == 16, "16 bits a sample, the high byte is used")
-    fixed("transparent", facts["mode"].isin(["RGBA", "LA", "PA"]), "composited on black")
-    turned = facts["orientation"].map(ORIENTATIONS)
-    done = "done" if dataset.exif == "apply" else "not done, since dataset.exif is ignore"
-    fixed("exif_rotated", turned.notna(), "EXIF asks for " + turned + ": " + done)
-    fixed("wrong_suffix", *_wrong_suffix(facts))
-    fixed("exif_location", facts["located"], "EXIF holds coordinates; remove them before sharing")
-
-
-def _wrong_suffix(facts: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    suffix = facts["image"].str.extract(r"(\.[^./]*)$", expand=False).str.lower().fillna("")
-    wrong = [
-        end not in SUFFIXES.get(format_, (end,))
-        for end, format_ in zip(suffix, facts["format"], strict=True)
-    ]
-    detail = "named " + suffix + ", holds " + facts["format"]
-    return pd.Series(wrong, facts.index, dtype=bool), detail
-
-
-Criterion = tuple[str, pd.Series, pd.Series, pd.Series]  # kind, which, detail, worst first
+    _apply(_file_criteria(facts, dataset), facts, findings)
 
 
 def judge_pictures(
@@ -84,43 +69,128 @@ def judge_pictures(
     """Judge what the pictures look like: size, shape, light, sharpness."""
     facts = facts[facts["refused"].isna()]
     criteria = _size_criteria(facts, input_size, audit) + _light_criteria(facts, audit)
-    for kind, which, detail, order in criteria:
-        chosen = facts[which.to_numpy(bool)]
-        details, places = detail[chosen.index].tolist(), order[chosen.index].to_numpy()
-        findings.add_or_summarise(kind, chosen, details, len(facts), places)
+    _apply(criteria, facts, findings)
+
+
+def _apply(criteria: list[Criterion], facts: pd.DataFrame, findings: Findings) -> None:
+    for criterion in criteria:
+        which = criterion.which.to_numpy(bool)
+        some = facts[which]
+        order = None if criterion.order is None else criterion.order[which].to_numpy()
+        details = list(criterion.describe(some))
+        findings.add_or_summarise(criterion.kind, some, details, len(facts), order)
+
+
+def _file_criteria(facts: pd.DataFrame, dataset: DatasetSettings) -> list[Criterion]:
+    done = "done" if dataset.exif == "apply" else "not done, since dataset.exif is ignore"
+    suffix = facts["image"].str.extract(r"(\.[^./]*)$", expand=False).str.lower().fillna("")
+    return [
+        Criterion(
+            "animated",
+            facts["frames"] > 1,
+            lambda some: (f"{frames} frames, the first is used" for frames in some["frames"]),
+        ),
+        Criterion(
+            "cmyk", facts["mode"].isin(["CMYK", "YCCK"]), _always("converted from CMYK to RGB")
+        ),
+        Criterion("sixteen_bit", facts["bits"] == 16, _always("16 bits, the high byte is used")),
+        Criterion(
+            "transparent",
+            facts["mode"].isin(["RGBA", "LA", "PA"]),
+            _always("composited on black"),
+        ),
+        Criterion(
+            "exif_rotated",
+            facts["orientation"].isin(list(ORIENTATIONS)),
+            lambda some: (f"EXIF asks for {ORIENTATIONS[o]}: {done}" for o in some["orientation"]),
+        ),
+        Criterion(
+            "wrong_suffix",
+            ~_fits(suffix, facts["format"]),
+            lambda some: "named " + suffix[some.index] + ", holds " + some["format"],
+        ),
+        Criterion(
+            "exif_location",
+            facts["located"].astype(bool),
+            _always("EXIF holds coordinates; remove them before sharing"),
+        ),
+    ]
+
+
+def _always(text: str) -> Callable[[pd.DataFrame], list[str]]:
+    return lambda some: [text] * len(some)
+
+
+def _fits(suffix: pd.Series, format_: pd.Series) -> pd.Series:
+    fits = pd.Series(False, index=suffix.index)
+    for name, suffixes in SUFFIXES.items():
+        fits |= (format_ == name) & suffix.isin(suffixes)
+    return fits
 
 
 def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -> list[Criterion]:
     sides = facts[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
-    size = facts["width"].astype(str) + " x " + facts["height"].astype(str) + " pixels"
     tiny = shorter < audit.tiny_pixels
-    enlarged = (longer < input_size) & ~tiny
     waste = 1 - shorter / longer
-    wasteful = waste > audit.max_letterbox_waste
     return [
-        ("tiny", tiny, size, shorter),
-        ("below_input", enlarged, size + f", the input has {input_size}", longer),
-        ("letterbox_waste", wasteful, _percent(waste) + " border, " + size, -waste),
+        Criterion("tiny", tiny, _sizes, shorter),
+        Criterion(
+            "below_input",
+            (longer < input_size) & ~tiny,
+            lambda some: (f"{size}, the input has {input_size}" for size in _sizes(some)),
+            longer,
+        ),
+        Criterion(
+            "letterbox_waste",
+            waste > audit.max_letterbox_waste,
+            lambda some: (
+                f"{share:.0%} border, {size}"
+                for share, size in zip(waste[some.index], _sizes(some), strict=True)
+            ),
+            -waste,
+        ),
     ]
+
+
+def _sizes(some: pd.DataFrame) -> list[str]:
+    sides = zip(some["width"], some["height"], strict=True)
+    return [f"{width} x {height} pixels" for width, height in sides]
 
 
 def _light_criteria(facts: pd.DataFrame, audit: AuditSettings) -> list[Criterion]:
     """Find outliers of light and sharpness; a constant image is that and nothing else."""
     constant = facts["range"] <= CONSTANT_RANGE
     seen, limit = ~constant, audit.outlier_deviations
-    brightness = facts["brightness"].round().astype(int).astype(str)
     light = deviations(facts["brightness"], seen, LEAST_BRIGHTNESS_DEVIATION)
+    doublings = np.log2(facts["sharpness"].clip(lower=1e-3))
+    blur = deviations(doublings, seen, LEAST_SHARPNESS_DEVIATION)
+    usual_light, usual_edge = facts["brightness"].median(), facts["sharpness"].median()
+
+    def lit(some: pd.DataFrame) -> list[str]:
+        usual = f"of 255, usual is {usual_light:.0f}"
+        return [f"mean brightness {value:.0f} {usual}" for value in some["brightness"]]
+
     dark = seen & ((light < -limit) | (facts["brightest"] < UNLIT))
     bright = seen & ((light > limit) | (facts["darkest"] > WASHED_OUT))
-    lit = "mean brightness " + brightness + f" of 255, usual is {facts['brightness'].median():.0f}"
-    blur = deviations(np.log2(facts["sharpness"].clip(lower=1e-3)), seen, LEAST_SHARPNESS_DEVIATION)
-    share = facts["sharpness"] / max(facts["sharpness"].median(), 1e-6)
     return [
-        ("constant", constant, "brightness " + brightness + " everywhere", facts["range"]),
-        ("dark", dark, lit, light),
-        ("bright", bright, lit, -light),
-        ("blurred", seen & (blur < -limit), _percent(share) + " of the usual sharpness", blur),
+        Criterion(
+            "constant",
+            constant,
+            lambda some: (f"brightness {value:.0f} everywhere" for value in some["brightness"]),
+            facts["range"],
+        ),
+        Criterion("dark", dark, lit, light),
+        Criterion("bright", bright, lit, -light),
+        Criterion(
+            "blurred",
+            seen & (blur < -limit),
+            lambda some: (
+                f"{edge / max(usual_edge, 1e-6):.0%} of the usual sharpness"
+                for edge in some["sharpness"]
+            ),
+            blur,
+        ),
     ]
 
 
@@ -130,10 +200,6 @@ def deviations(values: pd.Series, among: pd.Series, least: float) -> pd.Series:
     median = usual.median() if len(usual) else 0.0
     spread = MAD_TO_DEVIATION * (usual - median).abs().median() if len(usual) else 0.0
     return (values - median) / max(spread, least)
-
-
-def _percent(share: pd.Series) -> pd.Series:
-    return (100 * share).round().astype(int).astype(str) + " %"
 
 
 def judge_labels(
