@@ -179,6 +179,12 @@ def test_an_unknown_label_contradicts_nothing(folder):
     assert not found(audit(folder), "conflicting_labels")
 
 
+def test_an_image_from_a_larger_world_is_odd(folder):
+    Image.new("RGB", (2400, 2000), (9, 99, 199)).save(folder / "images/large.png")
+    add_row(folder, "train", "large.png", "red_circle")
+    assert found(audit(folder), "odd_size") == {"large.png"}
+
+
 def test_an_image_without_labels_is_listed(folder):
     (folder / "images/empty.jpg").write_bytes((folder / "images/photo_00001.jpg").read_bytes())
     add_row(folder, "val", "empty.jpg", "")

@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "sixteen_bit": Kind("info", "16 bits a sample: the high byte is used"),
     "transparent": Kind("info", "transparent parts become black"),
     "wrong_suffix": Kind("info", "the name says another format than the bytes"),
+    "odd_size": Kind("info", "far larger or smaller than the rest: from another source?"),
     "below_input": Kind("info", "smaller than the model input, will be enlarged"),
     "no_labels": Kind("info", "none of the classes"),
     "common": Kind("info", "true of most images, listed once"),

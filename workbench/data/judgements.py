@@ -39,6 +39,7 @@ WASHED_OUT = 235  # 95 % of a picture above
 # least this much: in a very uniform set nothing ordinary may stand out.
 LEAST_BRIGHTNESS_DEVIATION = 10.0  # levels
 LEAST_SHARPNESS_DEVIATION = 0.4  # doublings
+LEAST_SIZE_DEVIATION = 0.8  # doublings of the number of pixels
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 
@@ -133,8 +134,18 @@ def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     tiny = shorter < audit.tiny_pixels
     waste = 1 - shorter / longer
+    pixels = facts["width"].astype(float) * facts["height"]
+    odd = deviations(np.log2(pixels), ~tiny, LEAST_SIZE_DEVIATION).abs()
     return [
         Criterion("tiny", tiny, _sizes, shorter),
+        Criterion(
+            "odd_size",
+            (odd > audit.outlier_deviations) & ~tiny,
+            lambda some: (
+                f"{size}, usual are {pixels.median():.0f} in all" for size in _sizes(some)
+            ),
+            -odd,
+        ),
         Criterion(
             "below_input",
             (longer < input_size) & ~tiny,
