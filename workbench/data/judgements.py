@@ -135,6 +135,7 @@ def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -
     tiny = shorter < audit.tiny_pixels
     waste = 1 - shorter / longer
     pixels = facts["width"].astype(float) * facts["height"]
+    more = pixels / pixels.median()
     odd = deviations(np.log2(pixels), ~tiny, LEAST_SIZE_DEVIATION).abs()
     return [
         Criterion("tiny", tiny, _sizes, shorter),
@@ -142,7 +143,8 @@ def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -
             "odd_size",
             (odd > audit.outlier_deviations) & ~tiny,
             lambda some: (
-                f"{size}, usual are {pixels.median():.0f} in all" for size in _sizes(some)
+                f"{size}, {share:.3g} times as many as usual"
+                for share, size in zip(more[some.index], _sizes(some), strict=True)
             ),
             -odd,
         ),
