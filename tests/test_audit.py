@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.prove import planted_faults
+from workbench.benchmarks import audit as benchmark
 from workbench.data.audit import audit_dataset, write_audit
 from workbench.data.decode import decode_image
 from workbench.data.demo import draw_demo
@@ -272,6 +273,13 @@ def test_facts_are_in_the_order_of_the_rows(folder):
 def test_the_number_of_threads_changes_nothing(folder, threads):
     settings = FAIL.model_copy(update={"run": FAIL.run.model_copy(update={"threads": threads})})
     pd.testing.assert_frame_equal(audit(folder, settings).facts, audit(folder).facts)
+
+
+def test_the_benchmark_compares_the_audit_with_decoding():
+    figures = benchmark.run(count=40, width=80, height=60, repeats=1)
+    assert figures["images"] == 40 and figures["ratio"] > 0
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert "times as long as decoding" in benchmark.table(figures)
 
 
 CORPORA = [Path(os.environ.get("WORKBENCH_SHARED", "absent"), "corpora", name)
