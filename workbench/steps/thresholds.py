@@ -15,7 +15,7 @@ from workbench.decide.probabilities import probabilities
 from workbench.decide.recommendation import Thresholds
 from workbench.decide.thresholds import search, search_unknown
 from workbench.decide.unknown import UnknownThreshold
-from workbench.files import read_json, sha256, write_json, write_text
+from workbench.files import sha256, write_json, write_text
 from workbench.run import Run
 
 RECOMMENDATION = "threshold_recommendation.json"
@@ -71,7 +71,7 @@ def tune(run: Run) -> Tuned:
         scores, classes = read_scores(run), read_classes(run)
         found = _search(run, scores, classes)
         if run.path(CHOICE).exists():
-            found = reading.accept(found, read_json(run.path(CHOICE)))
+            found = reading.accept(found, reading.read(run.path(CHOICE)))
         write_thresholds(run, found)
     return Tuned(found, scores, classes)
 
@@ -101,7 +101,7 @@ def write_thresholds(run: Run, found: Thresholds | UnknownThreshold) -> None:
 def apply_choice(run: Run, choice: Path) -> str:
     """Accept a person's thresholds from the explorer, so that 06, 08 and 09 take them up."""
     current = reading.read(run.need(RECOMMENDATION))
-    return keep_choice(run, reading.accept(current, read_json(choice)))
+    return keep_choice(run, reading.accept(current, reading.read(choice)))
 
 
 def keep_choice(run: Run, chosen: Thresholds | UnknownThreshold) -> str:
