@@ -2,23 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from tests.deploy_doubles import colour_file
 from workbench.benchmarks import latency
 from workbench.errors import MissingInputError
-from workbench.files import write_bytes
-
-
-def test_a_file_is_timed_on_this_machine(tmp_path):
-    write_bytes(tmp_path / "model.tflite", colour_file())
-    found = latency.time_file(tmp_path / "model.tflite", 20)
-    assert 0 < found["p50_ms"] <= found["p95_ms"]
-
-
-def test_percentiles_are_in_milliseconds():
-    assert latency.percentiles(np.array([0.001, 0.002, 0.003]))["p50_ms"] == pytest.approx(2)
 
 
 def test_a_folder_that_is_no_finished_run_is_refused(tmp_path):

@@ -6,18 +6,17 @@ Host figures: a phone's processor differs, the order of the rows rarely does.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from workbench.deploy.speed import percentiles, tflite_caller, time_calls
 from workbench.errors import MissingInputError
 from workbench.settings import Settings, TfliteExportSettings
 
 THREADS = (1, 2)
-WARMUP_RUNS = 5  # the first calls allocate and pack weights
 REPEATS = 200
 SEED = 0
 MODEL_FILE, WEIGHTS_FILE = "model_qat_int8.tflite", "student_finetuned.h5"
@@ -33,7 +32,7 @@ def run(*, run_folder: Path | None = None, count: int = REPEATS) -> dict[str, An
             "format": name,
             "threads": threads,
             "bytes": len(model),
-            **percentiles(_timed(_caller(name, model, image, threads), count)),
+            **percentiles(time_calls(_caller(name, model, image, threads), count)),
         }
         for name, model in files.items()
         for threads in THREADS
@@ -62,46 +61,9 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def time_file(model: Path, repeats: int, *, threads: int = 1) -> dict[str, float]:
-    """Time one shipped file on this machine: what the report of 09 shows."""
-    from workbench.deploy.tflite import input_port
-
-    size = input_port(model).shape[1]
-    image = np.zeros((size, size, 3), dtype=np.uint8)
-    caller = _caller("INT8 TFLite", model.read_bytes(), image, threads)
-    return percentiles(_timed(caller, repeats))
-
-
-def percentiles(seconds: np.ndarray) -> dict[str, float]:
-    middle, late = np.percentile(seconds * 1000, [50, 95])
-    return {"p50_ms": float(middle), "p95_ms": float(late)}
-
-
-def _timed(call: Callable[[], Any], repeats: int) -> np.ndarray:
-    for _ in range(WARMUP_RUNS):
-        call()
-    seconds = np.empty(repeats)
-    for index in range(repeats):
-        started = time.perf_counter()
-        call()
-        seconds[index] = time.perf_counter() - started
-    return seconds
-
-
 def _caller(name: str, model: bytes, image: np.ndarray, threads: int) -> Callable[[], Any]:
     """Bind everything but the computation itself, which is what is timed."""
-    return (_onnx_caller if name.startswith("ONNX") else _tflite_caller)(model, image, threads)
-
-
-def _tflite_caller(model: bytes, image: np.ndarray, threads: int) -> Callable[[], Any]:
-    from workbench.deploy.tflite import input_port, input_table, open_model
-
-    interpreter = open_model(model, threads=threads)
-    port = input_port(model)
-    interpreter.set_tensor(
-        interpreter.get_input_details()[0]["index"], input_table(port)[image][None]
-    )
-    return interpreter.invoke
+    return (_onnx_caller if name.startswith("ONNX") else tflite_caller)(model, image, threads)
 
 
 def _onnx_caller(model: bytes, image: np.ndarray, threads: int) -> Callable[[], Any]:
