@@ -270,3 +270,51 @@ def test_descriptions_of_a_single_label_apply_softmax(tmp_path):
     config = read(tmp_path, "inference_config.json")
     assert config["output"]["activation"] == "softmax"
     assert model_metadata(config)["output"]["softmax_in_model"] is False
+
+
+FITTED = {
+    "method": "platt",
+    "classes": [
+        {"class": name, "slope": 1.5, "intercept": -0.2, "error_before": 0.1, "error_after": 0.02}
+        for name in LABELS
+    ]
+    + [{"class": "all classes", "slope": None, "intercept": None}],
+}
+
+
+def described(folder, kind: dict, fitted=FITTED, known=None):
+    settings = Settings.model_validate(kind)
+    make_bundle(folder, settings, known or tuned(settings))
+    known = known or tuned(settings)
+    return inference_config(folder, settings, LABELS, known, LADDER, {}, fitted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lines_that_correct_a_percentage_follow_the_schema(tmp_path, kind):
+    config = described(tmp_path, kind)
+    jsonschema.validate(config, schema("inference_config"))
+    assert [row["label"] for row in config["calibration"]["classes"]] == list(LABELS)
+
+
+def test_folding_thresholds_leaves_the_corrected_percentage_as_it_was(tmp_path):
+    plain = described(tmp_path / "plain", {})["calibration"]["classes"]
+    folded = described(tmp_path / "folded", {"tflite_export": {"fold_thresholds": True}})
+    for before, after, entry in zip(
+        plain, folded["calibration"]["classes"], recommendation()["classes"], strict=True
+    ):
+        scores = recommendation()["scores"]
+        moved = (entry["integer"] - scores["zero_point"]) * scores["scale"]
+        logit = 0.7
+        ours = after["slope"] * (logit - moved) + after["intercept"]
+        assert ours == pytest.approx(before["slope"] * logit + before["intercept"])
+
+
+def test_a_class_pushed_off_the_scale_by_folding_has_no_correction(tmp_path):
+    known = recommendation(integers=(-128, 0, 128))
+    kind = {"tflite_export": {"fold_thresholds": True}}
+    lines = described(tmp_path, kind, known=known)["calibration"]["classes"]
+    assert [row["slope"] for row in lines] == [None, 1.5, None]
+
+
+def test_without_a_correction_the_config_says_null(tmp_path):
+    assert described(tmp_path, {}, {"method": "none", "classes": []})["calibration"] is None

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.calibration import calibration_curve
 
 from workbench.decide.calibration import calibrate, fit_lines
@@ -142,3 +142,52 @@ def test_the_table_says_null_where_nothing_is_defined():
     y_true, raw = draw(images=6)
     rows = fit(y_true, raw, replicates=5).to_json()["classes"]
     assert rows[-1]["slope"] is None and rows[-1]["class"] == "all classes"
+
+
+def draw_one_of(classes=4, images=4000, slope=2.0, seed=0):
+    """Draw single labels from true logits, and int8 scores that show them `slope` times flatter."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (images, classes))
+    chances = softmax(logits, axis=1)
+    label = (chances.cumsum(axis=1) > rng.random((images, 1))).argmax(axis=1)
+    raw = np.clip(np.rint(logits / slope / SCALE + ZERO_POINT), -128, 127).astype(np.int8)
+    return np.eye(classes)[label], raw
+
+
+def test_a_single_label_gets_one_temperature_for_all_classes():
+    found = fit(*draw_one_of(slope=2.0), task="single_label")
+    assert found.slope == pytest.approx(np.full(4, 2.0), abs=0.1)
+    assert not found.intercept.any()
+
+
+def test_a_single_label_keeps_its_promises_better_with_its_temperature():
+    found = fit(*draw_one_of(slope=3.0), task="single_label")
+    pooled = found.table.iloc[-1]
+    assert pooled.error_after < 0.4 * pooled.error_before
+    np.testing.assert_allclose(found.held_out.sum(axis=1), 1)
+
+
+def test_a_perfect_single_label_record_keeps_a_finite_temperature():
+    raw = np.full((6, 3), -100, np.int8)
+    raw[np.arange(6), np.arange(6) % 3] = 100
+    found = fit(np.eye(3)[np.arange(6) % 3], raw, task="single_label")
+    assert np.isfinite(found.slope).all()
+
+
+def test_unknown_labels_do_not_move_the_temperature():
+    y_true, raw = draw_one_of(images=400)
+    wrong, mask = np.roll(y_true, 1, axis=1), np.ones_like(y_true)
+    mask[200:] = 0
+    mixed = np.concatenate([y_true[:200], wrong[200:]])
+    with_mask = fit(mixed, raw, task="single_label", mask=mask)
+    alone = fit(y_true[:200], raw[:200], task="single_label")
+    np.testing.assert_array_equal(with_mask.slope, alone.slope)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "single_label"])
+def test_the_method_none_measures_and_changes_nothing(task):
+    y_true, raw = draw_one_of()
+    found = fit(y_true, raw, task=task, method="none")
+    assert found.slope.tolist() == [1.0] * 4 and found.intercept.tolist() == [0.0] * 4
+    pooled = found.table.iloc[-1]
+    assert pooled.error_after == pooled.error_before

@@ -81,9 +81,10 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "06", "tune_thresholds", "When should the app say yes, class by class?",
-        knobs=("seed", "task", "threshold_search", "single_label"),
-        reads=("labels.txt", "candidate_scores.npz", "threshold_choice.json?"),
-        writes=("threshold_recommendation.json", "threshold_curve.csv"),
+        knobs=("seed", "task", "threshold_search", "single_label", "calibration"),
+        reads=("labels.txt", "candidate_scores.npz", "student_scores.npz",
+               "threshold_choice.json?"),
+        writes=("threshold_recommendation.json", "threshold_curve.csv", "calibration.json"),
         code=("decide", "steps/thresholds.py"),
     ),
     Step(
@@ -100,7 +101,7 @@ STEPS: tuple[Step, ...] = (
         "08", "inference_config", "What does the app developer receive?",
         knobs=("task", "dataset.exif", "tflite_export"),
         reads=("labels.txt", "dataset_manifest.json", "quantization_ladder.json",
-               "model_qat_int8.tflite", "threshold_recommendation.json"),
+               "model_qat_int8.tflite", "threshold_recommendation.json", "calibration.json"),
         writes=("inference_config.json", "model_metadata.json", "golden"),
         code=("data/letterbox.py", "data/letterbox.c", "deploy", "steps/bundle.py"),
     ),

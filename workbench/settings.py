@@ -264,6 +264,11 @@ class SingleLabelSettings(Group):
     threshold_penalty_incorrect: NotNegative = knob(3.0, "what a wrong answer costs against an unknown")
 
 
+class CalibrationSettings(Group):
+    method: Literal["none", "temperature", "platt"] = knob("temperature", "of the percentages an app may show; decisions never change. platt: also an offset a class")
+    bootstrap_replicates: Annotated[int, Field(ge=0, le=100_000)] = knob(200, "for the intervals of the calibration errors; 0 leaves them out")
+
+
 class TfliteExportSettings(Group):
     input_type: Literal["uint8", "int8"] = knob("uint8", "uint8 takes the bytes of the image as they are")
     output_type: Literal["int8"] = knob("int8", "logits in 256 levels")
@@ -286,6 +291,7 @@ class ParitySettings(Group):
 class EvaluationSettings(Group):
     bootstrap_replicates: Count = knob(1000, "for the 95 % intervals")
     gallery_size: Annotated[int, Field(ge=0, le=200)] = knob(12, "worst false positives and negatives shown")
+    gallery_per_class: Count = knob(3, "of these, at most so many of one class")
     gradcam: bool = knob(True, "show where the network looked")
     latency_repeats: Count = knob(30, "timed runs of the phone file on this machine")
     spot_checks: Count = knob(8, "test images whose pixels are kept, for verify to run the file on")
@@ -311,6 +317,7 @@ class Settings(Group):
     augmentation: AugmentationSettings = group(AugmentationSettings, "02: training images only, a function of (seed, epoch, image)")
     threshold_search: ThresholdSearchSettings = group(ThresholdSearchSettings, "06: when to say yes")
     single_label: SingleLabelSettings = group(SingleLabelSettings, "06: when to say unknown")
+    calibration: CalibrationSettings = group(CalibrationSettings, "06: does 80 % mean 80 %")
     tflite_export: TfliteExportSettings = group(TfliteExportSettings, "05, 07: the phone file")
     parity: ParitySettings = group(ParitySettings, "07: budgets")
     evaluation: EvaluationSettings = group(EvaluationSettings, "09: the final figures")

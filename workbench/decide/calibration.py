@@ -1,19 +1,20 @@
 """Correct probabilities that promise too much or too little.
 
-The correction is a rising line per class on the logits: the order of the scores, and so every
-decision, stays as it is, and the line folds into the last layer or into the app's sigmoid.
+The correction is a rising line per class on the logits, one slope for all of them under softmax.
+With several labels the order of a class's scores, and so every decision, stays as it is, and the
+line folds into the last layer or into the app's sigmoid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit, log_softmax, logit
 
 from workbench.decide.levels import (
     LOWEST,
@@ -24,13 +25,15 @@ from workbench.decide.levels import (
     check_scores,
     count_levels,
 )
+from workbench.decide.probabilities import Task, probabilities
 from workbench.decide.reliability import calibration_error, class_errors, reliability
 from workbench.decide.selection import assign_folds
 
 __all__ = ["Calibration", "calibrate", "calibration_error", "class_errors", "reliability"]
 FOLDS = 5
+SURE = 1e-9  # a probability of 0 or 1 has no logit
 SLOPES = (0.01, 100.0)  # above 0: a falling line would turn the decisions round
-Method = Literal["temperature", "platt"]
+Method = Literal["none", "temperature", "platt"]
 
 
 @dataclass(frozen=True)
@@ -71,34 +74,102 @@ def calibrate(
     classes: Sequence[str],
     seed: int,
     *,
+    task: Task = "multilabel",
     mask: np.ndarray | None = None,
     method: Method = "temperature",
     replicates: int = 0,
 ) -> Calibration:
-    """Fit the lines on int8 scores [N, C]; what they help is measured on held-out folds."""
+    """Fit the lines on int8 scores [N, C]; what they help is measured on held-out folds.
+
+    The method "none" keeps the probabilities and only measures them.
+    """
     check_scores(y_true, raw, mask)
     check_raw(raw)
-    quantization = Quantization(float(scale), int(zero_point))
-    slope, intercept = fit_lines(count_levels(y_true, raw, mask), quantization, method)
-    held_out = _held_out(y_true, raw, mask, quantization, method, seed)
+    scores = _Scores(y_true, raw, mask, Quantization(float(scale), int(zero_point)), task)
+    slope, intercept = scores.fit(method)
+    held_out = scores.held_out(method, seed)
     before, after = (
-        class_errors(y_true, probability, classes, mask, replicates=replicates, seed=seed)
-        for probability in (quantization.probabilities(raw), held_out)
+        _errors(y_true, probability, classes, mask, replicates=replicates, seed=seed)
+        for probability in (probabilities(scores.logits(), task), held_out)
     )
     return Calibration(method, tuple(classes), slope, intercept, before, after, held_out)
 
 
-def _held_out(y_true, raw, mask, quantization, method, seed) -> np.ndarray:
-    logits = quantization.logits(raw)
-    folds = assign_folds(y_true, min(FOLDS, len(raw)), np.random.default_rng(seed))
-    for fold in range(folds.max() + 1):
-        inside, others = folds == fold, folds != fold
-        known = None if mask is None else mask[others]
-        if others.any():
-            counts = count_levels(y_true[others], raw[others], known)
-            slope, intercept = fit_lines(counts, quantization, method)
-            logits[inside] = logits[inside] * slope + intercept
-    return expit(logits)
+def _errors(y_true, probability, classes, mask, **resampling) -> pd.DataFrame:
+    """Measure errors over bins of equal width, and over bins that hold equally many labels."""
+    table = class_errors(y_true, probability, classes, mask, **resampling)
+    adaptive = class_errors(y_true, probability, classes, mask, binning="mass")
+    return table.assign(adaptive_error=adaptive.error)
+
+
+def correct(
+    probability: np.ndarray, slope: np.ndarray, intercept: np.ndarray, task: Task
+) -> np.ndarray:
+    """Apply the lines to probabilities [N, C], as an app does before it shows one."""
+    sure = np.clip(probability, SURE, 1 - SURE)
+    logits = np.log(sure) if task == "single_label" else logit(sure)
+    return probabilities(logits * slope + intercept, task)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What lines are fitted on."""
+
+    y_true: np.ndarray
+    raw: np.ndarray
+    mask: np.ndarray | None
+    quantization: Quantization
+    task: Task
+
+    def logits(self) -> np.ndarray:
+        return self.quantization.logits(self.raw)
+
+    def fit(self, method: Method) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slope and intercept of each class."""
+        if method == "none":
+            return np.ones(self.raw.shape[1]), np.zeros(self.raw.shape[1])
+        if self.task == "single_label":
+            return fit_temperature(self.y_true, self.logits(), self.mask)
+        counts = count_levels(self.y_true, self.raw, self.mask)
+        return fit_lines(counts, self.quantization, method)
+
+    def held_out(self, method: Method, seed: int) -> np.ndarray:
+        """Return the probabilities [N, C] by lines that never saw the image they correct."""
+        logits = self.logits()
+        folds = assign_folds(self.y_true, min(FOLDS, len(self.raw)), np.random.default_rng(seed))
+        for fold in range(folds.max() + 1):
+            inside = folds == fold
+            if not inside.all():
+                slope, intercept = self._where(~inside).fit(method)
+                logits[inside] = logits[inside] * slope + intercept
+        return probabilities(logits, self.task)
+
+    def _where(self, rows: np.ndarray) -> _Scores:
+        mask = None if self.mask is None else self.mask[rows]
+        return replace(self, y_true=self.y_true[rows], raw=self.raw[rows], mask=mask)
+
+
+def fit_temperature(
+    y_true: np.ndarray, logits: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the one softmax slope with the least log loss, for every class, and no intercept.
+
+    Half an image with every answer equally likely keeps a perfect record from running off to
+    infinity.
+    """
+    classes = logits.shape[1]
+    known = (y_true.sum(axis=1) == 1) & (True if mask is None else (mask > 0).all(axis=1))
+    labels, chosen = y_true[known] > 0, logits[known]
+    if not len(chosen):
+        return np.ones(classes), np.zeros(classes)
+
+    def loss(log_slope: float) -> float:
+        log_probability = log_softmax(chosen * np.exp(log_slope), axis=1)
+        pull = 0.5 * log_probability.mean(axis=1).mean()
+        return -(log_probability[labels].sum() + pull)
+
+    slope = np.exp(minimize_scalar(loss, bounds=np.log(SLOPES), method="bounded").x)
+    return np.full(classes, slope), np.zeros(classes)
 
 
 def fit_lines(

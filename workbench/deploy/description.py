@@ -51,7 +51,7 @@ def inference_config(
         "preprocessing": _preprocessing(settings),
         "output": {**_port(target), **_activation(settings)},
         "thresholds": _thresholds(settings, thresholds, labels),
-        "calibration": calibration,
+        "calibration": _calibration(settings, calibration, thresholds),
         "shipped": {
             "rung": ladder["chosen"],
             "title": ladder["title"],
@@ -132,6 +132,34 @@ def _shipped(
     if settings.tflite_export.sigmoid_in_model:
         return {**_in_probabilities(tuned["integer"], scores), "tuned": written}
     return written
+
+
+def _calibration(
+    settings: Settings, fitted: Mapping[str, Any] | None, thresholds: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Give the lines that correct a percentage, in terms of the output that ships."""
+    if fitted is None or fitted["method"] == "none":
+        return None
+    lines = [row for row in fitted["classes"] if row["slope"] is not None]
+    if settings.task == "multilabel" and settings.tflite_export.fold_thresholds:
+        lines = [_folded_line(row, thresholds) for row in lines]
+    kept = ("slope", "intercept", "error_before", "error_after")
+    return {
+        "rule": f"probability = {activation_of(settings.task)}(slope * logit + intercept); "
+        "to show, not to decide",
+        "method": fitted["method"],
+        "classes": [{"label": row["class"], **{key: row[key] for key in kept}} for row in lines],
+    }
+
+
+def _folded_line(row: Mapping[str, Any], thresholds: Mapping[str, Any]) -> dict[str, Any]:
+    """Folding moved the logits of this class by its threshold; its line moves back."""
+    (tuned,) = [entry for entry in thresholds["classes"] if entry["name"] == row["class"]]
+    if not ALWAYS < tuned["integer"] < NEVER:  # its scores were pushed off the scale
+        return {**row, "slope": None, "intercept": None}
+    scores = thresholds["scores"]
+    moved = (tuned["integer"] - scores["zero_point"]) * scores["scale"]
+    return {**row, "intercept": row["intercept"] + row["slope"] * moved}
 
 
 def _in_probabilities(integer: int, scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import html
 import io
 import warnings
 from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,13 @@ def keep(run: Run, name: str, figure: Figure) -> Image:
     """Write a figure into the run folder, and show it with its alt text in the notebook."""
     save(figure, run.path(f"{name}.png"))
     return display_image(figure)
+
+
+def keep_all(run: Run, figures: Mapping[str, Figure]) -> None:
+    """Keep several figures by name, and show one below the other."""
+    from IPython.display import display
+
+    display(*(keep(run, name, figure) for name, figure in figures.items()))
 
 
 def html_image(figure: Figure) -> str:

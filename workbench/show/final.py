@@ -6,10 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from workbench.decide.metrics import Evaluation
+from workbench.decide.reliability import reliability as reliability_table
 from workbench.run import Run
 from workbench.show import gallery, plots
 from workbench.show.gallery import Picture
 from workbench.steps.final_test import Tested
+
+GALLERY = "The worst mistakes"
 
 
 def overall(evaluation: Evaluation) -> pd.DataFrame:
@@ -36,22 +39,42 @@ def per_class(evaluation: Evaluation) -> pd.DataFrame:
     )
 
 
-def confusion(tested: Tested) -> Figure:
+def confusions(tested: Tested) -> dict[str, Figure]:
+    """Draw what was mistaken for what: one matrix, or right and wrong a class and the pairs."""
     evaluation = tested.evaluation
     if evaluation.task == "single_label":
-        return plots.confusion_matrix(evaluation.confusion, evaluation.classes)
-    return plots.confusion_bars(evaluation.table)
+        matrix = plots.confusion_matrix(evaluation.confusion, evaluation.classes)
+        return {"confusion_matrix": matrix}
+    pairs = plots.confused_pairs(evaluation.confused_pairs, evaluation.classes)
+    return {"confusion_matrix": plots.confusion_bars(evaluation.table), "confused_pairs": pairs}
 
 
-def precision_recall(tested: Tested) -> Figure:
-    thresholds = tested.thresholds if tested.evaluation.task == "multilabel" else None
+def curves(tested: Tested) -> dict[str, Figure]:
+    """Draw precision against recall with the points that ship, and found against wrongly said."""
     split = tested.split
-    return plots.precision_recall(
-        split.targets, tested.probability, split.classes, mask=split.mask, thresholds=thresholds
+    shown = (split.targets, tested.probability, split.classes)
+    points = tested.thresholds if tested.evaluation.task == "multilabel" else None
+    return {
+        "precision_recall": plots.precision_recall(*shown, mask=split.mask, thresholds=points),
+        "roc": plots.roc(*shown, mask=split.mask),
+    }
+
+
+def reliability(tested: Tested) -> Figure:
+    """Draw promised against real frequency: before INT8, after it, and corrected."""
+    scores = {"float student": tested.float_probability, "phone file": tested.probability}
+    if tested.corrected is not None:
+        scores["phone file, corrected"] = tested.corrected
+    split = tested.split
+    return plots.reliability_diagram(
+        {name: reliability_table(split.targets, p, split.mask) for name, p in scores.items()}
     )
 
 
-GALLERY = "The worst mistakes"
+def against_float(tested: Tested) -> Figure:
+    """Draw F1 of each class before INT8 and after."""
+    tables = {"float student": tested.float_evaluation.table, "phone file": tested.evaluation.table}
+    return plots.class_bars(tables)
 
 
 def mistakes(run: Run, tested: Tested) -> list[Picture]:

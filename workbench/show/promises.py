@@ -32,9 +32,7 @@ def reliability_diagram(
         ax.vlines(table.predicted, table.observed_low, table.observed_high, color=colour, alpha=0.4)
         ax.plot(table.predicted, table.observed, "o-", color=colour, markersize=4, label=name)
     ax.set(xlim=(0, 1), ylim=(0, 1))
-    legend = ax.legend(loc="upper left", frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    beside(ax)
     return described(ax, "Reliability diagram. " + " ".join(_spoken(tables)))
 
 

@@ -4,27 +4,72 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+import pandas as pd
 from ipywidgets import Widget
 from matplotlib.figure import Figure
 
 from workbench.decide.reliability import reliability as reliability_table
 from workbench.run import Run
 from workbench.show import explorer, plots, widgets
+from workbench.show.tables import Table, table
 from workbench.steps import thresholds
 from workbench.steps.thresholds import Tuned
 
 
-def threshold_analysis(tuned: Tuned) -> Figure:
-    """Draw each class's threshold with its interval, or the curve of the unknown answer."""
+def tables(tuned: Tuned) -> list[Table]:
+    """Show what was chosen, and what it reaches on images that did not choose it."""
+    thresholds = tuned.thresholds
     if tuned.scores.task == "single_label":
-        return plots.unknown_curve(tuned.thresholds.curve)
-    return plots.class_thresholds(tuned.thresholds)
+        return [table(thresholds.table)]
+    low, high = thresholds.apparent_interval.to_json() or (None, None)
+    expected = [
+        {"on": "the images that chose", "value": thresholds.apparent, "from": low, "to": high},
+        {"on": "held-out folds, chosen anew each time", "value": thresholds.cross_fitted},
+        {"on": "the difference: the luck of tuning", "value": thresholds.optimism},
+    ]
+    return [table(thresholds.table), table(expected)]
+
+
+def figures(tuned: Tuned) -> dict[str, Figure]:
+    """Draw each class's threshold and the curve of the shared one, or that of "unknown"."""
+    thresholds = tuned.thresholds
+    if tuned.scores.task == "single_label":
+        return {"threshold_analysis": plots.unknown_curve(thresholds.curve)}
+    ends = thresholds.quantization.threshold_probabilities(np.array(thresholds.shared_interval))
+    return {
+        "threshold_analysis": plots.class_thresholds(thresholds),
+        "threshold_curve": plots.threshold_curve(thresholds.curve, interval=tuple(ends)),
+    }
 
 
 def reliability(tuned: Tuned) -> Figure:
+    """Draw promised against real frequency: before INT8, after it, and corrected."""
     scores = tuned.scores
-    promised = reliability_table(scores.y_true, scores.probability, scores.mask)
-    return plots.reliability_diagram({"phone file": promised})
+    answers = {"float student": tuned.float_probability, "phone file": scores.probability}
+    if tuned.calibration.method != "none":
+        answers["phone file, corrected (held-out folds)"] = tuned.calibration.held_out
+    return plots.reliability_diagram(
+        {name: reliability_table(scores.y_true, p, scores.mask) for name, p in answers.items()}
+    )
+
+
+def calibration(tuned: Tuned) -> Table:
+    """Show how far promises were off, and how far with the correction on unseen images."""
+    found = tuned.calibration.table
+    columns = {"class": found["class"]}
+    for when in ("before", "after"):
+        error = f"error_{when}"
+        columns[f"error {when}"] = [_spanned(row, error) for row in found.to_dict("records")]
+        columns[f"{when}, equal bins"] = found[f"adaptive_{error}"]
+    return table(pd.DataFrame(columns | {"slope": found.slope, "intercept": found.intercept}))
+
+
+def _spanned(row: dict[str, float], name: str) -> str:
+    if pd.isna(row[name]):
+        return "–"
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return f"{row[name]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
 def confidence(tuned: Tuned) -> Figure:

@@ -14,7 +14,7 @@ from workbench.run import Run
 from workbench.steps.data import load_dataset
 from workbench.steps.export import versions
 from workbench.steps.quantization import LADDER
-from workbench.steps.thresholds import RECOMMENDATION, read_classes
+from workbench.steps.thresholds import CALIBRATION, RECOMMENDATION, read_classes
 
 
 def pack(run: Run) -> Bundle:
@@ -29,6 +29,7 @@ def pack(run: Run) -> Bundle:
             run.read_json(LADDER),
             golden_images(run, validation),
             versions=versions(),
+            calibration=run.read_json(CALIBRATION),
         )
 
 

@@ -13,21 +13,34 @@ import tf_keras as keras
 from workbench.data.pipeline import letterboxed
 from workbench.data.tables import Split
 from workbench.decide import metrics, reading
+from workbench.decide.calibration import correct
+from workbench.decide.comparison import Comparison, Predictions, compare
 from workbench.decide.mistakes import worst_mistakes
 from workbench.decide.probabilities import probabilities
 from workbench.deploy import verify
 from workbench.deploy.bundle import seal
 from workbench.deploy.evidence import write_test_scores
 from workbench.deploy.gradcam import gradcam
+from workbench.deploy.speed import time_file
 from workbench.deploy.tflite import input_port, run_tflite
 from workbench.nets.teacher import student_view
 from workbench.run import Run
+from workbench.settings import Settings
 from workbench.steps.data import load_dataset
 from workbench.steps.export import MODEL
-from workbench.steps.learning import load_student
+from workbench.steps.learning import STUDENT_WEIGHTS, TEACHER_WEIGHTS, load_student
 from workbench.steps.quantization import LADDER
 from workbench.steps.thresholds import RECOMMENDATION
 from workbench.train.predict import predict_logits
+
+LATENCY_THREADS = (1, 2)
+PHASES = (
+    "teacher_warmup",
+    "teacher_finetuned",
+    "student_warmup",
+    "student_finetuned",
+    "student_qat",
+)
 
 
 @dataclass(frozen=True)
@@ -39,20 +52,16 @@ class Tested:
     split: Split
     probability: np.ndarray  # [N, C] of the phone file
     float_probability: np.ndarray
+    corrected: np.ndarray | None  # of the phone file, as an app may show them
+    cost: Comparison  # the float student against the phone file, image by image
     thresholds: Any  # one a class, or the confidence of a single label
     mistakes: pd.DataFrame
     heatmaps: dict[tuple[int, int], np.ndarray]  # by image and class, where the student looked
     load: Callable[[str], np.ndarray] = field(repr=False)  # a filepath to its letterboxed image
 
     def against_float(self) -> pd.DataFrame:
-        """What 8-bit arithmetic changed on images nobody has tuned on."""
-        names = ("f1_macro", "f1_micro", "precision_macro", "recall_macro", "map")
-        rows = [
-            {"figure": name, "float": self.float_evaluation.value(name),
-             "INT8": self.evaluation.value(name)}
-            for name in names
-        ]  # fmt: skip
-        return pd.DataFrame(rows)
+        """What 8-bit arithmetic changed, with the intervals of the paired differences."""
+        return self.cost.overall.rename(columns={"first": "float", "second": "INT8"})
 
 
 def evaluate_test(run: Run) -> Tested:
@@ -89,29 +98,71 @@ def _evaluate(run: Run, split: Split, raw: np.ndarray, student: keras.Model) -> 
     settings, task = run.settings, run.settings.task
     size = settings.student.batch_size
     float_logits = predict_logits(student, split, student_view(settings), size, settings)
-    chosen = reading.read(run.need(RECOMMENDATION))
     # A file with folded thresholds or a sigmoid inside has numbers and thresholds of its own.
     config = run.read_json(verify.CONFIG)
-    thresholds = verify.probability_thresholds(config)
-    ours, theirs = verify.probabilities(raw, config), probabilities(float_logits, task)
-
-    def figures(scores: np.ndarray, thresholds: np.ndarray | float) -> metrics.Evaluation:
-        return metrics.evaluate(
-            split.targets, scores, thresholds, split.classes, mask=split.mask, task=task,
-            replicates=settings.evaluation.bootstrap_replicates, seed=settings.seed,
-        )  # fmt: skip
-
-    mistakes = worst_mistakes(
-        split.targets, ours, thresholds, split.classes, split.filepaths,
-        limit=settings.evaluation.gallery_size, mask=split.mask, task=task,
-    )  # fmt: skip
+    tuned = reading.read(run.need(RECOMMENDATION)).probability
+    phone = _predictions(
+        "INT8",
+        split,
+        verify.probabilities(raw, config),
+        verify.probability_thresholds(config),
+        task,
+    )
+    float_student = _predictions("float", split, probabilities(float_logits, task), tuned, task)
+    mistakes = _mistakes(settings, phone)
     seen = _letterboxed(run, split, mistakes)
-    heat = _heatmaps(student, seen, mistakes) if settings.evaluation.gradcam else {}
     return Tested(
-        figures(ours, thresholds), figures(theirs, chosen.probability), split, ours, theirs,
-        thresholds, mistakes, heat,
+        evaluation=_figures(settings, phone),
+        float_evaluation=_figures(settings, float_student),
+        split=split,
+        probability=phone.y_score,
+        float_probability=float_student.y_score,
+        corrected=_corrected(phone.y_score, config),
+        cost=compare(
+            float_student, phone,
+            replicates=settings.evaluation.bootstrap_replicates, seed=settings.seed,
+        ),
+        thresholds=phone.thresholds,
+        mistakes=mistakes,
+        heatmaps=_heatmaps(student, seen, mistakes) if settings.evaluation.gradcam else {},
         load=seen.__getitem__,
     )  # fmt: skip
+
+
+def _predictions(name: str, split: Split, y_score, thresholds, task) -> Predictions:
+    return Predictions(
+        name, split.filepaths, split.classes, split.targets, y_score, thresholds, task, split.mask
+    )
+
+
+def _figures(settings: Settings, answers: Predictions) -> metrics.Evaluation:
+    return metrics.evaluate(
+        answers.y_true, answers.y_score, answers.thresholds, answers.classes, mask=answers.mask,
+        task=answers.task, replicates=settings.evaluation.bootstrap_replicates, seed=settings.seed,
+    )  # fmt: skip
+
+
+def _mistakes(settings: Settings, answers: Predictions) -> pd.DataFrame:
+    return worst_mistakes(
+        answers.y_true, answers.y_score, answers.thresholds, answers.classes, answers.filepaths,
+        limit=settings.evaluation.gallery_size, per_class=settings.evaluation.gallery_per_class,
+        mask=answers.mask, task=answers.task,
+    )  # fmt: skip
+
+
+def _corrected(probability: np.ndarray, config: dict[str, Any]) -> np.ndarray | None:
+    """Correct the probabilities by the lines that ship; None where none do."""
+    calibration = config["calibration"]
+    if calibration is None:
+        return None
+    lines = {row["label"]: row for row in calibration["classes"] if row["slope"] is not None}
+    slope = np.array(
+        [lines[label]["slope"] if label in lines else 1.0 for label in config["labels"]]
+    )
+    intercept = np.array(
+        [lines[label]["intercept"] if label in lines else 0.0 for label in config["labels"]]
+    )
+    return correct(probability, slope, intercept, config["task"])
 
 
 def _letterboxed(run: Run, split: Split, mistakes: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -138,7 +189,38 @@ def _metrics(run: Run, tested: Tested) -> dict[str, Any]:
         "schema": 1,
         "test": tested.evaluation.to_json(),
         "float_test": tested.float_evaluation.to_json(),
+        "float_against_int8": tested.cost.to_json(),
         "quantization": {key: ladder[key] for key in ("chosen", "title", "forced", "rungs")},
         "validation_float": ladder["float"],
         "model_bytes": run.path(MODEL).stat().st_size,
+        "host_latency": _latencies(run),
     }
+
+
+def _latencies(run: Run) -> list[dict[str, Any]]:
+    """Time the phone file here: a phone differs, the order of two files rarely does."""
+    repeats = run.settings.evaluation.latency_repeats
+    return [
+        {"threads": threads, "repeats": repeats}
+        | time_file(run.need(MODEL), repeats, threads=threads)
+        for threads in LATENCY_THREADS
+    ]
+
+
+def sizes(run: Run) -> pd.DataFrame:
+    """List what the networks weigh, and how long one image takes in the file that ships."""
+    rows = [
+        {"file": name, "megabytes": run.path(name).stat().st_size / 1e6}
+        for name in (TEACHER_WEIGHTS, STUDENT_WEIGHTS)
+        if run.path(name).exists()
+    ]
+    metrics = run.read_json("metrics.json")
+    phone = {"file": MODEL, "megabytes": metrics["model_bytes"] / 1e6}
+    rows += [{**phone, **latency} for latency in metrics["host_latency"]]
+    return pd.DataFrame(rows).astype({"threads": "Int64", "repeats": "Int64"})
+
+
+def training_history(run: Run) -> pd.DataFrame:
+    """Join the epochs of every phase that ran, in their order."""
+    logs = [run.path("logs") / f"{phase}.csv" for phase in PHASES]
+    return pd.concat([pd.read_csv(log) for log in logs if log.exists()], ignore_index=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from workbench.decide import reading
+from workbench.decide.calibration import Calibration, calibrate
 from workbench.decide.levels import LevelCounts, Quantization, count_levels
 from workbench.decide.probabilities import probabilities
 from workbench.decide.recommendation import Thresholds
@@ -22,6 +23,8 @@ RECOMMENDATION = "threshold_recommendation.json"
 CURVE = "threshold_curve.csv"
 CHOICE = "threshold_choice.json"  # a person's edits; kept apart so that a rerun keeps them
 SCORES = "candidate_scores.npz"
+FLOAT_SCORES = "student_scores.npz"
+CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The thresholds, the scores they were tuned on, and the class names."""
+    """The thresholds, the scores they were tuned on, and whether their probabilities hold."""
 
     thresholds: Thresholds | UnknownThreshold
     scores: Scores
     classes: tuple[str, ...]
+    calibration: Calibration
+    float_probability: np.ndarray  # of the student before INT8, on the same images
 
 
 def read_scores(run: Run) -> Scores:
@@ -73,7 +78,9 @@ def tune(run: Run) -> Tuned:
         if run.path(CHOICE).exists():
             found = reading.accept(found, reading.read(run.path(CHOICE)))
         write_thresholds(run, found)
-    return Tuned(found, scores, classes)
+        calibration = _calibrate(run, scores, classes)
+        write_json(run.path(CALIBRATION), calibration.to_json())
+    return Tuned(found, scores, classes, calibration, _float_probability(run))
 
 
 def _search(run: Run, scores: Scores, classes: tuple[str, ...]) -> Any:
@@ -88,6 +95,20 @@ def _search(run: Run, scores: Scores, classes: tuple[str, ...]) -> Any:
         scores.y_true, scores.raw, scores.scale, scores.zero_point, settings.threshold_search,
         classes, settings.seed, mask=scores.mask, source_sha256=source,
     )  # fmt: skip
+
+
+def _calibrate(run: Run, scores: Scores, classes: tuple[str, ...]) -> Calibration:
+    settings = run.settings
+    return calibrate(
+        scores.y_true, scores.raw, scores.scale, scores.zero_point, classes, settings.seed,
+        task=scores.task, mask=scores.mask, method=settings.calibration.method,
+        replicates=settings.calibration.bootstrap_replicates,
+    )  # fmt: skip
+
+
+def _float_probability(run: Run) -> np.ndarray:
+    with np.load(run.need(FLOAT_SCORES), allow_pickle=False) as held:
+        return probabilities(held["logits"], run.settings.task)
 
 
 def write_thresholds(run: Run, found: Thresholds | UnknownThreshold) -> None:
