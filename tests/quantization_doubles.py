@@ -11,6 +11,7 @@ import pandas as pd
 import workbench  # noqa: F401
 
 # isort: split
+import tensorflow as tf
 import tf_keras as keras
 from tf_keras import layers
 
@@ -48,6 +49,15 @@ def student_network(extra: keras.layers.Layer | None = None) -> keras.Model:
 def _activated(x, name: str):
     x = layers.BatchNormalization(momentum=0.8, name=f"{name}_bn")(x)
     return layers.ReLU(6.0, name=f"{name}_activation")(x)
+
+
+def unknown_to_phones() -> keras.layers.Layer:
+    """A layer that Keras computes, and for which TFLite has no operator."""
+
+    def beta(x):
+        return tf.math.betainc(tf.ones_like(x), tf.ones_like(x), tf.sigmoid(x))
+
+    return layers.Lambda(beta, name="beta")
 
 
 def draw(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -117,6 +117,16 @@ def test_what_the_converter_refuses_is_said_in_one_line(convert, student, images
         convert.convert_full_integer(student, images, EXPORT)
 
 
+def test_an_operation_that_no_phone_knows_is_refused_by_its_name(convert, images):
+    from tests.quantization_doubles import student_network, unknown_to_phones
+
+    network = student_network(unknown_to_phones())
+    refusal = r"^the TFLite converter refused the network: 'tf.Betainc' op is neither .*flex op$"
+    for maker in (convert.convert_full_integer, convert.convert_float_head, convert.convert_float16):
+        with pytest.raises(StepError, match=refusal):
+            maker(network, images, EXPORT)
+
+
 def test_a_conversion_prints_nothing(convert, student, images, capfd):
     convert.convert_full_integer(student, images, EXPORT)
     convert.convert_float_head(student, images, EXPORT)

@@ -125,6 +125,14 @@ def test_a_converter_that_refuses_integers_steps_down_to_float16(climb, ladder, 
     assert (found.chosen, states(found)) == ("float16", [*["failed"] * 4, "shipped"])
 
 
+def test_a_layer_that_no_phone_knows_fails_every_rung_and_names_it(climb, doubles, tmp_path):
+    network = doubles.student_network(doubles.unknown_to_phones())
+    with pytest.raises(StepError, match=r"nothing ships .*QAT does not support beta") as refused:
+        climb(network)
+    assert str(refused.value).count("'tf.Betainc' op is neither") == 4
+    assert not (tmp_path / "candidates").exists()
+
+
 def test_an_empty_calibration_set_leaves_qat_standing(climb, ladder, monkeypatch):
     monkeypatch.setattr(ladder, "calibration_images", lambda *_: [])
     assert climb(ladder={"max_drop": 1.0}).chosen == "qat"

@@ -6,6 +6,7 @@ are the extras of an export.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import workbench  # noqa: F401  (selects legacy Keras before TensorFlow loads)
@@ -14,6 +15,7 @@ import workbench  # noqa: F401  (selects legacy Keras before TensorFlow loads)
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tensorflow.lite.python.convert_phase import ConverterError
 
 from workbench.deploy.edits import with_integer_ports
 from workbench.deploy.quiet import quiet
@@ -22,6 +24,8 @@ from workbench.errors import StepError
 from workbench.settings import TfliteExportSettings
 from workbench.train.predict import inference
 
+# `ConverterError` and `OpError` descend from Exception directly.
+REFUSALS = (ConverterError, tf.errors.OpError, ValueError, RuntimeError, TypeError)
 USUAL_LOGITS = (-10.0, 10.0)  # beyond lie probabilities of 1 in 22 000
 
 
@@ -165,15 +169,17 @@ def _run(convert: Callable[[], bytes]) -> bytes:
     with quiet():
         try:
             return bytes(convert())
-        except (ValueError, RuntimeError, TypeError) as error:
+        except REFUSALS as error:
             raise StepError(
                 f"the TFLite converter refused the network: {first_line(error)}"
             ) from error
 
 
 def first_line(error: Exception) -> str:
+    """Say what went wrong in one line; compilers put it behind the place in somebody's code."""
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    named = re.search(r"\berror: (.+)", text)
+    return (named[1] if named else text.splitlines()[0])[:300]
 
 
 def keras_logits(
