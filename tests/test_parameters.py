@@ -66,6 +66,8 @@ def test_a_key_written_twice_is_refused_with_its_line(tmp_path):
         ("a: &x [1]\nb: *x\n", "alias"),
         ("seed: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ("seed: [", "not valid YAML"),
+        ("\"x = __import__('os').abort()\": 1", "unknown key"),
+        ("1: 2\n", "Keys should be strings"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_rule(tmp_path, text, rule):

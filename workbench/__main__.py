@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from workbench import __version__, commands
 from workbench.errors import WorkbenchError
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.show_log_lines()
     try:
         answer = options.command(options)
+        _print_answer(answer, options)
     except WorkbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -31,16 +33,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        return 0
-    _print_answer(answer, options)
+        return 0  # whoever read our lines has seen enough
+    except OSError as error:
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        return WorkbenchError.exit_code
     return answer.exit_code
+
+
+def _explain(error: OSError) -> str:
+    """Say what the machine refused: a full disk, a read-only folder, a file where one must be."""
+    place = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{place}{error.strerror or error}. Files are written whole or not at all: put this right "
+        "and give the same command again"
+    )
 
 
 def _print_answer(answer: commands.Answer, options: argparse.Namespace) -> None:
     if getattr(options, "json", False):
-        print(json.dumps(answer.figures, indent=2, allow_nan=False, ensure_ascii=False))
+        text = json.dumps(answer.figures, indent=2, allow_nan=False, ensure_ascii=False)
+        print(text, flush=True)
     elif answer.text:
-        print(answer.text)
+        print(answer.text, flush=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,6 +183,16 @@ def _find_batch_size(doors: Any) -> None:
     _json(door)
 
 
+def _leave(code: int) -> NoReturn:
+    """Exit with our code, also where Python's own last flush finds the reader gone."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
 if __name__ == "__main__":
     logging.captureWarnings(True)
-    sys.exit(main())
+    _leave(main())

@@ -7,6 +7,7 @@ its metadata calls every cell completed.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import metadata, status
+from workbench import errors, metadata, status
 from workbench.chain import MANDATORY, STEPS, Step
-from workbench.errors import InputError, StepError
+from workbench.errors import InputError, StepError, WorkbenchError
 from workbench.files import read_json, writing
 from workbench.lock import locked
 from workbench.parameters import differences
@@ -93,8 +94,10 @@ def _run_step(run: Run, step: Step, verdict: status.Verdict, plan: Plan, started
     clock = time.monotonic()
     try:
         execute(run, step)
-    finally:
-        _render(run, step)
+    except BaseException:
+        _render_what_there_is(run, step)
+        raise
+    _render(run, step)
     log.info(
         "%-22s done in %.0f s, %.0f s in all",
         step.title, time.monotonic() - clock, time.monotonic() - started,
@@ -122,7 +125,8 @@ def execute(run: Run, step: Step) -> None:
     except Exception as error:
         reason = _explain(error)
         _mark_unfinished(run, step, reason)
-        raise StepError(f"{step.title} failed: {reason}\nSee {_page(run, step)}") from error
+        message = f"{step.title} failed: {reason}\nSee {_page(run, step)}"
+        raise _kind(error)(message) from error
     state = status.state_of(run.folder, step)
     if state["state"] != "ok":
         _mark_unfinished(run, step, "the notebook ended before its step was done")
@@ -152,7 +156,7 @@ def _papermill(run: Run, step: Step, source: Path) -> None:
                 cwd=run.root,
                 progress_bar=False,
                 log_output=True,
-                execution_timeout=round(minutes * 60) or None,
+                execution_timeout=math.ceil(minutes * 60) or None,
                 extra_arguments=["--log-level=CRITICAL"],  # it warns of its own loopback sockets
             )
     finally:
@@ -171,6 +175,12 @@ def _injected(run: Run) -> dict[str, Any]:
 def _relative(run: Run) -> Path:
     inside = run.folder.is_relative_to(run.root)
     return run.folder.relative_to(run.root) if inside else run.folder
+
+
+def _kind(error: Exception) -> type[WorkbenchError]:
+    """Tell wrong input, which the kernel names by its class, from a step that failed."""
+    found = getattr(errors, getattr(error, "ename", ""), StepError)
+    return InputError if issubclass(found, InputError) else StepError
 
 
 def _explain(error: Exception) -> str:
@@ -246,6 +256,14 @@ def _render(run: Run, step: Step) -> None:
         with writing(_page(run, step)) as temporary:
             page = render_notebook(_executed(run, step), step, run.pieces())
             temporary.write_text(page, encoding="utf-8")
+
+
+def _render_what_there_is(run: Run, step: Step) -> None:
+    """Render a failed notebook, if that can be done: its reason is worth more than its page."""
+    try:
+        _render(run, step)
+    except (OSError, ValueError, WorkbenchError) as error:
+        log.warning("no page for %s: %s", step.title, error)
 
 
 def _render_index(run: Run) -> None:

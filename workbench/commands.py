@@ -96,6 +96,8 @@ def _existing_run(folder: Path) -> Any:
 def demo(options: Namespace) -> Answer:
     from workbench.data.demo import draw_demo
 
+    if options.seed < 0:
+        raise InputError(f"--seed is {options.seed}: seeds are whole numbers from 0")
     if options.images < 20:
         raise InputError(f"--images is {options.images}: fewer than 20 cannot fill three splits")
     made = draw_demo(options.folder, options.images, options.seed)
@@ -109,8 +111,8 @@ def new(options: Namespace) -> Answer:
     from workbench.run import project_root
 
     source, folder = project_root(Path(__file__).parent), options.folder
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty. Name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder. Name a new one")
     for name in ("notebooks", "parameters"):
         shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(".*"))
     for name in ("data/images", "outputs"):

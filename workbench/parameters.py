@@ -61,6 +61,8 @@ def _dataset_layer(settings: Settings, root: Path) -> list[Layer]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one mapping from a YAML 1.2 file; nothing in it is ever executed."""
     path = Path(path)
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder. Name the parameter file in it")
     if not path.is_file():
         raise SettingsError(f"{path} does not exist. {_existing_beside(path)}")
     if path.stat().st_size > MAX_BYTES:

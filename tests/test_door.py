@@ -1,0 +1,84 @@
+"""The command line: every way to fail ends in words and in its exit code."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workbench import commands
+from workbench.__main__ import main
+from workbench.lock import LOCK_NAME, describe_process
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES],
+                         ids=errno.errorcode.get)  # fmt: skip
+def test_what_the_machine_refuses_is_said_in_one_line_and_exits_1(monkeypatch, capsys, number):
+    def refuse(_options):
+        raise OSError(number, os.strerror(number), "outputs/mine/metrics.json")
+
+    monkeypatch.setattr(commands, "demo", refuse)
+    assert main(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: outputs/mine/metrics.json: {os.strerror(number)}.")
+    assert said.count("\n") == 1
+
+
+def test_an_interrupt_exits_130(monkeypatch, capsys):
+    def interrupt(_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "demo", interrupt)
+    assert main(["demo"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def dry_run_into(stdout) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "workbench", "run", "parameters/mine.yaml", "--dry-run"]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure(project):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = dry_run_into(writing)
+    os.close(writing)
+    assert (done.returncode, "Pipe" in done.stderr) == (0, False)
+
+
+def test_an_answer_that_cannot_be_printed_exits_1(project):
+    with open("/dev/full", "w") as full:
+        done = dry_run_into(full)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["audit", "nowhere"], "nowhere is not a folder"),
+        (["run", "parameters"], "parameters is a folder. Name the parameter file in it"),
+        (["new", "parameters/mine.yaml"], "is not an empty folder"),
+        (["demo", "drawn", "--seed", "-1"], "seeds are whole numbers from 0"),
+        (["report", "outputs/none"], "is it a run folder?"),
+        (["compare", "outputs/none", "outputs/none"], "is it a run folder?"),
+    ],
+)
+def test_a_path_or_number_that_is_wrong_exits_2(project, capsys, arguments, words):
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_somebody_works_in_exits_2(run, capsys):
+    owner = describe_process() | {"host": "elsewhere"}
+    run.path(LOCK_NAME).write_text(str(owner).replace("'", '"'))
+    assert main(["run", "parameters/mine.yaml"]) == 2
+    assert "is in use by process" in capsys.readouterr().err
+
+
+def test_two_new_runs_of_one_second_do_not_share_a_folder(project, monkeypatch, capsys):
+    monkeypatch.setattr(commands.time, "strftime", lambda _: "run_20260101_000000")
+    (project / "outputs/run_20260101_000000").mkdir(parents=True)
+    assert main(["run", "parameters/mine.yaml", "--new", "--dry-run"]) == 2
+    assert "exists already: wait a second" in capsys.readouterr().err
