@@ -1,14 +1,15 @@
 """The run folder: what truly happened, and what is up to date, from content and not from dates."""
 
 import json
+import logging
 from dataclasses import replace
 
 import pytest
 
 from workbench import status
 from workbench.chain import STEPS, find_step
-from workbench.errors import InputError, MissingInputError, SettingsError
-from workbench.parameters import read_settings
+from workbench.errors import InputError, MissingInputError, SettingsError, StepError
+from workbench.parameters import differences, read_settings
 from workbench.run import CONFIG_NAME, Run, open_run
 from workbench.status import judge, state_of
 
@@ -98,7 +99,7 @@ def test_a_step_whose_process_is_gone_was_interrupted_and_is_not_running(run):
 
 
 def test_a_step_that_breaks_its_promise_fails(run):
-    with pytest.raises(InputError, match="did not write dataset_manifest"), run.step("01"):
+    with pytest.raises(StepError, match="did not write dataset_manifest"), run.step("01"):
         pass
 
 
@@ -140,3 +141,59 @@ def test_a_run_name_that_is_no_plain_name_is_refused(run, name):
 def test_an_import_that_hides_a_setting_is_refused(run):
     with pytest.raises(SettingsError, match='an import hides the setting "training"'):
         open_run({"run_dir": str(run.folder), "training": json})
+
+
+def test_what_was_set_on_the_command_line_holds_in_the_notebook(run):
+    """The dataset's own config loses to --set once and for all, not once a process."""
+    (run.dataset_folder / "config.yaml").write_text("teacher: {epochs_head: 7}\n")
+    told = replace(run, settings=read_settings(
+        run.root / "parameters/mine.yaml", ["teacher.epochs_head=2"], root=run.root))  # fmt: skip
+    told.save_settings()
+    opened = open_run({"run_dir": str(run.folder), **differences(told.settings)})
+    assert opened.settings == told.settings
+
+
+def test_a_later_change_of_the_datasets_config_waits_for_the_next_run(run):
+    run.save_settings()
+    (run.dataset_folder / "config.yaml").write_text("teacher: {epochs_head: 7}\n")
+    assert open_run({"run_dir": str(run.folder)}).settings == run.settings
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"sed": 1}', '{"seed": "1"}', "{"])
+def test_damaged_settings_of_a_run_are_refused_by_name(run, text):
+    run.path(CONFIG_NAME).write_text(text)
+    with pytest.raises(InputError, match=CONFIG_NAME):
+        open_run({"run_dir": str(run.folder)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", "null", '{"schema": 1}', '{"schema": 1, "steps": []}',
+     '{"schema": 1, "steps": {"01": {}}}', '{"schema": 1, "steps": {"01": {"state": "ok"}}}',
+     '{"schema": 1, "steps": {"01": {"state": "running"}}}'],
+)  # fmt: skip
+def test_a_damaged_status_is_refused_with_the_way_out(run, text):
+    run.path(status.STATUS_NAME).write_text(text)
+    with pytest.raises(InputError, match=r"status\.json is damaged\. Delete it and run again"):
+        state_of(run.folder, find_step("01"))
+
+
+def test_a_clock_that_is_set_back_makes_no_step_last_negative_seconds(run, monkeypatch):
+    monkeypatch.setattr(
+        status, "now", iter(f"20{year}-01-01" for year in range(60, 20, -1)).__next__
+    )
+    pretend(run, "01")
+    assert state_of(run.folder, find_step("01"))["seconds"] >= 0
+
+
+def test_a_step_warns_of_an_earlier_one_that_is_out_of_date(finished, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("workbench"), "propagate", True)
+    other = changed(finished, "teacher.dropout=0.1")
+    pretend(other, "04")
+    assert "03 train_teacher is out of date (setting teacher changed)" in caplog.text
+
+
+def test_a_step_after_steps_that_are_up_to_date_warns_of_nothing(finished, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("workbench"), "propagate", True)
+    pretend(finished, "04")
+    assert "out of date" not in caplog.text

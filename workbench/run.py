@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench import files, status
-from workbench.chain import Step, find_step, writer_of
+from workbench.chain import STEPS, Step, find_step, writer_of
 from workbench.errors import MissingInputError, SettingsError
 from workbench.lock import locked
-from workbench.parameters import differences, nearest_key, read_settings
+from workbench.parameters import Layer, differences, nearest_key, read_settings, resolve
 from workbench.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -90,18 +91,28 @@ class Run:
             if not name.endswith("?"):
                 self.need(name)
         with locked(self.folder):
+            self._warn_of_stale_inputs(step)
             prints = self.prints(step)
             status.record_start(self.folder, step)
-            started = status.state_of(self.folder, step)["started"]
+            started = time.monotonic()
             try:
                 yield
-                status.record_end(self.folder, step, started, prints)
+                status.record_end(self.folder, step, time.monotonic() - started, prints)
             except KeyboardInterrupt:
                 status.record_failure(self.folder, step, "interrupted by a person", "interrupted")
                 raise
             except Exception as error:
                 status.record_failure(self.folder, step, f"{type(error).__name__}: {error}")
                 raise
+
+    def _warn_of_stale_inputs(self, step: Step) -> None:
+        """Say which earlier steps would run again: a notebook may be run alone or out of order."""
+        for earlier in STEPS[: STEPS.index(step)]:
+            if set(earlier.writes) & {name.rstrip("?") for name in step.reads}:
+                verdict = status.judge(self.folder, earlier, self.prints(earlier))
+                if not verdict.fresh:
+                    log.warning("%s is out of date (%s): %s builds on what it left",
+                                earlier.title, verdict.reason, step.title)  # fmt: skip
 
     def save_piece(self, name: str, html: str) -> None:
         """Keep a living piece of a page (its own script in it) for the rendered notebook."""
@@ -122,12 +133,13 @@ def open_run(namespace: Mapping[str, Any]) -> Run:
     given = _given_settings(namespace)
     root = project_root()
     folder = run_folder(namespace["run_dir"], root)
-    if given or not (folder / CONFIG_NAME).exists():
+    saved = saved_settings(folder) if (folder / CONFIG_NAME).exists() else None
+    if saved and (not given or given == differences(saved)):
+        run = Run(folder, saved, root)
+    else:
         run = Run(folder, read_settings(None, (), given, root), root)
         folder.mkdir(parents=True, exist_ok=True)
         run.save_settings()
-    else:
-        run = Run(folder, saved_settings(folder), root)
     prepare_process(run.settings)
     return run
 
@@ -136,7 +148,11 @@ def saved_settings(folder: Path) -> Settings:
     path = folder / CONFIG_NAME
     if not path.exists():
         raise MissingInputError(f"No {CONFIG_NAME} in {folder}: is it a run folder?")
-    return read_settings(None, (), files.read_json(path))
+    values = files.read_json(path)
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no settings. Delete it and run again")
+    # What the dataset's config.yaml had to say is in it already, and so is what --set changed.
+    return resolve([Layer(str(path), values)])
 
 
 def _given_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from workbench.chain import STEPS, Step
-from workbench.errors import InputError
+from workbench.errors import InputError, StepError
 from workbench.files import read_json, sha256, write_json
 from workbench.lock import describe_process, is_alive
 from workbench.settings import Settings
 
 SCHEMA = 1
 STATUS_NAME = "status.json"
+# What a record must hold in each state.
+NEEDED = {
+    "running": {"started", "process"},
+    "ok": {"started", "finished", "seconds", "fingerprint", "outputs"},
+    "failed": {"started", "finished", "reason"},
+    "interrupted": {"started", "finished", "reason"},
+}
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -25,12 +32,25 @@ def read_status(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {"schema": SCHEMA, "steps": {}}
     status = read_json(path)
-    if status["schema"] != SCHEMA:
+    schema = status.get("schema") if isinstance(status, dict) else None
+    if schema not in (None, SCHEMA):
         raise InputError(
-            f"{path} has schema {status['schema']}, this version reads {SCHEMA}. "
+            f"{path} has schema {schema}, this version reads {SCHEMA}. "
             "Take another run name with --run, or delete the folder"
         )
+    if schema is None or not _is_whole(status):
+        raise InputError(
+            f"{path} is damaged. Delete it and run again: finished epochs are found once more"
+        )
     return status
+
+
+def _is_whole(status: dict[str, Any]) -> bool:
+    steps = status.get("steps")
+    return isinstance(steps, dict) and all(
+        isinstance(record, dict) and NEEDED.get(record.get("state"), {"?"}) <= record.keys()
+        for record in steps.values()
+    )
 
 
 def state_of(folder: Path, step: Step) -> dict[str, Any]:
@@ -51,8 +71,9 @@ def record_start(folder: Path, step: Step) -> None:
     record(folder, step, state="running", started=now(), process=describe_process())
 
 
-def record_end(folder: Path, step: Step, started: str, prints: dict[str, str]) -> None:
-    seconds = (datetime.fromisoformat(now()) - datetime.fromisoformat(started)).total_seconds()
+def record_end(folder: Path, step: Step, seconds: float, prints: dict[str, str]) -> None:
+    """Record success; `seconds` come from a clock that nobody sets."""
+    started = state_of(folder, step)["started"]
     record(
         folder, step, state="ok", started=started, finished=now(), seconds=round(seconds, 1),
         fingerprint=prints, outputs=hash_outputs(folder, step),
@@ -73,7 +94,7 @@ def hash_outputs(folder: Path, step: Step) -> dict[str, str]:
     """Hash everything the step promised; a promise not kept is an error."""
     missing = [name for name in step.writes if not (folder / name).exists()]
     if missing:
-        raise InputError(f"{step.title} did not write {', '.join(missing)} in {folder}")
+        raise StepError(f"{step.title} did not write {', '.join(missing)} in {folder}")
     return {name: digest_of(folder / name) for name in step.writes}
 
 
