@@ -73,3 +73,11 @@ def test_a_torn_lock_file_counts_as_free(tmp_path):
     (tmp_path / LOCK_NAME).write_text('{"pid": 1')
     with locked(tmp_path):
         pass
+
+
+def test_a_lock_whose_machine_is_gone_says_which_file_to_delete(tmp_path):
+    """As a container leaves it when it is killed: the next one has another host name."""
+    owner = describe_process() | {"host": "elsewhere"}
+    (tmp_path / LOCK_NAME).write_text(json.dumps(owner))
+    with pytest.raises(RunLockedError, match=rf"delete .*{LOCK_NAME}$"), locked(tmp_path):
+        pass

@@ -42,7 +42,8 @@ def _take(file: IO[str], folder: Path) -> bool:
     if owner and is_alive(owner):
         raise RunLockedError(
             f"{folder} is in use by process {owner['pid']} on {owner['host']} since "
-            f"{owner['since']}. Wait for it, or take another name with --run"
+            f"{owner['since']}. Wait for it, or take another name with --run; where that machine "
+            f"is gone, delete {folder / LOCK_NAME}"
         )
     _write(file, describe_process())
     return True
