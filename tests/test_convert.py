@@ -122,7 +122,8 @@ def test_an_operation_that_no_phone_knows_is_refused_by_its_name(convert, images
 
     network = student_network(unknown_to_phones())
     refusal = r"^the TFLite converter refused the network: 'tf.Betainc' op is neither .*flex op$"
-    for maker in (convert.convert_full_integer, convert.convert_float_head, convert.convert_float16):
+    makers = (convert.convert_full_integer, convert.convert_float_head, convert.convert_float16)
+    for maker in makers:
         with pytest.raises(StepError, match=refusal):
             maker(network, images, EXPORT)
 
