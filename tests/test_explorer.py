@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.decision_doubles import NAUGHTY, tuned, tuned_unknown
-from workbench.decide.levels import LevelCounts
+from tests.prove.slider import CHROMIUM
 from workbench.decide.objectives import Objective, best
 from workbench.decide.reading import accept, from_json
 from workbench.show import explorer, gallery
@@ -19,7 +18,6 @@ from workbench.show.gallery import Picture
 from workbench.show.sliders import Tuning
 
 COMMAND = "python -m workbench thresholds outputs/demo threshold_recommendation.json"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 OUTSIDE = re.compile(r"^(?!file:|data:|blob:)")
 
 
@@ -260,33 +258,11 @@ def test_every_control_has_a_name(opened):
     assert nameless == 0
 
 
-@pytest.mark.slow
-def test_a_move_is_repainted_within_50_ms_at_50000_images_and_80_classes(show):
-    _, thresholds = tuned(images=500, classes=80)
-    rng = np.random.default_rng(0)
-    counts = LevelCounts(
-        rng.multinomial(5_000, np.full(256, 1 / 256), size=80),
-        rng.multinomial(45_000, np.full(256, 1 / 256), size=80),
+def test_a_hundred_times_the_images_make_the_page_no_heavier():
+    few, many = (
+        len(explorer.page(*tuned(images), COMMAND, "Thresholds")) for images in (500, 50_000)
     )
-    milliseconds = show(counts, thresholds).page.evaluate(
-        """async () => {
-          const slider = document.querySelector('[data-te="slider"]'), taken = [];
-          for (let move = 0; move < 60; move++) {
-            await new Promise(requestAnimationFrame);
-            const start = performance.now();
-            slider.value = -100 + 3 * move;
-            slider.dispatchEvent(new Event("input"));
-            await new Promise((painted) => requestAnimationFrame(() => {
-              const after = new MessageChannel();
-              after.port1.onmessage = painted;
-              after.port2.postMessage(0);
-            }));
-            taken.push(performance.now() - start);
-          }
-          return taken;
-        }"""
-    )
-    assert np.median(milliseconds) < 50  # a frame of 17 ms is the least a screen can show
+    assert many < 1.2 * few
 
 
 @pytest.mark.slow
