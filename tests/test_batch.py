@@ -2,17 +2,24 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import papermill
+import psutil
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from tests.conftest import OPENING, write_notebook
 from workbench.__main__ import main
 from workbench.chain import STEPS, find_step
 from workbench.commands import BENCHMARKS
+from workbench.show import report
 from workbench.status import state_of
 
 # One write, so that it arrives as one line. Nobody ever opens the other end of the gate,
@@ -133,6 +140,101 @@ def test_a_failure_after_the_step_fails_it(project, capsys):
     assert state_of(project / "outputs/mine", find_step("01"))["state"] == "failed"
 
 
+@pytest.fixture
+def kernel(monkeypatch):
+    """A kernel that leaves `text` as the executed notebook and then raises `error`."""
+
+    def end(error: Exception, text: str = '{"cells": [], "metadata": {"papermill": {}}}') -> None:
+        def execute(_source, target, **_options):
+            target.write_text(text)
+            raise error
+
+        monkeypatch.setattr(papermill, "execute_notebook", execute)
+
+    return end
+
+
+def raised(kind: str, text: str) -> papermill.PapermillExecutionError:
+    return papermill.PapermillExecutionError(0, 1, "cell", kind, text, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (raised("DatasetError", "train_labels.csv, line 4: x"), 2, "train_labels.csv, line 4: x"),
+        (raised("MissingInputError", "No labels.txt"), 2, "No labels.txt"),
+        (raised("StepError", "all rungs failed"), 1, "all rungs failed"),
+        (raised("ZeroDivisionError", "division by zero"), 1, "ZeroDivisionError: division"),
+        (raised("__doc__", "odd"), 1, "odd"),
+        (DeadKernelError("Kernel died"), 1, "most often because memory ran out"),
+        (CellTimeoutError("slow"), 1, "longer than run.cell_timeout_minutes"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+    ],
+)
+def test_the_exit_code_tells_wrong_input_from_a_failed_step(
+    project, kernel, capsys, error, code, words
+):
+    kernel(error)
+    assert run_mine("--only", "01") == code
+    assert words in capsys.readouterr().err
+    record = state_of(project / "outputs/mine", find_step("01"))
+    assert record["state"] == "failed" and words in record["reason"]
+
+
+def test_a_notebook_torn_by_a_full_disk_hides_no_reason_and_costs_no_earlier_one(
+    project, kernel, capsys
+):
+    earlier = project / "outputs/mine/notebooks/01_dataset_audit.ipynb"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("earlier")
+    kernel(OSError(28, "No space left on device"), text='{"cells": [')
+    assert run_mine("--only", "01") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert [file.read_text() for file in earlier.parent.iterdir()] == ["earlier"]
+
+
+def test_a_page_that_cannot_be_drawn_hides_no_reason(project, kernel, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "render_notebook", refuse)
+    kernel(raised("StepError", "all rungs failed"))
+    assert run_mine("--only", "01") == 1
+    assert "error: 01 dataset_audit failed: StepError: all rungs failed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_cell_that_hangs_is_ended_with_its_kernel(project, capsys):
+    os.mkfifo(project / "gate")
+    break_step(project, "01", WAIT.format(number="01"))
+    before = set(psutil.Process().children(recursive=True))
+    assert run_mine("--only", "01", "--set", "run.cell_timeout_minutes=0.05") == 1
+    assert "a cell ran longer than run.cell_timeout_minutes" in capsys.readouterr().err
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+@pytest.mark.slow
+def test_an_executed_notebook_names_no_folder_of_this_machine(project):
+    run_mine("--only", "01")
+    assert (
+        str(project) not in (project / "outputs/mine/notebooks/01_dataset_audit.ipynb").read_text()
+    )
+
+
+@pytest.mark.parametrize("command", [None, "/elsewhere/bin/python"])
+def test_a_kernel_of_another_environment_is_refused_with_the_command_to_type(
+    project, capsys, monkeypatch, command
+):
+    def find(_self, name):
+        if command is None:
+            raise NoSuchKernel(name)
+        return SimpleNamespace(argv=[command])
+
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", find)
+    assert run_mine("--only", "01") == 2
+    assert re.search(r"Run: (pip install|python -m) ipykernel", capsys.readouterr().err)
+
+
 @pytest.mark.slow
 def test_plain_papermill_runs_a_notebook_with_a_parameter_file(project):
     command = ["papermill", "notebooks/01_dataset_audit.ipynb", "out.ipynb", "-f",
@@ -181,8 +283,6 @@ def test_a_dry_run_prints_the_batch_advice(project, capsys):
 )
 def test_wrong_input_exits_2_with_words(project, capsys, options, words):
     assert run_mine(*options) == 2
-    import re
-
     assert re.search(words, capsys.readouterr().err)
 
 

@@ -6,6 +6,7 @@ its metadata calls every cell completed.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -20,7 +21,7 @@ from typing import Any
 from workbench import errors, metadata, status
 from workbench.chain import MANDATORY, STEPS, Step
 from workbench.errors import InputError, StepError, WorkbenchError
-from workbench.files import read_json, writing
+from workbench.files import read_json, write_text, writing
 from workbench.lock import locked
 from workbench.parameters import differences
 from workbench.run import Run
@@ -161,7 +162,19 @@ def _papermill(run: Run, step: Step, source: Path) -> None:
             )
     finally:
         if partial.exists():  # a failed notebook is kept as well: it shows where it broke
-            os.replace(partial, target)
+            _keep(partial, target)
+
+
+def _keep(partial: Path, target: Path) -> None:
+    """Keep an executed notebook without the folders of this machine: it is passed on."""
+    try:
+        book = json.loads(partial.read_text(encoding="utf-8"))
+        book["metadata"]["papermill"] |= {"input_path": target.name, "output_path": target.name}
+        write_text(target, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    except ValueError:
+        log.warning("%s was torn while it was written; what was there stays", target)
+    finally:
+        partial.unlink()
 
 
 def _injected(run: Run) -> dict[str, Any]:
@@ -179,8 +192,9 @@ def _relative(run: Run) -> Path:
 
 def _kind(error: Exception) -> type[WorkbenchError]:
     """Tell wrong input, which the kernel names by its class, from a step that failed."""
-    found = getattr(errors, getattr(error, "ename", ""), StepError)
-    return InputError if issubclass(found, InputError) else StepError
+    found = vars(errors).get(getattr(error, "ename", ""))
+    wrong_input = isinstance(found, type) and issubclass(found, InputError)
+    return InputError if wrong_input else StepError
 
 
 def _explain(error: Exception) -> str:
