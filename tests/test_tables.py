@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import random
-import time
 import unicodedata
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workbench.data import listing
+from tests.prove import table_rows
 from workbench.data.tables import Dataset, read_dataset, read_tables, write_tables
 from workbench.errors import DatasetError
 from workbench.settings import DatasetSettings, Settings
@@ -734,23 +733,8 @@ def test_a_cut_table_of_ours_is_refused(folder, tmp_path):
 # Scale
 
 
-class Everything(frozenset):
-    """The listing of a folder that holds whatever is asked for."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-
-@pytest.mark.slow
-def test_a_million_rows_are_read_in_seconds(folder, monkeypatch):
-    monkeypatch.setattr(listing, "_list", lambda *_: listing._Folder(files=Everything()))
-    labels = ["cat", "dog", "cat|dog", "newt", ""]
-    rows = [f"{number % 4}/{number}.jpg,{labels[number % 5]}" for number in range(1_000_000)]
-    folder.table("train", "filepath,labels\n" + "\n".join(rows) + "\n")
-    start = time.perf_counter()
-    split = folder.read().split("train")
-    assert time.perf_counter() - start < 30  # 5 seconds on a free core
-    assert split.targets.sum(axis=0).tolist() == [400_000, 400_000, 200_000]
+def test_the_proof_of_many_rows_reads_every_one():
+    assert table_rows.run(rows=1000)["positives"] == [400, 400, 200]
 
 
 def shared_texts(pattern: str) -> list[Path]:
