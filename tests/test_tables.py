@@ -212,6 +212,11 @@ def test_a_huge_field_is_refused_rather_than_read(folder):
     assert "line 2: field larger than field limit" in folder.refusal()
 
 
+def test_a_table_of_wrong_rows_alone_is_not_called_empty(folder):
+    folder.train("a.jpg,cat,1")
+    assert "no rows" not in folder.refusal()
+
+
 def test_lines_are_counted_across_quoted_line_ends(folder):
     folder.table("train", 'filepath,labels\n"a.jpg","cat\n|dog"\nmissing.jpg,cat\n')
     assert "line 4: images/missing.jpg does not exist" in folder.refusal()
@@ -355,6 +360,12 @@ def test_a_row_given_twice_is_refused_with_both_places(folder):
     assert "with the same labels" in message
 
 
+def test_a_row_given_twice_is_no_matter_of_letter_case(folder, caplog):
+    folder.train("a.jpg,cat", "a.jpg,cat")
+    folder.refusal()
+    assert "letter case" not in caplog.text
+
+
 def test_a_row_given_twice_with_other_labels_says_so(folder):
     folder.train("a.jpg,cat", "a.jpg,dog")
     assert "with other labels" in folder.refusal()
@@ -371,6 +382,11 @@ def test_a_missing_image_is_named_with_its_row(folder):
     folder.train("a.jpg,cat", "cat_7.jpg,cat")
     (folder.root / "images/cat_7.jpg").unlink()
     assert "train_labels.csv, line 3: images/cat_7.jpg does not exist." in folder.refusal()
+
+
+def test_a_path_that_repeats_the_images_folder_is_hinted_at(folder):
+    folder.train("images/a.jpg,cat")
+    assert "Paths are relative to images/: leave it out" in folder.refusal()
 
 
 def test_a_missing_image_that_exists_in_other_case_is_hinted_at(folder):

@@ -64,6 +64,9 @@ class Problems:
         place = source if line is None else f"{source}, line {line}"
         self._lines.append(f"{place}: {text}.")
 
+    def about(self, source: str) -> bool:
+        return any(line.startswith(source) for line in self._lines)
+
     def refuse(self) -> None:
         """Raise one `DatasetError` when anything was added."""
         if not self._lines:
@@ -186,7 +189,7 @@ def _check_header(name: str, fields: list[str]) -> None:
 
 
 def _refuse_empty(table: RawTable, problems: Problems) -> None:
-    if not table.filepaths:
+    if not table.filepaths and not problems.about(table.source):
         problems.add(table.source, None, "no rows. Every split needs at least one image")
 
 

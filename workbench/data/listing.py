@@ -86,11 +86,16 @@ def _list(images: Path, parent: str) -> _Folder:
                 else:
                     others[entry.name] = entry
     except FileNotFoundError:
-        return _Folder(bad="does not exist (nor does its folder)")
+        return _Folder(bad=f"does not exist (nor does its folder){_hint(images, parent)}")
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         words = getattr(error, "strerror", None) or error
         return _Folder(bad=f"cannot be reached: {words}")
     return _Folder(frozenset(files), others)
+
+
+def _hint(images: Path, parent: str) -> str:
+    within = parent.partition("/")[0] == images.name
+    return f". Paths are relative to {images.name}/: leave it out" if within else ""
 
 
 def _judge_entry(

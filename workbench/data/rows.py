@@ -149,8 +149,8 @@ def check_files(
 
 
 def _warn_of_case_twins(rows: pd.DataFrame) -> None:
-    folded = rows["filepath"].str.casefold()
-    twins = rows.loc[folded.duplicated(keep=False), "filepath"]
+    names = rows["filepath"].drop_duplicates()
+    twins = names[names.str.casefold().duplicated(keep=False)]
     if len(twins):
         log.warning(
             "%d file names differ only in letter case, for example %r and %r: on Windows and macOS "
