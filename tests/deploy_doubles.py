@@ -63,6 +63,14 @@ def colour_file(classes: int = 3, size: int = SIZE) -> bytes:
     return flatbuffer.pack(tree)
 
 
+def colour_file_with_a_float() -> bytes:
+    """The same, but somebody left a float tensor in it."""
+    tree = flatbuffer.parse(colour_file())
+    shape = np.array([1], np.int32)
+    flatbuffer.add_tensor(tree.subgraphs[0], "leftover", flatbuffer.TensorType.FLOAT32, shape)
+    return flatbuffer.pack(tree)
+
+
 def photos(count: int, seed: int = 0, size: int = SIZE) -> list[np.ndarray]:
     """Noise around a colour of its own, so that the stand-in has something to tell apart."""
     rng = np.random.default_rng(seed)

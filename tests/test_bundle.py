@@ -18,11 +18,11 @@ from tests.deploy_doubles import (
     recommendation,
 )
 from workbench.deploy import sources
-from workbench.deploy.bundle import seal, write_bundle
+from workbench.deploy.bundle import seal, withdrawn_on_failure, write_bundle
 from workbench.deploy.description import MODEL_FILE, inference_config, model_metadata
 from workbench.deploy.golden import RIM, GoldenImage, choose_golden
 from workbench.deploy.sources import c_string, kotlin_string, render, swift_string
-from workbench.errors import StepError
+from workbench.errors import MissingInputError, StepError
 from workbench.files import write_bytes
 from workbench.settings import Settings
 
@@ -170,6 +170,23 @@ def test_sealing_again_takes_in_what_came_later(tmp_path):
     (tmp_path / "metrics.json").write_text("{}")
     seal(tmp_path)
     assert "metrics.json" in (tmp_path / "SHA256SUMS").read_text()
+
+
+def withdrawn(folder, failure: Exception) -> set[str]:
+    """Fail while a bundle lies there, and return the files that are left."""
+    make_bundle(folder)
+    with pytest.raises(type(failure)), withdrawn_on_failure(folder):
+        raise failure
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_ships_nothing_leaves_no_older_bundle_behind(tmp_path):
+    left = withdrawn(tmp_path, StepError("no rung of the ladder holds"))
+    assert left == {"labels.txt", "threshold_recommendation.json"}
+
+
+def test_a_missing_dataset_does_not_cost_the_bundle_of_a_finished_run(tmp_path):
+    assert MODEL_FILE in withdrawn(tmp_path, MissingInputError("No photos"))
 
 
 def test_c_strings_survive_quotes_trigraphs_and_accents():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.deploy_doubles import colour_file, photos
+from tests.deploy_doubles import colour_file, colour_file_with_a_float, photos
 from workbench.deploy import rungs, tflite
 from workbench.deploy.rungs import RUNGS, climb_down
 from workbench.deploy.scores import Score, Truth, decide_neutrally, score_logits
@@ -17,7 +17,12 @@ def scored(drop: float) -> Score:
     return Score(f1_macro=0.9 - drop, map=0.9, drop=drop, drop_interval=(drop - 0.01, drop + 0.01))
 
 
-def climb(drops: dict[str, float | str], settings: LadderSettings | None = None, without=()):
+def climb(
+    drops: dict[str, float | str],
+    settings: LadderSettings | None = None,
+    without=(),
+    make_file=colour_file,
+):
     """Climb down with rungs that score a drop or fail with a reason; return what became of each."""
     current: list[str] = []
 
@@ -27,7 +32,7 @@ def climb(drops: dict[str, float | str], settings: LadderSettings | None = None,
             outcome = drops.get(name, 0.0)
             if isinstance(outcome, str):
                 raise StepError(outcome)
-            return colour_file()
+            return make_file()
 
         return make
 
@@ -104,6 +109,12 @@ def test_logits_that_are_not_numbers_fail_the_rung(monkeypatch):
     )
     found, _, _ = climb({})
     assert found["qat"].reason == "6 logits are NaN or infinite"
+
+
+def test_a_float_tensor_in_an_integer_file_fails_the_rung_by_its_name():
+    found, _, _ = climb({}, make_file=colour_file_with_a_float)
+    assert "left in a full-integer file (leftover (float32)" in found["ptq"].reason
+    assert found["ptq_float_head"].state == "shipped"
 
 
 def test_a_mistake_of_ours_is_no_reason_to_step_down():

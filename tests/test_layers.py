@@ -90,6 +90,35 @@ def test_the_names_are_found_in_a_qat_file_as_well(layers, convert, doubles, ima
     assert sorted(errors.layer) == sorted(LAYERS)
 
 
+def run_double(doubles, **summary):
+    """As much of a run as the ranking reads."""
+    from tests.deploy_doubles import namespace
+
+    return namespace(settings=doubles.small_settings(), read_json=lambda name: summary)
+
+
+def test_a_float16_run_ranks_its_layers_by_a_ptq_all_the_same(doubles, tmp_path):
+    from tests.deploy_doubles import namespace
+    from workbench.steps import quantization
+
+    student, dataset = doubles.trained_student(), doubles.write_dataset(tmp_path)
+    ladder = namespace(chosen="float16")
+    run = run_double(doubles, qat_weights=None, chosen="float16")
+    assert set(quantization._layers(run, ladder, student, dataset).layer) == set(LAYERS)
+
+
+def test_layers_that_nothing_converts_leave_an_empty_ranking(doubles, tmp_path, monkeypatch):
+    from workbench.steps import quantization
+
+    def refuse(*_):
+        raise StepError("the TFLite converter refused the network: no")
+
+    monkeypatch.setattr(quantization, "_in_integers", refuse)
+    dataset = doubles.write_dataset(tmp_path)
+    errors = quantization._layers(run_double(doubles), None, None, dataset)
+    assert errors.empty and "sqnr_db" in errors
+
+
 def test_a_file_of_another_network_is_refused(layers, doubles, images):
     from tests.deploy_doubles import colour_file
 

@@ -5,7 +5,9 @@ Everything in a bundle can be derived again from the files beside it: `verify` d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from workbench.deploy.description import inference_config, model_metadata
 from workbench.deploy.export import LABELS_FILE, labels_text
 from workbench.deploy.golden import GoldenImage, write_golden
 from workbench.deploy.sources import write_sources
+from workbench.errors import StepError
 from workbench.files import sha256, write_bytes, write_json, write_text
 from workbench.settings import Settings
 
@@ -52,6 +55,26 @@ def write_bundle(
     write_sources(folder, config, vectors)
     write_bytes(folder / "verify.py", Path(verify.__file__).read_bytes())
     return Bundle(config, seal(folder))
+
+
+@contextmanager
+def withdrawn_on_failure(folder: Path) -> Iterator[None]:
+    """Leave nothing that an app could take for this run's when what ships could not be made."""
+    try:
+        yield
+    except StepError:
+        withdraw(folder)
+        raise
+
+
+def withdraw(folder: Path) -> None:
+    """Remove a bundle and the figures about it; labels and thresholds stay, others wrote them."""
+    stay = (verify.LABELS, verify.RECOMMENDATION)
+    for name in (*verify.SINGLE_FILES, verify.SUMS):
+        if name not in stay:
+            (folder / name).unlink(missing_ok=True)
+    for name in verify.FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def seal(folder: Path) -> tuple[Path, ...]:

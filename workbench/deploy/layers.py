@@ -25,6 +25,10 @@ from workbench.deploy.flatbuffer import Operator, TensorType
 from workbench.deploy.tflite import read_model
 from workbench.errors import StepError
 
+COLUMNS = (
+    *("layer", "kind", "sqnr_db", "weights_sqnr_db", "saturated", "levels_used"),
+    *("float_low", "float_high", "low", "high"),
+)
 WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 FUSED = (keras.layers.BatchNormalization, keras.layers.ReLU, keras.layers.Activation)
 WEIGHTED_OPERATORS = (Operator.CONV_2D, Operator.DEPTHWISE_CONV_2D, Operator.FULLY_CONNECTED)
@@ -74,7 +78,11 @@ def layer_errors(network: keras.Model, model: bytes, images: Sequence[np.ndarray
     for group in fused_groups(network):
         if group[0] in quantized:
             rows.append(_layer_row(network, group, quantized[group[0]], images))
-    return pd.DataFrame(rows).sort_values("sqnr_db", kind="stable").reset_index(drop=True)
+    return (
+        pd.DataFrame(rows, columns=COLUMNS)
+        .sort_values("sqnr_db", kind="stable")
+        .reset_index(drop=True)
+    )
 
 
 def worst_layers(errors: pd.DataFrame, count: int) -> list[str]:

@@ -31,7 +31,7 @@ TITLES = {
     "ptq_float_head": "PTQ with float head",
     "float16": "float16",
 }
-NOT_NEEDED = "not needed: a rung above holds"
+FULL_INTEGER = ("qat", "qat_skip_worst", "ptq")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def _try_rung(
         return Rung(name, "failed", "qat.enabled is off"), None
     try:
         model = makers[name]()
+        if name in FULL_INTEGER:
+            tflite.require_full_integer(model)
         raw = run(model)
         logits = tflite.logits_of(raw, *tflite.output_quantization(model))
         score = judge(_finite(logits))

@@ -9,6 +9,7 @@ import numpy as np
 
 from workbench.data.pipeline import letterboxed
 from workbench.deploy import tflite
+from workbench.deploy.bundle import withdrawn_on_failure
 from workbench.deploy.calibrate import choose_calibration
 from workbench.deploy.description import MODEL_FILE, inference_config
 from workbench.deploy.export import export_model
@@ -43,7 +44,7 @@ def ship(run: Run) -> Shipped:
     Decisions are compared at the neutral thresholds here, so that tuning does not touch this
     step; the last rungs compute the same integers, which no threshold can tell apart.
     """
-    with run.step("07"):
+    with run.step("07"), withdrawn_on_failure(run.folder):
         settings, classes = run.settings, read_classes(run)
         ladder = run.read_json(LADDER)
         folded = run.read_json(RECOMMENDATION) if settings.tflite_export.fold_thresholds else None

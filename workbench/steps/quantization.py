@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import tf_keras as keras
 
 from workbench.data.pipeline import letterboxed
-from workbench.deploy.ladder import Ladder, quantize_student
-from workbench.deploy.layers import layer_errors
+from workbench.deploy.bundle import withdrawn_on_failure
+from workbench.deploy.convert import convert_full_integer
+from workbench.deploy.ladder import Ladder, calibration_images, quantize_student
+from workbench.deploy.layers import COLUMNS, layer_errors
 from workbench.deploy.qat import float_twin, restore
 from workbench.deploy.tflite import output_quantization
+from workbench.errors import StepError
 from workbench.run import Run
 from workbench.steps.data import load_dataset
 from workbench.steps.learning import load_student, load_teacher, write_arrays
+
+log = logging.getLogger(__name__)
 
 LADDER = "quantization_ladder.json"
 SCORES = "candidate_scores.npz"
@@ -32,17 +39,24 @@ class Quantized:
 
 def quantize(run: Run) -> Quantized:
     """Make the candidate that ships, score it on validation and say what each rung was worth."""
-    with run.step("05"):
+    with run.step("05"), withdrawn_on_failure(run.folder):
         dataset = load_dataset(run)
         settings = run.settings
         student = load_student(run, dataset)
         helps = settings.qat.enabled and settings.qat.distill and settings.distillation.enabled
         teacher = load_teacher(run, dataset) if helps else None
-        shutil.rmtree(run.path("candidates"), ignore_errors=True)
+        _clear(run)
         ladder = quantize_student(settings, dataset, student, teacher, run.folder)
         run.write_json(LADDER, ladder.summary())
         _write_scores(run, ladder, dataset)
     return Quantized(ladder, _layers(run, ladder, student, dataset))
+
+
+def _clear(run: Run) -> None:
+    """Forget earlier rungs first: should none hold now, 06 and 07 must not find those of then."""
+    shutil.rmtree(run.path("candidates"), ignore_errors=True)
+    for name in (LADDER, SCORES):
+        run.path(name).unlink(missing_ok=True)
 
 
 def _write_scores(run: Run, ladder: Ladder, dataset) -> None:
@@ -70,9 +84,23 @@ def load_quantized(run: Run, student):
 
 def _layers(run: Run, ladder: Ladder, student, dataset) -> pd.DataFrame:
     """Rank the layers by what INT8 costs them, under their Keras names."""
-    quantized = load_quantized(run, student)
-    network = float_twin(student, quantized) if quantized is not None else student
     validation = dataset.split("val")
     rows = range(min(LAYER_IMAGES, len(validation)))
     images = list(letterboxed(validation, run.settings.student_size, run.settings, indices=rows))
-    return layer_errors(network, ladder.candidate.read_bytes(), images)
+    try:
+        return layer_errors(*_in_integers(run, ladder, student, dataset), images)
+    except StepError as error:
+        log.warning("the layers cannot be ranked: %s", error)
+        return pd.DataFrame(columns=COLUMNS)
+
+
+def _in_integers(run: Run, ladder: Ladder, student, dataset) -> tuple[keras.Model, bytes]:
+    """Return a network and its INT8 file: what ships or, where floats do, a PTQ for the ranking."""
+    quantized = load_quantized(run, student)
+    if quantized is not None:
+        return float_twin(student, quantized), ladder.candidate.read_bytes()
+    if ladder.chosen != "float16":
+        return student, ladder.candidate.read_bytes()
+    settings = run.settings
+    calibration = calibration_images(settings, dataset)
+    return student, convert_full_integer(student, calibration, settings.tflite_export)
