@@ -1,8 +1,11 @@
 """Weight files: they come back as they went out, fit the network, and can do nothing but that."""
 
+import dataclasses
 import errno
+import http.server
 import io
 import pickle
+import threading
 import zipfile
 
 import h5py
@@ -18,15 +21,17 @@ from workbench.errors import WeightsError
 from workbench.nets import pretrained
 from workbench.nets.lite import build_lite
 from workbench.nets.plain_files import MAX_BYTES
+from workbench.nets.teacher import build_teacher
 from workbench.nets.weights import fits_head, load_weights_into, read_arrays, save_weights
+from workbench.settings import TeacherSettings
 
 SIDE = 8
 
 
-def network(classes=3, filters=4, name="conv") -> keras.Model:
+def network(classes=3, filters=4, name="conv", norm=None) -> keras.Model:
     image = keras.Input((SIDE, SIDE, 3), name="image")
     x = keras.layers.Conv2D(filters, 3, name=name)(image)
-    x = keras.layers.BatchNormalization(name=name + "_bn")(x)
+    x = keras.layers.BatchNormalization(name=norm or name + "_bn")(x)
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     model = keras.Model(image, keras.layers.Dense(classes, name="logits")(x))
     rng = np.random.default_rng(0)
@@ -102,6 +107,30 @@ def test_published_files_with_other_layer_names_are_read_in_order(tmp_path):
     assert same_weights(model, network())
 
 
+def test_published_files_that_share_some_layer_names_are_read_in_order_too(tmp_path):
+    """MobileNetV2's holds Conv1 and bn_Conv1 beside names that Keras gave up later."""
+    save_weights(network(norm="bn0"), tmp_path / "old.h5")
+    assert {"conv/kernel", "bn0/gamma"} <= read_arrays(tmp_path / "old.h5").keys()
+    model = blank()
+    load_weights_into(model, tmp_path / "old.h5", backbone_only=False)
+    assert same_weights(model, network())
+
+
+@pytest.mark.parametrize(
+    "arch", ["mobilenet_v2", pytest.param("resnet101", marks=pytest.mark.slow)]
+)
+def test_a_backbone_lists_its_layers_in_the_order_of_the_published_file(arch):
+    """Keras wrote those files, and reads them, in the order of its own layers."""
+    theirs = {"mobilenet_v2": "MobileNetV2", "resnet101": "ResNet101"}[arch]
+    ours = build_teacher(TeacherSettings(arch=arch, input_size=32), 2).layers[:-1]
+    original = getattr(keras.applications, theirs)(weights=None, include_top=False)
+    assert with_weights(ours) == with_weights(original.layers)
+
+
+def with_weights(layers) -> list[str]:
+    return [layer.name for layer in layers if layer.weights]
+
+
 def test_the_head_of_other_classes_is_left_alone(saved):
     model = blank(classes=5)
     assert not fits_head(model, saved)
@@ -116,7 +145,11 @@ def test_a_file_with_a_head_of_the_same_classes_is_recognised(saved):
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [({"filters": 6}, "shape"), ({"classes": 5}, "other classes"), ({"name": "x"}, "no x/kernel")],
+    [
+        ({"filters": 6}, "shape"),
+        ({"classes": 5}, "other classes"),
+        ({"name": "x", "filters": 6}, "no x/kernel"),
+    ],
 )
 def test_weights_of_another_network_are_refused(saved, kind, message):
     with pytest.raises(WeightsError, match=message):
@@ -328,6 +361,52 @@ def test_a_download_that_is_not_what_was_published_is_refused(published, tmp_pat
     with pytest.raises(WeightsError, match="MD5"):
         fetch(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.fixture
+def breaking_server(published, monkeypatch):
+    """A server that promises a whole file and hangs up halfway."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = b"weights" * 1000
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+
+        def log_message(self, *_args): ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/lite.h5"
+        file = dataclasses.replace(published, url=url)
+        monkeypatch.setitem(pretrained.PUBLISHED, "efficientnet_lite0", file)
+        yield
+        server.shutdown()
+
+
+def test_a_download_that_breaks_off_leaves_nothing_behind(breaking_server, tmp_path):
+    with pytest.raises(WeightsError, match=r"lite\.h5"):
+        fetch(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_download_says_how_far_it_has_come(breaking_server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(pretrained, "CHUNK_BYTES", 700)
+    with caplog.at_level("INFO"), pytest.raises(WeightsError):
+        fetch(tmp_path / "cache")
+    assert [record.getMessage() for record in caplog.records] == ["lite.h5: 0 of 0 MB"] * 5
+
+
+def test_the_hashes_of_keras_are_those_that_keras_checks():
+    from tf_keras.src.applications import efficientnet, resnet
+
+    for number in range(8):
+        md5 = pretrained.PUBLISHED[f"efficientnet_b{number}"].md5
+        assert md5 == efficientnet.WEIGHTS_HASHES[f"b{number}"][1]
+    for arch in ("resnet101", "resnet152"):
+        assert pretrained.PUBLISHED[arch].md5 == resnet.WEIGHTS_HASHES[arch][1]
 
 
 def test_without_a_network_the_message_names_both_ways_out(published, tmp_path):

@@ -76,11 +76,11 @@ def _slots(model: keras.Model, backbone_only: bool) -> dict[str, tuple]:
 
 
 def _found(arrays: Arrays, wanted: dict[str, tuple], backbone_only: bool, source) -> Arrays:
-    """Match by name; where no name is known, by order, as Keras does with its published files."""
+    """Match by name; where names differ, by order, as Keras does with its published files."""
     offered = {key: array for key, array in arrays.items() if not CONSTANT.fullmatch(key)}
     if backbone_only:
         offered = {k: array for k, array in offered.items() if k.split("/")[0] not in HEADS}
-    if not wanted.keys() & offered.keys():
+    if not wanted.keys() <= offered.keys():
         offered = _renamed(offered, wanted, source)
     for key, (_layer, weight) in wanted.items():
         if key not in offered:
@@ -97,13 +97,14 @@ def _found(arrays: Arrays, wanted: dict[str, tuple], backbone_only: bool, source
 
 
 def _renamed(offered: Arrays, wanted: dict[str, tuple], source) -> Arrays:
+    """Give arrays the names of the network, where class and number or order say which is which."""
     by_class = _class_keys(wanted)
     if by_class.keys() <= offered.keys():
         return {by_class[key]: array for key, array in offered.items() if key in by_class}
     arrays, slots = list(offered.values()), list(wanted.items())
     fits = all(_same(array, slot[1]) for array, (_key, slot) in zip(arrays, slots, strict=False))
     if len(arrays) != len(slots) or not fits:
-        raise WeightsError(f"{source} names other layers than the network; another one wrote it")
+        return offered
     logger.info("%s uses other layer names; its weights fit in order", source)
     return dict(zip(wanted, arrays, strict=True))
 
