@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from workbench import commands
 from workbench.__main__ import main
@@ -82,3 +83,29 @@ def test_two_new_runs_of_one_second_do_not_share_a_folder(project, monkeypatch, 
     (project / "outputs/run_20260101_000000").mkdir(parents=True)
     assert main(["run", "parameters/mine.yaml", "--new", "--dry-run"]) == 2
     assert "exists already: wait a second" in capsys.readouterr().err
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three images of one class, one a split."""
+    folder = tmp_path / "pets"
+    (folder / "images").mkdir(parents=True)
+    for number, split in enumerate(("train", "val", "test")):
+        Image.new("RGB", (40, 40), (90 * number,) * 3).save(folder / f"images/{number}.png")
+        (folder / f"{split}_labels.csv").write_text(f"filepath,labels\n{number}.png,cat\n")
+    return folder
+
+
+def test_an_audit_counts_the_classes_itself(dataset):
+    assert main(["audit", str(dataset)]) == 0
+
+
+def test_an_audit_heeds_the_datasets_own_config(dataset, capsys):
+    (dataset / "config.yaml").write_text("num_classes: 5\n")
+    assert main(["audit", str(dataset)]) == 2
+    assert "Expected 5 classes, found 1: cat" in capsys.readouterr().err
+
+
+def test_an_assignment_wins_over_the_datasets_own_config(dataset):
+    (dataset / "config.yaml").write_text("num_classes: 5\n")
+    assert main(["audit", str(dataset), "--set", "num_classes=1"]) == 0

@@ -1,6 +1,7 @@
 """Preparing photos makes a tidy, readable copy and leaves the source alone."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -121,3 +122,13 @@ def test_a_folder_a_class_keeps_its_folders(tmp_path):
 def test_absurd_sizes_and_qualities_are_refused(source, tmp_path, size, quality):
     with pytest.raises(InputError, match="must be 1 to"):
         prepare(source, tmp_path / "tidy", size, quality)
+
+
+def test_a_text_that_is_a_pipe_or_a_link_out_is_listed_and_never_opened(source, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    (source / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    os.mkfifo(source / "notes.md")
+    (source / "zero.csv").symlink_to("/dev/zero")
+    prepared = prepare(source, tmp_path / "tidy", 300, 90)
+    assert sorted(prepared.unreadable["filepath"]) == ["notes.md", "notes.txt", "zero.csv"]
+    assert not (tmp_path / "tidy/notes.txt").exists()

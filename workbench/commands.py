@@ -136,17 +136,17 @@ def prepare(options: Namespace) -> Answer:
 def audit(options: Namespace) -> Answer:
     from workbench.steps.data import audit_folder
 
-    return Answer(*audit_folder(options.folder, _settings_for(options), options.out))
+    given = {"dataset": {"dir": str(options.folder.resolve())}}  # its config.yaml has a say
+    if options.parameters is None:
+        given["num_classes"] = "auto"  # an audit counts the classes itself
+    return Answer(*audit_folder(options.folder, _settings_for(options, given), options.out))
 
 
-def _settings_for(options: Namespace) -> Any:
+def _settings_for(options: Namespace, given: dict[str, Any] | None = None) -> Any:
     from workbench.parameters import read_settings
     from workbench.run import project_root
 
-    assignments = list(options.assignments)
-    if options.parameters is None and not any(a.startswith("num_classes") for a in assignments):
-        assignments.append("num_classes=auto")  # an audit counts the classes itself
-    return read_settings(options.parameters, assignments, root=project_root())
+    return read_settings(options.parameters, options.assignments, given, project_root())
 
 
 def report(options: Namespace) -> Answer:

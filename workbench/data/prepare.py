@@ -184,13 +184,19 @@ def _list_files(source: Path) -> tuple[list[_Photo], list[str]]:
             name = Path(root, file).relative_to(source).as_posix()
             if is_litter(file):
                 log.info("%s is ignored: left behind by a file manager", name)
-            elif name.lower().endswith(COPIED):
+            elif name.lower().endswith(COPIED) and _is_file_inside(source, name):
                 texts.append(name)
             else:
                 names.append(name)
     return [
         _Photo(name, target) for name, target in zip(names, _targets(names), strict=True)
     ], texts
+
+
+def _is_file_inside(source: Path, name: str) -> bool:
+    """Tell a text from a pipe, a device or a link out, which are listed among the unreadable."""
+    path = (source / name).resolve()
+    return path.is_file() and path.is_relative_to(source.resolve())
 
 
 def _targets(names: list[str]) -> Iterator[str]:
