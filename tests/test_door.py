@@ -109,3 +109,10 @@ def test_an_audit_heeds_the_datasets_own_config(dataset, capsys):
 def test_an_assignment_wins_over_the_datasets_own_config(dataset):
     (dataset / "config.yaml").write_text("num_classes: 5\n")
     assert main(["audit", str(dataset), "--set", "num_classes=1"]) == 0
+
+
+def test_a_damaged_image_is_named_by_the_audit_and_not_by_pillow(dataset, recwarn, capsys):
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0"  # nine entries announced, none there
+    Image.new("RGB", (40, 40)).save(dataset / "images/0.png", format="JPEG", exif=exif)
+    assert main(["audit", str(dataset)]) == 0
+    assert [str(warning.message) for warning in recwarn if "EXIF" in str(warning.message)] == []

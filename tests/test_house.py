@@ -163,6 +163,30 @@ def test_environment_yml_holds_the_pins_of_the_lock():
     assert found == pins((ROOT / "requirements.lock").read_text()), "run: make lock"
 
 
+def test_no_archive_is_ever_unpacked():
+    """An archive may name places outside; datasets come as folders, weights are read in place."""
+    unpacking = re.compile(r"extractall|unpack_archive|tarfile")
+    assert [path.name for path in modules() if unpacking.search(path.read_text())] == []
+
+
+def test_what_comes_from_git_is_pinned_to_a_commit():
+    listed = [*ROOT.glob("*.toml"), *ROOT.glob("*.yml"), *ROOT.glob("*.lock")]
+    found = [url for path in listed for url in re.findall(r"git\+https?://\S+", path.read_text())]
+    assert found
+    assert [url for url in found if not re.search(r"@[0-9a-f]{7,40}\b", url)] == []
+
+
+def test_jupyterlab_listens_on_this_machine_only():
+    assert "--ip=127.0.0.1" in (ROOT / "Makefile").read_text()
+    ports = re.findall(r"ports: \[(.*)\]", (ROOT / "docker/compose.yaml").read_text())
+    assert ports and all(port.startswith('"127.0.0.1:') for port in ports)
+
+
+def test_no_token_is_switched_off():
+    texts = [(ROOT / name).read_text() for name in ("Makefile", "docker/compose.yaml")]
+    assert [text for text in texts if re.search(r"token=|password=|disable_check_xsrf", text)] == []
+
+
 def test_no_file_names_a_registry_or_a_place_of_one_machine():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     forbidden = re.compile(r"pypi\.org|pythonhosted|registry\.npmjs|deb\.debian|/root/|/work/")

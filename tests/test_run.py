@@ -1,7 +1,10 @@
 """The run folder: what truly happened, and what is up to date, from content and not from dates."""
 
+import getpass
 import json
 import logging
+import os
+import platform
 from dataclasses import replace
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from workbench import status
 from workbench.chain import STEPS, find_step
 from workbench.errors import InputError, MissingInputError, SettingsError, StepError
+from workbench.metadata import write_run_metadata
 from workbench.parameters import differences, read_settings
 from workbench.run import CONFIG_NAME, Run, open_run
 from workbench.status import judge, state_of
@@ -197,3 +201,17 @@ def test_a_step_after_steps_that_are_up_to_date_warns_of_nothing(finished, caplo
     monkeypatch.setattr(logging.getLogger("workbench"), "propagate", True)
     pretend(finished, "04")
     assert "out of date" not in caplog.text
+
+
+def test_a_run_inside_its_own_dataset_is_up_to_date_all_the_same(run):
+    inside = replace(run, folder=run.dataset_folder / "runs/mine")
+    pretend(inside, "01")
+    assert judge(inside.folder, find_step("01"), inside.prints(find_step("01"))).fresh
+
+
+def test_run_metadata_names_no_person_place_or_machine(run):
+    pretend(run, "01")
+    write_run_metadata(run)
+    text = run.path("run_metadata.json").read_text()
+    telling = (platform.node(), getpass.getuser(), str(run.root), os.path.expanduser("~"))
+    assert [word for word in telling if f'"{word}' in text or f"{word}/" in text] == []

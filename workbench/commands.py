@@ -11,6 +11,7 @@ import logging
 import shutil
 import sys
 import time
+import warnings
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ class Answer:
 
 
 def show_log_lines() -> None:
+    """Show our own lines on stderr; Pillow's warnings name no file, the audit does."""
+    warnings.filterwarnings("ignore", module="PIL")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     room = logging.getLogger("workbench")

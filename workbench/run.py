@@ -79,7 +79,7 @@ class Run:
         """Fingerprint what a step depends on, as of now."""
         from workbench.data.stamp import stamp_dataset
 
-        digest = "" if step.reads else stamp_dataset(self.dataset_folder)
+        digest = "" if step.reads else stamp_dataset(self.dataset_folder, self.folder)
         notebook = self.root / "notebooks" / step.notebook
         return status.fingerprint(self.folder, step, self.settings, notebook, digest)
 
@@ -209,6 +209,7 @@ def prepare_process(settings: Settings) -> None:
     import warnings
 
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module="PIL")  # names no file; the audit does
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
 
