@@ -45,15 +45,14 @@ def two_logical_devices() -> None:
     tf.config.set_logical_device_configuration(cpu, halves)
 
 
-def train(folder: Path, kind: str, out: Path) -> dict:
+def train(folder: Path, kind: str, out: Path, norm: bool) -> dict:
     settings = settings_for(kind)
     seed_everything(settings)
     strategy = choose_strategy(settings)
     replicas = strategy.num_replicas_in_sync
     dataset = read_dataset(folder, settings)
     with strategy.scope():
-        # Dropout and batch norm differ by replica, so that their losses may; this one has neither.
-        network = small_network(dropout=0.0, norm=False)
+        network = small_network(dropout=0.0, norm=norm)
     feed = feed_from(dataset, (View(8, "lite"),), GLOBAL_BATCH // replicas, settings, strategy)
     phase = Phase("small_warmup", 3, 1e-2, 1e-4, 10, 5, 0.5)
     goal = FromLabels(loss_of(settings, dataset))
@@ -67,4 +66,7 @@ if __name__ == "__main__":
     folder, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     if kind == "mirrored":
         two_logical_devices()
-    sys.stdout.write(json.dumps(train(folder, kind, out)) + "\n")
+    # As a teacher comes before a student: devices that met before must not mix the two up.
+    train(folder, kind, out / "before", norm=True)
+    # Dropout and batch norm differ by replica, so that their losses may; this one has neither.
+    sys.stdout.write(json.dumps(train(folder, kind, out, norm=False)) + "\n")

@@ -1,6 +1,8 @@
 """The search for a batch size stops in time, and an epoch shows that it is alive."""
 
 import logging
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +112,27 @@ def test_a_short_epoch_says_nothing(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         list(pace.paced(10, "teacher epoch 1/3", logging.getLogger("pace"), bar=False))
     assert caplog.text == ""
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """A Jupyter kernel; its client says with every cell whether input may be asked for."""
+    kernel = SimpleNamespace(_allow_stdin=True)
+    jupyter = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=kernel))
+    monkeypatch.setitem(sys.modules, "IPython", jupyter)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    return kernel
+
+
+def test_a_live_notebook_gets_a_bar(notebook, capsys):
+    list(pace.paced(3, "teacher epoch 1/3", logging.getLogger("pace")))
+    assert "teacher epoch 1/3" in capsys.readouterr().err
+
+
+def test_a_notebook_in_a_batch_gets_no_bar(notebook, capsys):
+    notebook._allow_stdin = False
+    list(pace.paced(3, "teacher epoch 1/3", logging.getLogger("pace")))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_live_session_gets_a_bar(capsys):

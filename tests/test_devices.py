@@ -24,8 +24,10 @@ from workbench.train.devices import (
     choose_strategy,
     describe_devices,
     precision,
+    prepare_devices,
     seed_everything,
     set_precision,
+    worker,
 )
 from workbench.train.distill import FromLabels
 from workbench.train.feeds import _check_share
@@ -136,6 +138,55 @@ def test_nothing_is_said_when_nothing_was_asked_for(caplog):
     with caplog.at_level("INFO"):
         choose_strategy(settings_with(multi_gpu={"enabled": False}))
     assert caplog.text == ""
+
+
+def test_several_machines_asked_for_and_none_named_is_said(caplog, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with caplog.at_level("INFO"):
+        choose_strategy(settings_with(multi_gpu={"strategy": "multi_worker"}))
+    assert "TF_CONFIG names no other machine" in caplog.text
+
+
+def test_a_chief_counts_as_the_first_machine(monkeypatch):
+    cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
+    for task, expected in ((("chief", 0), (0, 3)), (("worker", 1), (2, 3))):
+        task = dict(zip(("type", "index"), task, strict=True))
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+        assert worker() == expected
+
+
+@pytest.fixture
+def pretend_gpu(monkeypatch) -> dict:
+    """A GPU that notes whether its memory may grow."""
+    grows = {"GPU:0": False}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _kind: list(grows))
+    monkeypatch.setattr(tf.config.experimental, "get_memory_growth", grows.get)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grows.__setitem__)
+    return grows
+
+
+def test_the_memory_of_a_gpu_may_grow(pretend_gpu):
+    prepare_devices(Settings())
+    assert pretend_gpu == {"GPU:0": True}
+
+
+def test_a_second_preparation_finds_nothing_to_do(pretend_gpu, monkeypatch, caplog):
+    prepare_devices(Settings())
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", in_use_already)
+    with caplog.at_level("INFO"):
+        prepare_devices(Settings())
+    assert caplog.text == ""
+
+
+def in_use_already(*_args):
+    raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+
+def test_a_preparation_that_comes_too_late_is_said(pretend_gpu, monkeypatch, caplog):
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", in_use_already)
+    with caplog.at_level("INFO"):
+        prepare_devices(Settings())
+    assert "stay as they are" in caplog.text
 
 
 def test_devices_are_described():

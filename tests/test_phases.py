@@ -227,6 +227,14 @@ def test_a_fingerprint_changes_with_the_content_of_the_weights_it_starts_from(da
     assert marks[0] != marks[1]
 
 
+def test_a_fingerprint_does_not_change_when_the_weights_it_starts_from_move(dataset, tmp_path):
+    places = [tmp_path / "here.h5", tmp_path / "there.h5"]
+    for path in places:
+        path.write_bytes(b"the same")
+    one, two = (fingerprint(dataset, student={"weights": str(path)}) for path in places)
+    assert one == two
+
+
 def test_a_missing_weights_file_is_named(dataset, tmp_path):
     settings = settings_with(student={"weights": str(tmp_path / "gone.h5")})
     with pytest.raises(WeightsError, match=r"gone\.h5 does not exist"):

@@ -14,7 +14,9 @@ from workbench.files import read_json, writing
 from workbench.nets.teacher import build_teacher, student_view, teacher_view
 from workbench.nets.weights import load_weights_into
 from workbench.run import Run
+from workbench.settings import Settings
 from workbench.steps.data import MANIFEST, load_dataset
+from workbench.train.devices import prepare_devices
 from workbench.train.phases import Training
 from workbench.train.predict import predict_logits
 from workbench.train.student import build_student, train_student
@@ -28,7 +30,7 @@ def teach(run: Run) -> Training:
     """Train the teacher, or go on where a killed run stopped."""
     with run.step("03"):
         dataset = load_dataset(run)
-        training = train_teacher(run.settings, dataset, run.folder, fingerprint=_content(run))
+        training = train_teacher(located(run), dataset, run.folder, fingerprint=_content(run))
         save_scores(run, "teacher_scores.npz", training.model, dataset, teacher_view(run.settings))
     return training
 
@@ -39,10 +41,20 @@ def distill(run: Run) -> Training:
         dataset = load_dataset(run)
         teacher = load_teacher(run, dataset) if run.settings.distillation.enabled else None
         training = train_student(
-            run.settings, dataset, teacher, run.folder, fingerprint=_content(run)
+            located(run), dataset, teacher, run.folder, fingerprint=_content(run)
         )
         save_scores(run, "student_scores.npz", training.model, dataset, student_view(run.settings))
     return training
+
+
+def located(run: Run) -> Settings:
+    """Return the settings with weights files named from the project, as its dataset is."""
+    found = {}
+    for role in ("teacher", "student"):
+        own = getattr(run.settings, role)
+        if own.weights not in ("imagenet", "none"):
+            found[role] = own.model_copy(update={"weights": str(run.root / own.weights)})
+    return run.settings.model_copy(update=found)
 
 
 def _content(run: Run) -> str:
@@ -51,12 +63,14 @@ def _content(run: Run) -> str:
 
 def load_teacher(run: Run, dataset: Dataset) -> keras.Model:
     """Build the teacher from the settings and load its weights, as data only."""
+    prepare_devices(run.settings)
     network = build_teacher(run.settings.teacher, len(dataset.classes))
     load_weights_into(network, run.need(TEACHER_WEIGHTS), backbone_only=False)
     return network
 
 
 def load_student(run: Run, dataset: Dataset) -> keras.Model:
+    prepare_devices(run.settings)
     network = build_student(run.settings, len(dataset.classes))
     load_weights_into(network, run.need(STUDENT_WEIGHTS), backbone_only=False)
     return network

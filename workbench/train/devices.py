@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import workbench  # noqa: F401
 
@@ -24,16 +25,22 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_devices(settings: Settings) -> None:
-    """Limit threads and let GPU memory grow; has to come before TensorFlow computes anything."""
+    """Limit threads, let GPU memory grow, meet the other machines.
+
+    Has to come before TensorFlow computes anything; a second call finds nothing left to do.
+    """
+    threads, threading = settings.run.threads, tf.config.threading
     try:
         for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
-        if settings.run.threads:
-            tf.config.threading.set_intra_op_parallelism_threads(settings.run.threads)
-            tf.config.threading.set_inter_op_parallelism_threads(settings.run.threads)
-    except RuntimeError:
-        # TensorFlow refuses changes once it runs; in a notebook that is a second call.
+            if not tf.config.experimental.get_memory_growth(gpu):
+                tf.config.experimental.set_memory_growth(gpu, True)
+        if threads not in (0, threading.get_intra_op_parallelism_threads()):
+            threading.set_intra_op_parallelism_threads(threads)
+            threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:  # TensorFlow refuses changes once it runs
         logger.info("devices are in use already: threads and memory growth stay as they are")
+    if _asks_for_several_machines(settings):
+        _across_machines()
 
 
 def seed_everything(settings: Settings) -> None:
@@ -60,13 +67,32 @@ def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
     """Choose how many devices share a batch; say so when several were asked for and one is here."""
     if not settings.multi_gpu.enabled:
         return tf.distribute.get_strategy()
-    if settings.multi_gpu.strategy == "multi_worker" and "TF_CONFIG" in os.environ:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    if _asks_for_several_machines(settings):
+        return _across_machines()
+    if settings.multi_gpu.strategy == "multi_worker":
+        logger.info("multi_gpu.strategy is multi_worker but TF_CONFIG names no other machine")
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
-        return tf.distribute.MirroredStrategy([device.name for device in devices])
+        return _across_devices(tuple(device.name for device in devices))
     logger.info("multi_gpu is enabled but there is one device: it has no effect")
     return tf.distribute.get_strategy()
+
+
+def _asks_for_several_machines(settings: Settings) -> bool:
+    several = settings.multi_gpu.enabled and settings.multi_gpu.strategy == "multi_worker"
+    return several and worker()[1] > 1
+
+
+# One of each a process: TensorFlow numbers the meetings of devices from 0 in every strategy, and
+# two phases that met under one number would take each other's gradients.
+@cache
+def _across_machines() -> tf.distribute.Strategy:
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+@cache
+def _across_devices(names: tuple[str, ...]) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(list(names))
 
 
 def distributed(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
@@ -119,8 +145,11 @@ def precision(settings: Settings) -> Iterator[str]:
 def worker() -> tuple[int, int]:
     """Tell which of how many machines this is."""
     configuration = json.loads(os.environ.get("TF_CONFIG", "{}"))
-    workers = configuration.get("cluster", {}).get("worker", ["this machine"])
-    return configuration.get("task", {}).get("index", 0), len(workers)
+    if "cluster" not in configuration:
+        return 0, 1
+    cluster, task = configuration["cluster"], configuration["task"]
+    kinds = [kind for kind in ("chief", "worker") for _address in cluster.get(kind, ())]
+    return kinds.index(task["type"]) + task["index"], len(kinds)
 
 
 def _precision(settings: Settings) -> str:

@@ -40,10 +40,10 @@ def training_fingerprint(settings: Settings, dataset: Dataset, role: str, extra:
     """Hash the settings that matter to `role`, the images and labels, and what the caller adds."""
     digest = hashlib.sha256(extra.encode())
     chosen = settings.model_dump(include=set(SHAPING[role]), exclude=SILENT)
-    digest.update(json.dumps(chosen, sort_keys=True).encode())
     start = Path(getattr(settings, role).weights)
-    if start.is_file():  # whose content may change under its name
-        digest.update(files.sha256(start).encode())
+    if start.is_file():  # its content counts: it may change under its name, or move
+        chosen[role]["weights"] = files.sha256(start)
+    digest.update(json.dumps(chosen, sort_keys=True).encode())
     for name in ("train", "val"):
         split = dataset.split(name)
         digest.update(json.dumps([split.classes, split.filepaths]).encode())

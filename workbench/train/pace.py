@@ -15,8 +15,8 @@ SECONDS_BETWEEN_LINES = 60
 
 
 def paced(steps: int, title: str, report: logging.Logger, bar: bool | None = None) -> Iterator[int]:
-    """Count the steps of an epoch; `bar` None shows a bar where standard error is a terminal."""
-    if sys.stderr.isatty() if bar is None else bar:
+    """Count the steps of an epoch; `bar` None shows a bar where a person looks on."""
+    if _watched() if bar is None else bar:
         yield from tqdm(range(steps), desc=title, leave=False, mininterval=1)
         return
     started = told = time.monotonic()
@@ -27,3 +27,12 @@ def paced(steps: int, title: str, report: logging.Logger, bar: bool | None = Non
             told = now
             left = (now - started) / (step + 1) * (steps - step - 1)
             report.info("%s: step %d/%d, %s left", title, step + 1, steps, duration(left))
+
+
+def _watched() -> bool:
+    """Tell a terminal or a live notebook from a batch: only a live one may ask for input."""
+    if sys.stderr.isatty():
+        return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    # The kernel keeps what its client said with the cell, but offers no public name for it.
+    return getattr(getattr(shell, "kernel", None), "_allow_stdin", False)
