@@ -127,6 +127,47 @@ def test_class_names_cannot_format_the_tensorboard_table(tmp_path):
     assert not set("<[(") & set(table)
 
 
+def test_tensorboard_writes_the_probability_of_a_label_that_is_there_in_bold():
+    from workbench.train.tensorboard import score_table
+    from workbench.train.validation import Examples
+
+    table = score_table(Examples(None, np.array([[1, 0]]), np.array([[0.75, 0.25]]), ("a", "b")))
+    assert table.splitlines()[-1] == "| 0 | **0.75** | 0.25 |"
+
+
+@pytest.mark.parametrize(("task", "total"), [("multilabel", 1.5), ("single_label", 1.0)])
+def test_the_scores_of_examples_are_the_probabilities_of_the_task(task, total):
+    from workbench.train.validation import Validation
+
+    settings = Settings.model_validate({"task": task})
+    validation = Validation(small_feed(), from_labels(settings).loss, settings)
+    network = small_network()
+    network.set_weights([np.zeros(w.shape) for w in network.weights])
+    validation.figures(network)
+    assert validation.examples.scores.sum(axis=1) == pytest.approx(total)
+
+
+@pytest.mark.parametrize("bright", [[0, 255], [200, 255]])
+@pytest.mark.parametrize("normalization", ["none", "lite"])
+def test_tensorboard_shows_pictures_as_bright_as_they_are(normalization, bright):
+    from workbench.data.pipeline import normalize
+    from workbench.train.tensorboard import _displayable
+
+    pixels = np.full((1, 1, 3), bright[1], np.uint8)
+    pixels[..., 0] = bright[0]
+    seen = np.empty(pixels.shape, np.float32)
+    normalize(pixels, normalization, out=seen)
+    np.testing.assert_allclose(_displayable(seen), pixels / 255, atol=0.005)
+
+
+def test_histograms_of_the_weights_are_written_when_they_are_asked_for(tmp_path):
+    fit(tmp_path, settings_with(tensorboard=True, tensorboard_histograms=True), epochs=1)
+    (file,) = (tmp_path / "logs/tensorboard/small_warmup").iterdir()
+    events = tf.compat.v1.train.summary_iterator(str(file))
+    tags = {value.tag for event in events for value in event.summary.value}
+    assert {weight.name for weight in small_network().weights} <= tags
+
+
 def test_the_network_ends_with_the_weights_of_the_best_epoch(tmp_path):
     rising = 8.0  # a rate that soon ruins the network
 
@@ -204,6 +245,17 @@ def test_running_out_of_memory_says_which_batch_size_to_try(tmp_path):
     goal = from_labels(settings_with())
     object.__setattr__(goal, "loss", exhausted)
     with pytest.raises(StepError, match=r"batch of 8 .* try batch_size 4.*find-batch-size"):
+        fit(tmp_path, goal=goal)
+
+
+def test_a_device_that_cannot_compute_deterministically_says_which_setting_to_turn(tmp_path):
+    def refused(*_args):
+        words = "Determinism is not yet supported in GPU implementation of FakeQuant."
+        raise tf.errors.UnimplementedError(None, None, words)
+
+    goal = from_labels(settings_with())
+    object.__setattr__(goal, "loss", refused)
+    with pytest.raises(StepError, match=r"FakeQuant.*run\.deterministic: false"):
         fit(tmp_path, goal=goal)
 
 

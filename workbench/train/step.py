@@ -71,9 +71,7 @@ class TrainingStep:
             self.network.set_weights(trained)
 
     def _groups(self) -> dict[str, list[tf.Variable]]:
-        # The loss scale of float16 is left out: it finds itself again within a few steps, and
-        # equal bits are promised in float32.
-        optimizer = list(self.optimizer.variables)
+        optimizer = [*self.optimizer.variables, *_loss_scale(self.optimizer)]
         return {"weights": self.network.weights, "optimizer": optimizer, "average": self.average}
 
     def _run(self, iterator) -> tf.Tensor:
@@ -141,3 +139,11 @@ def _sum_over_replicas(value):
 
 def _scales(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer)
+
+
+def _loss_scale(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
+    """List what float16 adds to an optimizer; Keras leaves it out of `variables`."""
+    if not _scales(optimizer):
+        return []
+    # The public `loss_scale` is a copy of its value, which cannot be restored.
+    return [optimizer._loss_scale.current_loss_scale, optimizer.dynamic_counter]

@@ -53,11 +53,11 @@ class TensorBoard:
 
 
 def score_table(examples: Examples) -> str:
-    """Write a Markdown table of logits, an image a row, its labels in bold."""
+    """Write a Markdown table of probabilities, an image a row, its labels in bold."""
     names = ["image", *map(_plain, examples.classes)]
     lines = [_line(names), _line(["---"] * len(names))]
-    for index, (truth, logits) in enumerate(zip(examples.targets, examples.logits, strict=True)):
-        cells = [_score(y, z) for y, z in zip(truth, logits, strict=True)]
+    for index, (truth, scores) in enumerate(zip(examples.targets, examples.scores, strict=True)):
+        cells = [_score(y, score) for y, score in zip(truth, scores, strict=True)]
         lines.append(_line([str(index), *cells]))
     return "\n".join(lines)
 
@@ -73,9 +73,9 @@ def _plain(name: str) -> str:
 
 def _displayable(images: np.ndarray) -> np.ndarray:
     """Bring [0, 255] or [-1, 1] to what TensorBoard shows, [0, 1]."""
-    scaled = (images + 1) / 2 if images.min() < 0 else images / 255
+    scaled = images / 255 if images.max() > 1 else (images + 1) / 2
     return np.clip(scaled, 0, 1)
 
 
-def _score(label: float, logit: float) -> str:
-    return f"**{logit:.2f}**" if label > 0.5 else f"{logit:.2f}"
+def _score(label: float, score: float) -> str:
+    return f"**{score:.2f}**" if label > 0.5 else f"{score:.2f}"

@@ -12,6 +12,7 @@ import workbench  # noqa: F401
 import tensorflow as tf
 import tf_keras as keras
 
+from workbench.decide.probabilities import probabilities
 from workbench.settings import Settings
 from workbench.train.feeds import Feed
 from workbench.train.losses import Loss
@@ -25,7 +26,7 @@ class Examples:
 
     images: np.ndarray
     targets: np.ndarray
-    logits: np.ndarray
+    scores: np.ndarray  # probabilities
     classes: tuple[str, ...]
 
 
@@ -61,4 +62,5 @@ class Validation:
         count = self.settings.training.tensorboard_images
         if self.settings.training.tensorboard and count:
             images, targets = images[:count].numpy(), targets[:count].numpy()
-            self.examples = Examples(images, targets, logits[:count], self.feed.classes)
+            scores = probabilities(logits[:count], self.settings.task)
+            self.examples = Examples(images, targets, scores, self.feed.classes)
