@@ -58,7 +58,8 @@ def test_a_key_written_twice_is_refused_with_its_line(tmp_path):
         ("dataset: {train_frac: .9}", "they must sum to 1"),
         ("teacher: {epochs_head: 0, epochs_finetune: 0}", "would never train"),
         ("student: {variant: lite2}", "input_size: auto"),
-        ("teacher: 3", '"teacher" is 3'),
+        ("teacher: 3", '"teacher" is 3. It should be a group of keys, like teacher: {arch: …}'),
+        ("augmentation: {cutout: }", "group of keys, like cutout: {num_patches: …}"),
         ("", "is empty"),
         ("- a\n- b\n", "must be a mapping"),
         ("teacher:\n\tarch: x\n", "not valid YAML"),
@@ -112,7 +113,8 @@ def test_a_bad_assignment_is_blamed_and_not_the_file(tmp_path):
     assert message.startswith("--set teacher.epochs_head=two:")
 
 
-@pytest.mark.parametrize("text", ["epochs", "=3", "a b=3", "teacher.=3", "__import__('os')=1"])
+@pytest.mark.parametrize("text", ["epochs", "=3", "a b=3", "teacher.=3", "__import__('os')=1",
+                                  "seed=1\nx: 2"])  # fmt: skip
 def test_an_assignment_that_is_none_is_refused(text):
     with pytest.raises(SettingsError, match="write it as key=value"):
         read_settings(None, [text])

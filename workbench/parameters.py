@@ -123,7 +123,11 @@ def _first_words(error: Exception) -> str:
 def read_assignment(text: str) -> dict[str, Any]:
     """Turn `teacher.epochs_head=2` into the nested mapping it stands for."""
     key, equals, value = text.partition("=")
-    if not equals or not all(part.isidentifier() for part in key.strip().split(".")):
+    if (
+        not equals
+        or "\n" in text
+        or not all(part.isidentifier() for part in key.strip().split("."))
+    ):
         raise SettingsError(f'--set {text}: write it as key=value, like "teacher.epochs_head=2"')
     nested: Any = _parse(f"value: {value}", f"--set {text}")["value"]
     for part in reversed(key.strip().split(".")):
@@ -192,6 +196,9 @@ def _explain_one(place: tuple, items: list[dict], layers: list[Layer]) -> str:
 
 
 def _rule(item: dict) -> str:
+    if item["type"] == "model_type":
+        key = _own_first(_group_at(item["loc"]))[0]
+        return f"It should be a group of keys, like {item['loc'][-1]}: {{{key}: …}}"
     message = item["msg"].removeprefix("Value error, ")
     return message.replace("Input should", "It should")
 
