@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from tests.prove.chain import TINY
 from workbench.__main__ import main
 from workbench.chain import MANDATORY, STEPS
 from workbench.data.demo import CLASSES, draw_demo, draw_photo
@@ -14,20 +15,6 @@ from workbench.files import read_json
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
-
-TINY = """
-teacher: {arch: efficientnet_lite0, weights: none, input_size: 32, batch_size: 16,
-          epochs_head: 1, epochs_finetune: 1}
-student: {variant: lite0, weights: none, input_size: 32, batch_size: 16,
-          epochs_head: 0, epochs_finetune: 1}
-qat: {epochs: 1}
-training: {beta_2: 0.99}
-ladder: {max_drop: 1.0}            # one epoch learns nothing; what is tested is the way
-parity: {max_f1_drop: 1.0, max_flip_fraction: 1.0}
-tflite_export: {representative_dataset_size: 16}
-evaluation: {bootstrap_replicates: 50}
-threshold_search: {bootstrap_replicates: 50}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +108,11 @@ def test_edited_thresholds_flow_into_the_app_without_training(multilabel, monkey
     edited = found.edited({name: int(found.integer[0]) + 3}, "Ada", "2026-01-01T00:00:00", "try")
     write_json(multilabel.parent / "choice.json", edited.to_json())
     assert main(["thresholds", str(multilabel), str(multilabel.parent / "choice.json")]) == 0
+    assert main(["run", f"parameters/{multilabel.name}.yaml", "--only", "06"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("Not up to date: 08 inference_config, 09 eval_report. ")
     assert main(["run", f"parameters/{multilabel.name}.yaml"]) == 0
     ran = [line.split()[0] for line in capsys.readouterr().err.splitlines() if " runs: " in line]
-    assert ran == ["06", "08", "09"]
+    assert ran == ["08", "09"]
     config = read_json(multilabel / "inference_config.json")
     assert config["thresholds"]["classes"][0]["integer"] == int(found.integer[0]) + 3

@@ -325,5 +325,6 @@ def _with_interval(figure: dict[str, Any]) -> str:
     return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def is_complete(run: Run) -> bool:
-    return all(status.state_of(run.folder, step)["state"] == "ok" for step in STEPS)
+def outdated(run: Run) -> list[Step]:
+    """List the steps that a run of the whole chain would do now."""
+    return [step for step in STEPS if not judge(run, step).fresh]

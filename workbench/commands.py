@@ -58,8 +58,10 @@ def run(options: Namespace) -> Answer:
     if options.dry_run:
         return _dry_run(the_run, plan)
     batch.run_chain(the_run, plan)
-    complete = batch.is_complete(the_run)
-    return Answer("\n".join(batch.closing_lines(the_run)) if complete else "steps done")
+    if left := batch.outdated(the_run):
+        titles = ", ".join(step.title for step in left)
+        return Answer(f"Not up to date: {titles}. Without --only, --from and --to they run too")
+    return Answer("\n".join(batch.closing_lines(the_run)))
 
 
 def _dry_run(the_run: Any, plan: Any) -> Answer:
@@ -157,7 +159,7 @@ def report(options: Namespace) -> Answer:
 
     the_run = _existing_run(options.run)
     page = batch.render_all(the_run)
-    return Answer(f"Report: {page}", {"report": str(page), "complete": batch.is_complete(the_run)})
+    return Answer(f"Report: {page}", {"report": str(page), "complete": not batch.outdated(the_run)})
 
 
 def compare(options: Namespace) -> Answer:
