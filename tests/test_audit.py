@@ -158,6 +158,14 @@ def test_quarantine_goes_on_without_the_unreadable_and_lists_it(folder):
     assert "photo_00002.jpg" not in set(result.dataset.rows["filepath"])
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_that_quarantine_empties_is_refused(folder, split):
+    (folder / f"{split}_labels.csv").write_text("filepath,labels\nbad.jpg,red_circle\n")
+    (folder / "images/bad.jpg").write_bytes(b"not an image")
+    with pytest.raises(DatasetError, match=f"^{split}: no image is left"):
+        audit(folder, QUARANTINE).raise_if_unfit()
+
+
 def test_the_summary_is_strict_json(folder, tmp_path):
     write_audit(audit(folder), tmp_path / "out")
     json.loads((tmp_path / "out/audit.json").read_text(), parse_constant=pytest.fail)

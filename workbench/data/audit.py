@@ -26,7 +26,7 @@ from workbench.data.judgements import judge_files, judge_labels, judge_pictures
 from workbench.data.label_errors import COLUMNS as SUSPECT_COLUMNS
 from workbench.data.label_errors import judge_suspects, suspect_labels
 from workbench.data.label_statistics import LabelStatistics, label_statistics
-from workbench.data.layouts import guard
+from workbench.data.layouts import SPLITS, guard
 from workbench.data.resplit import Resplit, propose_resplit
 from workbench.data.tables import Dataset, write_tables
 from workbench.data.threads import count_cores
@@ -62,9 +62,18 @@ class Audit:
     on_bad_image: str
 
     def raise_if_unfit(self) -> None:
-        """Refuse to go on where an image cannot be read and `on_bad_image` is `fail`."""
-        if not self.unreadable or self.on_bad_image == "quarantine":
-            return
+        """Refuse to go on with an unreadable image, where that means to fail, or an empty split."""
+        if self.unreadable and self.on_bad_image == "fail":
+            raise DatasetError(self._unreadable_lines())
+        empty = [split for split in SPLITS if split not in set(self.dataset.rows["split"])]
+        if empty:
+            raise DatasetError(
+                f"{' and '.join(empty)}: no image is left. Networks learn from train, every choice "
+                f"is made on val and 09 opens test; give each images, or dataset.{empty[0]}_frac a "
+                "share where the workbench splits"
+            )
+
+    def _unreadable_lines(self) -> str:
         shown = list(self.unreadable[:FEW])
         if len(self.unreadable) > FEW:
             shown.append(f"… and {len(self.unreadable) - FEW} more.")
@@ -72,7 +81,7 @@ class Audit:
             "Repair or remove these images, or set dataset.on_bad_image: quarantine to go on "
             "without them."
         )
-        raise DatasetError("\n".join(shown))
+        return "\n".join(shown)
 
 
 def audit_dataset(
