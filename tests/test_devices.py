@@ -232,6 +232,21 @@ def test_a_step_in_mixed_precision_learns(name):
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
 
 
+def test_the_loss_scale_of_half_precision_is_resumed():
+    settings = settings_with(precision="mixed_float16")
+    goal = FromLabels(task_loss(settings, np.ones(CLASSES), 48))
+    with precision(settings):
+        one, two = (
+            TrainingStep(small_network(), goal, settings.training, 0.0, choose_strategy(settings))
+            for _ in range(2)
+        )
+    for _epoch in range(2):
+        one.optimizer._loss_scale.update([tf.constant(np.inf)])  # too large: it is halved
+    assert float(one.optimizer.loss_scale) != float(two.optimizer.loss_scale)
+    two.restore(one.arrays())
+    assert float(one.optimizer.loss_scale) == float(two.optimizer.loss_scale)
+
+
 def test_the_same_seed_builds_the_same_network():
     seed_everything(Settings())
     one = small_network()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import workbench  # noqa: F401
-from tests.training_child import train
+from tests.training_child import settings_with, train
 from workbench import files
 from workbench.train import loop
 from workbench.train.checkpoints import Checkpoint, Checkpoints
@@ -78,6 +78,22 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(
             with pytest.raises(Killed):
                 train(tmp_path)
     assert same(train(tmp_path), uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changed",
+    [{"precision": "mixed_float16"}, {"training": {"checkpoint_every_epochs": 2}}],
+    ids=["in half precision", "with a checkpoint every other epoch"],
+)
+def test_other_settings_resume_to_the_bit_as_well(changed, tmp_path, monkeypatch):
+    settings = settings_with(**changed)
+    expected = train(tmp_path / "uninterrupted", settings=settings)
+    with monkeypatch.context() as patch:
+        strike(patch, loop._Fit, "_train", 6)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed", settings=settings)
+    assert same(train(tmp_path / "killed", settings=settings), expected)
 
 
 @pytest.mark.slow

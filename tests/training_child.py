@@ -19,31 +19,34 @@ import tensorflow as tf
 
 from tests.training_doubles import CLASSES, small_feed, small_network
 from workbench.settings import Settings
-from workbench.train.devices import seed_everything
+from workbench.train.devices import precision, seed_everything
 from workbench.train.distill import FromLabels
 from workbench.train.loop import Phase, fit_phase
 from workbench.train.losses import task_loss
 from workbench.train.phases import freeze
 from workbench.train.step import TrainingStep
 
-SETTINGS = Settings.model_validate(
-    {
-        "schedule": {"name": "reduce_on_plateau"},
-        "training": {"ema_decay": 0.9, "tensorboard": False},
-    }
-)
+
+def settings_with(training=(), **changed) -> Settings:
+    training = {"ema_decay": 0.9, "tensorboard": False, **dict(training)}
+    schedule = {"name": "reduce_on_plateau"}
+    return Settings.model_validate({"schedule": schedule, "training": training, **changed})
 
 
-def train(folder: Path, network=None) -> list[np.ndarray]:
+SETTINGS = settings_with()
+
+
+def train(folder: Path, settings: Settings = SETTINGS) -> list[np.ndarray]:
     """Train both phases from wherever they stand; return the final weights."""
-    seed_everything(SETTINGS)
-    network = network or small_network()
-    goal = FromLabels(task_loss(SETTINGS, np.ones(CLASSES), 48))
-    for name, fraction, first in (("small_warmup", 0.0, 0), ("small_finetuned", 1.0, 3)):
-        freeze(network, fraction)
-        # So high a rate that the figures swing and the rate drops: that state must survive as well.
-        phase = Phase(name, 3, 0.3, 1e-4, 10, 1, 0.5, first_epoch=first)
-        fit_phase(network, phase, goal, small_feed(), SETTINGS, folder, fingerprint="one")
+    seed_everything(settings)
+    with precision(settings):
+        network = small_network()
+        goal = FromLabels(task_loss(settings, np.ones(CLASSES), 48))
+        for name, fraction, first in (("small_warmup", 0.0, 0), ("small_finetuned", 1.0, 3)):
+            freeze(network, fraction)
+            # So high a rate that the figures swing and the rate drops: that must survive as well.
+            phase = Phase(name, 3, 0.3, 1e-4, 10, 1, 0.5, first_epoch=first)
+            fit_phase(network, phase, goal, small_feed(), settings, folder, fingerprint="one")
     return network.get_weights()
 
 
