@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.resources import files
 
 import jsonschema
@@ -159,6 +160,17 @@ def test_golden_images_cover_the_classes_and_the_odd_sizes(tmp_path):
     assert covered == set(split.classes) and {image.name for image in images} >= set(RIM)
 
 
+@pytest.mark.slow
+def test_a_golden_image_of_any_name_has_a_file_name_that_c_can_open(tmp_path):
+    from tests.quantization_doubles import write_dataset
+
+    split = write_dataset(tmp_path).split("val")
+    odd = (tmp_path / "images" / split.filepaths[0]).rename(tmp_path / "images/ça va %s ..png")
+    split = replace(split, filepaths=(odd.name, *split.filepaths[1:]))
+    images = choose_golden(split, Settings(tflite_export={"golden_images": len(split)}))
+    assert images[0].name == "0000__a_va__s__"
+
+
 def test_sums_cover_every_file_but_themselves(packed):
     listed = {line.split("  ", 1)[1] for line in (packed / "SHA256SUMS").read_text().splitlines()}
     there = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
@@ -219,20 +231,24 @@ def compile_app(folder, compiler: str = "cc"):
     return program
 
 
-def run_app(folder) -> subprocess.CompletedProcess:
-    command = [str(compile_app(folder)), str(folder / "golden")]
+def run_app(folder, compiler: str = "cc") -> subprocess.CompletedProcess:
+    command = [str(compile_app(folder, compiler)), str(folder / "golden")]
     return subprocess.run(command, capture_output=True, text=True)
 
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+COMPILERS = [
+    pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"no {name}"))
+    for name in ("gcc", "clang")
+]
 
 
 @pytest.mark.slow
-@needs_compiler
+@pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_c_self_test_compiles_without_a_warning_and_agrees(tmp_path, kind):
+def test_the_c_self_test_compiles_without_a_warning_and_agrees(tmp_path, kind, compiler):
     settings = Settings.model_validate(kind)
-    done = run_app(make_bundle(tmp_path, settings, tuned(settings)))
+    done = run_app(make_bundle(tmp_path, settings, tuned(settings)), compiler)
     assert (done.returncode, done.stdout) == (
         0,
         "3 images from pixels to decisions, 0 differences\n",

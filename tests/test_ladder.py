@@ -97,6 +97,12 @@ def test_a_forced_rung_that_cannot_be_made_fails_the_run():
         climb({"ptq_float_head": "the converter refused"}, settings)
 
 
+def test_a_forced_rung_that_fails_is_the_only_one_that_is_blamed():
+    with pytest.raises(StepError) as failure:
+        climb({"ptq": "no image to calibrate on"}, LadderSettings(force_rung="ptq"))
+    assert "(PTQ, class-covering calibration: no image to calibrate on)" in str(failure.value)
+
+
 def test_without_qat_the_ladder_starts_at_ptq_and_says_so():
     found, _, tried = climb({}, without=("qat", "qat_skip_worst"))
     assert tried == ["ptq"] and found["qat"].reason == "qat.enabled is off"

@@ -42,11 +42,11 @@ def choose_golden(split: Split, settings: Settings) -> list[GoldenImage]:
     rows = choose_calibration(split, settings.tflite_export.golden_images, settings.seed)
     photos = [
         GoldenImage(
-            f"image_{number}",
+            f"{row:04d}_{_plain(Path(split.filepaths[row]).stem)}",
             decode_image(split.path(row), settings.dataset),
             tuple(np.array(split.classes)[split.targets[row] > 0.5].tolist()),
         )
-        for number, row in enumerate(rows)
+        for row in map(int, rows)
     ]
     rng = np.random.default_rng(settings.seed)
     drawn = [
@@ -54,6 +54,12 @@ def choose_golden(split: Split, settings: Settings) -> list[GoldenImage]:
         for name, size in RIM.items()
     ]
     return [*photos, *drawn]
+
+
+def _plain(name: str) -> str:
+    """Keep a file name to what every file system and C string holds."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)
+    return kept[:40]
 
 
 def _thinned(pixels: np.ndarray) -> np.ndarray:

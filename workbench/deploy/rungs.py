@@ -161,7 +161,8 @@ def _verdict(score: Score, settings: LadderSettings) -> tuple[str, str]:
 
 
 def _nothing_holds(rungs: list[Rung]) -> str:
-    tried = "; ".join(f"{TITLES[rung.name]}: {rung.reason}" for rung in rungs)
+    failed = (rung for rung in rungs if rung.state == "failed")
+    tried = "; ".join(f"{TITLES[rung.name]}: {rung.reason}" for rung in failed)
     return (
         f"no rung of the ladder holds, so nothing ships ({tried}). Train the student longer, raise "
         "ladder.max_drop, or ship a rung knowingly with ladder.force_rung."
