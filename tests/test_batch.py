@@ -193,6 +193,16 @@ def test_a_notebook_torn_by_a_full_disk_hides_no_reason_and_costs_no_earlier_one
     assert [file.read_text() for file in earlier.parent.iterdir()] == ["earlier"]
 
 
+def test_what_a_kill_left_half_written_is_swept(project, kernel):
+    litter = [project / "outputs/mine" / name for name in (".partial_a.json", "html/.partial_b")]
+    for path in litter:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    kernel(raised("StepError", "all rungs failed"))
+    run_mine("--only", "01")
+    assert [path for path in litter if path.exists()] == []
+
+
 def test_a_page_that_cannot_be_drawn_hides_no_reason(project, kernel, capsys, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")

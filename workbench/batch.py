@@ -21,7 +21,7 @@ from typing import Any
 from workbench import errors, metadata, status
 from workbench.chain import MANDATORY, STEPS, Step
 from workbench.errors import InputError, StepError, WorkbenchError
-from workbench.files import read_json, write_text, writing
+from workbench.files import PARTIAL, read_json, write_text, writing
 from workbench.lock import locked
 from workbench.parameters import differences
 from workbench.run import Run
@@ -77,6 +77,7 @@ def run_chain(run: Run, plan: Plan) -> None:
     """Run what is not up to date; stop at the first failure with its reason."""
     with locked(run.folder), _terminate_as_interrupt():
         _refuse_foreign_kernel()
+        _sweep(run.folder)
         run.save_settings()
         metadata.write_run_metadata(run)
         started = time.monotonic()
@@ -87,6 +88,13 @@ def run_chain(run: Run, plan: Plan) -> None:
                 _run_step(run, step, verdict, plan, started)
         _render_index(run)
         metadata.write_run_metadata(run)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a kill left half written; nobody else writes while the folder is held."""
+    for path in folder.rglob(f"{PARTIAL}*"):
+        if path.is_file():
+            path.unlink()
 
 
 def _run_step(run: Run, step: Step, verdict: status.Verdict, plan: Plan, started: float) -> None:
@@ -145,7 +153,7 @@ def _papermill(run: Run, step: Step, source: Path) -> None:
 
     target = _executed(run, step)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".partial_{target.name}")
+    partial = target.with_name(f"{PARTIAL}{target.name}")
     minutes = run.settings.run.cell_timeout_minutes
     try:
         with _kernel_lines():

@@ -14,6 +14,7 @@ from typing import Any
 from workbench.errors import InputError
 
 CHUNK_BYTES = 1 << 20
+PARTIAL = ".partial_"  # how the name of a file begins until it is whole
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it goes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".partial_", suffix=path.suffix, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
