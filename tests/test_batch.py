@@ -193,6 +193,15 @@ def test_a_notebook_torn_by_a_full_disk_hides_no_reason_and_costs_no_earlier_one
     assert [file.read_text() for file in earlier.parent.iterdir()] == ["earlier"]
 
 
+def test_a_report_of_a_torn_notebook_names_it_with_the_way_out(run, capsys):
+    run.save_settings()
+    torn = run.path("notebooks/01_dataset_audit.ipynb")
+    torn.parent.mkdir()
+    torn.write_text('{"cells": [')
+    assert main(["report", str(run.folder)]) == 2
+    assert f"{torn} is damaged. Run it again with --only 01 --force" in capsys.readouterr().err
+
+
 def test_what_a_kill_left_half_written_is_swept(project, kernel):
     litter = [project / "outputs/mine" / name for name in (".partial_a.json", "html/.partial_b")]
     for path in litter:

@@ -71,6 +71,15 @@ def test_a_path_or_number_that_is_wrong_exits_2(project, capsys, arguments, word
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("torn", [b"", b"PK\3\4", b"\x93NUMPY"])
+def test_a_comparison_with_torn_scores_names_them(run, capsys, torn):
+    run.save_settings()
+    run.path("test_scores.npz").write_bytes(torn)
+    assert main(["compare", str(run.folder), str(run.folder)]) == 2
+    said = capsys.readouterr().err
+    assert "test_scores.npz is damaged. Run 09_eval_report again" in said
+
+
 def test_a_folder_somebody_works_in_exits_2(run, capsys):
     owner = describe_process() | {"host": "elsewhere"}
     run.path(LOCK_NAME).write_text(str(owner).replace("'", '"'))

@@ -35,6 +35,18 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, br
     assert os.listdir(tmp_path) == ["metrics.json"]
 
 
+def test_a_full_disk_names_the_file_that_did_not_fit(tmp_path):
+    with pytest.raises(OSError) as caught, files.writing(tmp_path / "metrics.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "metrics.json")
+
+
+def test_json_nested_without_end_is_refused(tmp_path):
+    (tmp_path / "status.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match="is not valid JSON"):
+        files.read_json(tmp_path / "status.json")
+
+
 def test_json_without_a_meaning_is_refused_when_written(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         files.write_json(tmp_path / "metrics.json", {"f1": float("nan")})

@@ -21,7 +21,7 @@ from typing import Any
 from workbench import errors, metadata, status
 from workbench.chain import MANDATORY, STEPS, Step
 from workbench.errors import InputError, StepError, WorkbenchError
-from workbench.files import PARTIAL, read_json, write_text, writing
+from workbench.files import PARTIAL, read_json, write_text
 from workbench.lock import locked
 from workbench.parameters import differences
 from workbench.run import Run
@@ -275,24 +275,27 @@ def _render(run: Run, step: Step) -> None:
     from workbench.show.report import render_notebook
 
     if _executed(run, step).exists():
-        with writing(_page(run, step)) as temporary:
+        try:
             page = render_notebook(_executed(run, step), step, run.pieces())
-            temporary.write_text(page, encoding="utf-8")
+        except ValueError:
+            raise InputError(
+                f"{_executed(run, step)} is damaged. Run it again with --only {step.number} --force"
+            ) from None
+        write_text(_page(run, step), page)
 
 
 def _render_what_there_is(run: Run, step: Step) -> None:
     """Render a failed notebook, if that can be done: its reason is worth more than its page."""
     try:
         _render(run, step)
-    except (OSError, ValueError, WorkbenchError) as error:
+    except (OSError, WorkbenchError) as error:
         log.warning("no page for %s: %s", step.title, error)
 
 
 def _render_index(run: Run) -> None:
     from workbench.show.report import render_index
 
-    with writing(run.path("html") / "index.html") as temporary:
-        temporary.write_text(render_index(run), encoding="utf-8")
+    write_text(run.path("html") / "index.html", render_index(run))
 
 
 def render_all(run: Run) -> Path:
