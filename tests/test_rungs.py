@@ -36,9 +36,9 @@ def dataset(doubles, tmp_path_factory):
 
 @pytest.fixture
 def climb(ladder, doubles, student, dataset, tmp_path):
-    def climb(network=None, **groups):
+    def climb(network=None, mentor=None, **groups):
         settings = doubles.small_settings(**groups)
-        return ladder.quantize_student(settings, dataset, network or student, None, tmp_path)
+        return ladder.quantize_student(settings, dataset, network or student, mentor, tmp_path)
 
     return climb
 
@@ -89,14 +89,15 @@ def test_an_unsupported_layer_is_left_out_by_the_second_rung(climb, doubles):
     assert found.chosen == "qat_skip_worst" and "odd" in found.skipped_layers
 
 
-def test_a_loss_that_is_not_a_number_steps_down_with_its_reason(climb, monkeypatch):
-    from workbench.deploy import qat
+def test_a_loss_that_is_not_a_number_steps_down_with_its_reason(climb, doubles):
+    import tf_keras as keras
 
-    def diverge(*_, **__):
-        raise StepError("student_qat: the loss became nan in epoch 1, step 2.")
-
-    monkeypatch.setattr(qat, "train", diverge)
-    found = climb()
+    image = keras.Input((doubles.SIDE, doubles.SIDE, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(image)
+    nan = keras.initializers.Constant(np.nan)
+    broken = keras.Model(image, keras.layers.Dense(3, bias_initializer=nan)(pooled))
+    distilled = {"distillation": {"enabled": True}, "teacher": {"input_size": doubles.SIDE}}
+    found = climb(mentor=broken, **distilled)
     assert found.chosen == "ptq" and "the loss became nan" in reason(found, "qat")
 
 
