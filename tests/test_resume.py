@@ -216,12 +216,12 @@ def test_checkpoints_of_other_settings_are_set_aside_with_a_word(tmp_path, caplo
     assert not (tmp_path / "phase").exists()
 
 
-def test_a_machine_that_only_reads_changes_nothing(tmp_path):
-    Checkpoints(tmp_path / "phase", "one").save(1, checkpoint(1))
-    reader = Checkpoints(tmp_path / "phase", "two", writes=False)
-    assert reader.latest() is None
-    reader.save(2, checkpoint(2))
-    assert [path.name for path in (tmp_path / "phase").glob("*.npz")] == ["epoch_00001.npz"]
+def test_a_machine_that_is_ahead_goes_back_to_an_epoch_that_all_have(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "phase", "one")
+    for number in (1, 2):
+        checkpoints.save(number, checkpoint(number))
+    assert checkpoints.latest(until=1).state["progress"] == {"epoch": 1}
+    assert checkpoints.latest(until=0) is None
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):

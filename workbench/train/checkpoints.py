@@ -29,20 +29,14 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one phase, for one fingerprint of settings and data.
+    """The checkpoints of one phase, for one fingerprint of settings and data."""
 
-    Of several machines that share the folder one writes, the others only read.
-    """
-
-    def __init__(self, folder: Path, fingerprint: str, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = Path(folder)
         self.fingerprint = fingerprint
-        self.writes = writes
 
     def save(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Write the hash, then the file it belongs to: a kill between the two leaves neither."""
-        if not self.writes:
-            return
         groups = {name: len(arrays) for name, arrays in checkpoint.arrays.items()}
         state = {"fingerprint": self.fingerprint, "groups": groups, **checkpoint.state}
         path = self.folder / f"epoch_{epoch:05d}.npz"
@@ -53,23 +47,22 @@ class Checkpoints:
             files.write_text(_hash_file(path), _hash_line(temporary, path.name))
         self._forget_older(epoch)
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, until: int | None = None) -> Checkpoint | None:
         """Read the newest checkpoint that is whole; None when there is none of these settings."""
-        for path in reversed(self._paths()):
+        for path in reversed(self._paths(until)):
             checkpoint = self._read(path)
             if checkpoint is None:
                 logger.warning("%s is damaged; the checkpoint before it is used", path)
                 continue
             if checkpoint.state["fingerprint"] == self.fingerprint:
                 return checkpoint
-            if self.writes:
-                self._set_aside()
+            self._set_aside()
             return None
         return None
 
     def sweep(self) -> None:
         """Remove what a kill left half-written."""
-        for path in self.folder.glob(".partial_*") if self.writes else ():
+        for path in self.folder.glob(".partial_*"):
             path.unlink()
 
     def _read(self, path: Path) -> Checkpoint | None:
@@ -88,13 +81,13 @@ class Checkpoints:
         logger.warning("checkpoints of other settings or data were set aside in %s", aside)
 
     def _forget_older(self, epoch: int) -> None:
-        kept = [path for path in self._paths() if int(NAME.fullmatch(path.name)[1]) <= epoch]
-        for path in kept[:-KEPT]:
+        for path in self._paths(until=epoch)[:-KEPT]:
             path.unlink()
             _hash_file(path).unlink(missing_ok=True)
 
-    def _paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*.npz") if NAME.fullmatch(path.name))
+    def _paths(self, until: int | None = None) -> list[Path]:
+        epochs = {p: int(m[1]) for p in self.folder.glob("*.npz") if (m := NAME.fullmatch(p.name))}
+        return sorted(path for path, epoch in epochs.items() if until is None or epoch <= until)
 
 
 def _hash_file(path: Path) -> Path:

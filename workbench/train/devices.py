@@ -1,5 +1,6 @@
 """The machine: seeds, threads, determinism, precision and how many devices share a batch.
 
+Of several machines each works in a run folder of its own: all of them end with the same weights.
 Batch norm keeps statistics per replica. A replica sees a whole per-device batch, which is enough,
 and synchronised layers are none that quantisation accepts.
 """
@@ -80,7 +81,7 @@ def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
 
 def _asks_for_several_machines(settings: Settings) -> bool:
     several = settings.multi_gpu.enabled and settings.multi_gpu.strategy == "multi_worker"
-    return several and worker()[1] > 1
+    return several and _place()[1] > 1
 
 
 # One of each a process: TensorFlow numbers the meetings of devices from 0 in every strategy, and
@@ -100,14 +101,14 @@ def distributed(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
 
     With several machines each reads its own part of the images, in batches for one device.
     """
-    if _several_machines(strategy):
+    if _spans_machines(strategy):
         return strategy.distribute_datasets_from_function(lambda _context: dataset)
     return strategy.experimental_distribute_dataset(dataset)
 
 
 def agreed(strategy: tf.distribute.Strategy, figures: dict[str, float]) -> dict[str, float]:
     """Take the chief's figures on every machine: all of them must stop after the same epoch."""
-    if not _several_machines(strategy):
+    if not _spans_machines(strategy):
         return figures
     values = tf.constant(list(figures.values()), tf.float64)
 
@@ -121,7 +122,23 @@ def agreed(strategy: tf.distribute.Strategy, figures: dict[str, float]) -> dict[
     return dict(zip(figures, chief.tolist(), strict=True))
 
 
-def _several_machines(strategy: tf.distribute.Strategy) -> bool:
+def earliest(strategy: tf.distribute.Strategy, epoch: int) -> int:
+    """Find the last epoch that every machine has reached: a kill may leave one of them ahead."""
+    if not _spans_machines(strategy):
+        return epoch
+
+    def gathered() -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_gather(tf.constant([epoch]), axis=0)
+
+    return int(min(strategy.experimental_local_results(strategy.run(gathered))[0].numpy()))
+
+
+def worker(strategy: tf.distribute.Strategy | None) -> tuple[int, int]:
+    """Tell which of how many machines this is to a strategy."""
+    return _place() if _spans_machines(strategy) else (0, 1)
+
+
+def _spans_machines(strategy: tf.distribute.Strategy | None) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
@@ -142,8 +159,8 @@ def precision(settings: Settings) -> Iterator[str]:
         keras.mixed_precision.set_global_policy(before)
 
 
-def worker() -> tuple[int, int]:
-    """Tell which of how many machines this is."""
+def _place() -> tuple[int, int]:
+    """Read this machine's number, and how many there are, from TF_CONFIG."""
     configuration = json.loads(os.environ.get("TF_CONFIG", "{}"))
     if "cluster" not in configuration:
         return 0, 1

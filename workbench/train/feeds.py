@@ -48,7 +48,7 @@ def feed_from(
 ) -> Feed:
     """Feed a phase from a dataset; the last view is the one that the trained network sees."""
     train, validation = dataset.split("train"), dataset.split("val")
-    machine, machines = worker()
+    machine, machines = worker(strategy)
     local = strategy.num_replicas_in_sync // machines if strategy else 1
 
     def training(epoch: int) -> Stream:

@@ -25,7 +25,7 @@ from workbench.nets.randomness import reset_randomness
 from workbench.nets.weights import save_weights
 from workbench.settings import Settings
 from workbench.train.checkpoints import Checkpoint, Checkpoints
-from workbench.train.devices import agreed, distributed
+from workbench.train.devices import agreed, distributed, earliest
 from workbench.train.distill import Objective
 from workbench.train.feeds import Feed
 from workbench.train.logs import Row, epoch_line, history_table, write_logs
@@ -77,7 +77,6 @@ def fit_phase(
     """Train a phase to its end from wherever it stands; leave the best weights in `network`."""
     folder = Path(folder)
     strategy = strategy or tf.distribute.get_strategy()
-    chief = strategy.extended.should_checkpoint
     fit = _Fit(
         network=network,
         phase=phase,
@@ -88,7 +87,7 @@ def fit_phase(
         strategy=strategy,
         report=report,
         bar=bar,
-        checkpoints=Checkpoints(folder / "checkpoints" / phase.name, fingerprint, writes=chief),
+        checkpoints=Checkpoints(folder / "checkpoints" / phase.name, fingerprint),
     )
     try:
         return fit.to_the_end()
@@ -135,7 +134,7 @@ class _Fit:
 
     def to_the_end(self) -> Fitted:
         self.checkpoints.sweep()
-        checkpoint = self.checkpoints.latest()
+        checkpoint = self._latest()
         if checkpoint:
             self._take_up(checkpoint)
         if not self._finished():
@@ -145,6 +144,20 @@ class _Fit:
         self.network.set_weights(self.best_weights)
         traces = self.step.traces if self.step else 0
         return Fitted(history_table(self.progress.rows), self.progress.best, traces)
+
+    def _latest(self) -> Checkpoint | None:
+        """Read the newest checkpoint; several machines go back to one that all of them have."""
+        checkpoint = self.checkpoints.latest()
+        reached = _epoch_of(checkpoint)
+        common = earliest(self.strategy, reached)
+        if common < reached:
+            checkpoint = self.checkpoints.latest(until=common)
+        if _epoch_of(checkpoint) != common:
+            raise StepError(
+                f"{self.phase.name}: another machine stopped after epoch {common}, of which "
+                f"{self.checkpoints.folder} holds nothing. Remove the folder on every machine."
+            )
+        return checkpoint
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         self.progress = Progress(**checkpoint.state["progress"])
@@ -238,7 +251,7 @@ class _Fit:
             self.report.info("%s stops: %s", self.phase.name, self.progress.stopped)
 
     def _save(self) -> None:
-        """Write a checkpoint when one is due; every machine reads the tensors for it."""
+        """Write a checkpoint when one is due."""
         training, epoch = self.settings.training, self.progress.epoch
         if not (self._finished() or epoch % training.checkpoint_every_epochs == 0):
             return
@@ -252,10 +265,13 @@ class _Fit:
     def _keep_weights(self, weights: list[np.ndarray]) -> None:
         """Keep every Nth epoch for good, beside the checkpoints that come and go."""
         every, epoch = self.settings.training.keep_every_epochs, self.progress.epoch
-        if every and epoch % every == 0 and self.checkpoints.writes:
+        if every and epoch % every == 0:
             path = self.checkpoints.folder / f"kept_{epoch:05d}.h5"
             save_weights(self.network, path, weights)
 
     def _write_logs(self) -> None:
-        if self.checkpoints.writes:
-            write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
+        write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
+
+
+def _epoch_of(checkpoint: Checkpoint | None) -> int:
+    return checkpoint.state["progress"]["epoch"] if checkpoint else 0

@@ -88,7 +88,7 @@ def train_in_phases(
             paths.append(Path(folder) / f"{phase.name}.h5")
             freeze(network, fraction)
             fits.append(_fit(train, phase, paths[-1], report))
-            _write(network, paths[-1], strategy)
+            save_weights(network, paths[-1])
     history = pd.concat([fit.history for fit in fits], ignore_index=True)
     best = next((fit.best for fit in reversed(fits) if fit.best), {})
     return Training(_plain(network, role, strategy), history, best, tuple(paths))
@@ -165,12 +165,6 @@ def _fit(train: Callable[..., Fitted], phase: Phase, path: Path, report: logging
         return train(phase=phase)
     report.info("%s has 0 epochs: %s holds the weights it began with", phase.name, path.name)
     return Fitted(history_table([]), {}, traces=0)
-
-
-def _write(network: keras.Model, path: Path, strategy: tf.distribute.Strategy) -> None:
-    values = network.get_weights()  # on every machine: batch norm is averaged over all of them
-    if strategy.extended.should_checkpoint:
-        save_weights(network, path, values)
 
 
 def _plain(network: keras.Model, role: Role, strategy: tf.distribute.Strategy) -> keras.Model:

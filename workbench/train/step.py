@@ -129,8 +129,8 @@ def _optimizer(
 
 
 def _shadow(variable: tf.Variable) -> tf.Variable:
-    first = tf.VariableAggregation.ONLY_FIRST_REPLICA
-    return tf.Variable(variable, trainable=False, dtype=variable.dtype, aggregation=first)
+    mean = tf.VariableAggregation.MEAN  # batch norm differs by replica, and by machine
+    return tf.Variable(variable, trainable=False, dtype=variable.dtype, aggregation=mean)
 
 
 def _sum_over_replicas(value):
