@@ -72,7 +72,8 @@ def test_quantisation_accepts_the_network(variant):
 
 
 def test_the_direct_comparison_with_the_original_package():
-    original = pytest.importorskip("efficientnet_lite")
+    # It reaches into parts of TensorFlow that newer ones have not.
+    original = pytest.importorskip("efficientnet_lite", exc_type=ImportError)
     for number in range(5):
         theirs = getattr(original, f"EfficientNetLiteB{number}")(
             weights=None, include_top=False, pooling="avg"

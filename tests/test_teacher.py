@@ -32,11 +32,16 @@ def by_speed(arch):
 
 
 @pytest.mark.parametrize("arch", [by_speed(arch) for arch in TEACHER_SIZES])
-def test_every_architecture_gives_float32_logits(arch):
+def test_every_architecture_gives_finite_float32_logits(arch):
     network = teacher(arch)
-    assert network.output_shape == (None, 7)
     assert network.layers[-1].name == "logits"
     assert network.layers[-1].activation is keras.activations.linear
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    logits = network(pixels, training=False).numpy()
+    assert logits.shape == (2, 7)
+    assert logits.dtype == np.float32
+    assert np.isfinite(logits).all()
+    assert np.ptp(logits, axis=0).min() > 0  # what it says depends on what it sees
 
 
 def test_auto_takes_the_native_size_of_the_architecture():
@@ -122,3 +127,14 @@ def test_frozen_batch_norm_keeps_its_statistics_while_the_head_trains(b0):
     b0(np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)), training=True)
     for one, two in zip(before, b0.non_trainable_weights, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_batch_norm_below_the_top_that_learns_keeps_its_statistics_too():
+    network = teacher()
+    freeze(network, 0.3)
+    norms = [layer for layer in network.layers if hasattr(layer, "moving_mean")]
+    before = [layer.moving_mean.numpy() for layer in norms]
+    network(np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)), training=True)
+    moved = [not np.array_equal(x, y.moving_mean) for x, y in zip(before, norms, strict=True)]
+    assert moved == [layer.trainable for layer in norms]
+    assert 0 < sum(moved) < len(moved)
