@@ -1,5 +1,6 @@
 """Pipelines: what the networks see, in which order, from which pixels."""
 
+import errno
 import hashlib
 import os
 import pickle
@@ -32,7 +33,7 @@ from workbench.data.pipeline import (
     training_batches,
 )
 from workbench.data.tables import Split
-from workbench.errors import DatasetError
+from workbench.errors import DatasetError, StepError
 from workbench.settings import DatasetSettings, Mixup, Settings
 
 VIEWS = (View(48, "none"), View(32, "lite"))
@@ -297,6 +298,22 @@ def test_a_torn_cache_file_is_made_again(split, tmp_path, monkeypatch):
             path.write_bytes(path.read_bytes()[:-7])
     again = values(evaluation_batches(split, VIEWS, 4, settings))
     assert all(np.array_equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+def test_a_full_disk_under_the_cache_is_named_with_the_way_out(split, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    batches = evaluation_batches(split, VIEWS, 4, Settings(dataset=DatasetSettings(cache="disk")))
+    with (
+        pytest.raises(StepError, match=r"device\. Make room there, or set dataset\.cache: none$"),
+        plain_errors(),
+    ):
+        values(batches)
+    assert [path for path in default_folder().rglob("*") if path.is_file()] == []
 
 
 def test_training_images_are_not_cached(split, cache, monkeypatch):

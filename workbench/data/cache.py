@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from workbench.data.tables import Split
-from workbench.errors import DatasetError
+from workbench.errors import DatasetError, StepError
 from workbench.settings import DatasetSettings
 
 ARITHMETIC = "q8-1"  # raise the number when decoding or letterbox give other bytes
@@ -111,13 +111,26 @@ class DiskCache:
 
     def write(self, key: str, squares: Squares) -> None:
         pixels = b"".join(square.tobytes() for square in squares)
-        path = self._path(key)
+        checksum = zlib.crc32(pixels).to_bytes(CHECKSUM_BYTES, "big")
+        try:
+            self._place(self._path(key), pixels + checksum)
+        except OSError as error:
+            raise StepError(
+                f"{self._folder} cannot keep images: {error.strerror}. Make room there, or set "
+                "dataset.cache: none"
+            ) from None
+
+    def _place(self, path: Path, data: bytes) -> None:
+        """Write beside and rename; not `files.writing`, whose flush costs more than the image."""
         path.parent.mkdir(exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pixels)
-            file.write(zlib.crc32(pixels).to_bytes(CHECKSUM_BYTES, "big"))
-        os.replace(partial, path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(partial, path)
+        except OSError:
+            os.unlink(partial)
+            raise
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key

@@ -26,7 +26,7 @@ from workbench.data.decode import decode_image
 from workbench.data.letterbox import letterbox, letterbox_all
 from workbench.data.tables import Split
 from workbench.data.threads import count_cores, map_in_order
-from workbench.errors import DatasetError
+from workbench.errors import DatasetError, StepError
 from workbench.settings import Mixup, Settings
 
 log = logging.getLogger(__name__)
@@ -107,15 +107,17 @@ def letterboxed(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Turn what tf.data makes of a refused image back into the `DatasetError` that it was."""
+    """Turn what tf.data makes of one of our errors back into the error that it was."""
     try:
         yield
     except tf.errors.OpError as error:
-        refused = re.search(r"DatasetError: (.+)", error.message)
-        if refused is None:
+        ours = re.search(r"(DatasetError|StepError): (.+)", error.message)
+        if ours is None:
             raise
+        if ours[1] == "StepError":
+            raise StepError(ours[2]) from None
         raise DatasetError(
-            f"{refused[1]} The audit could read it: run 01_dataset_audit again."
+            f"{ours[2]} The audit could read it: run 01_dataset_audit again."
         ) from None
 
 
