@@ -50,6 +50,11 @@ def test_two_exports_of_the_same_weights_are_the_same_bytes(convert, student, im
         assert maker(student, images, EXPORT) == maker(student, images, EXPORT), maker.__name__
 
 
+def test_two_float_exports_of_the_same_weights_are_the_same_bytes(convert, student):
+    for maker in (convert.convert_dynamic_range, convert.convert_float16, convert.convert_float32):
+        assert maker(student) == maker(student), maker.__name__
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
 def test_image_bytes_go_in_as_they_are_though_no_image_holds_black_or_white(
     convert, student, images, kind
