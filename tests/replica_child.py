@@ -20,7 +20,11 @@ from tests.training_doubles import small_network
 from workbench.data.pipeline import View
 from workbench.data.tables import read_dataset
 from workbench.settings import Settings
-from workbench.train.devices import choose_strategy, seed_everything
+from workbench.train.devices import (
+    choose_strategy,
+    meet_other_machines,
+    seed_everything,
+)
 from workbench.train.distill import FromLabels
 from workbench.train.feeds import feed_from
 from workbench.train.loop import Phase, fit_phase
@@ -66,6 +70,9 @@ if __name__ == "__main__":
     folder, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     if kind == "mirrored":
         two_logical_devices()
+    # A teacher that is loaded computes already; the machines have to meet before that.
+    meet_other_machines(settings_for(kind))
+    small_network()
     # As a teacher comes before a student: devices that met before must not mix the two up.
     train(folder, kind, out / "before", norm=True)
     # Dropout and batch norm differ by replica, so that their losses may; this one has neither.

@@ -16,7 +16,7 @@ from workbench.nets.weights import load_weights_into
 from workbench.run import Run
 from workbench.settings import Settings
 from workbench.steps.data import MANIFEST, load_dataset
-from workbench.train.devices import prepare_devices
+from workbench.train.devices import meet_other_machines, prepare_devices
 from workbench.train.phases import Training
 from workbench.train.predict import predict_logits
 from workbench.train.student import build_student, train_student
@@ -39,6 +39,8 @@ def distill(run: Run) -> Training:
     """Train the student on the labels and on the teacher's answers."""
     with run.step("04"):
         dataset = load_dataset(run)
+        prepare_devices(run.settings)
+        meet_other_machines(run.settings)
         teacher = load_teacher(run, dataset) if run.settings.distillation.enabled else None
         training = train_student(
             located(run), dataset, teacher, run.folder, fingerprint=_content(run)

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_devices(settings: Settings) -> None:
-    """Limit threads, let GPU memory grow, meet the other machines.
+    """Limit threads and let GPU memory grow.
 
     Has to come before TensorFlow computes anything; a second call finds nothing left to do.
     """
@@ -40,6 +40,10 @@ def prepare_devices(settings: Settings) -> None:
             threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:  # TensorFlow refuses changes once it runs
         logger.info("devices are in use already: threads and memory growth stay as they are")
+
+
+def meet_other_machines(settings: Settings) -> None:
+    """Wait for the machines of a shared training; TensorFlow wants that before it computes."""
     if _asks_for_several_machines(settings):
         _across_machines()
 
