@@ -6,9 +6,11 @@ import logging
 import os
 import platform
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.test_house import PACKAGE, imported
 from workbench import status
 from workbench.chain import STEPS, find_step
 from workbench.errors import InputError, MissingInputError, SettingsError, StepError
@@ -215,3 +217,35 @@ def test_run_metadata_names_no_person_place_or_machine(run):
     text = run.path("run_metadata.json").read_text()
     telling = (platform.node(), getpass.getuser(), str(run.root), os.path.expanduser("~"))
     assert [word for word in telling if f'"{word}' in text or f"{word}/" in text] == []
+
+
+def files_behind(step) -> set[Path]:
+    """List the modules that count as the step's code."""
+    places = [PACKAGE / name for name in step.code]
+    return {
+        file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])
+    }
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.number)
+def test_the_code_that_counts_for_a_step_exists(step):
+    assert files_behind(step) and all(file.exists() for file in files_behind(step))
+
+
+@pytest.mark.parametrize("number", ["01", "02", "03", "04", "05", "06"])
+def test_nothing_that_a_steps_code_imports_can_change_unseen(number):
+    counted = files_behind(find_step(number))
+    rooms = {"data", "nets", "train", "deploy", "decide"}
+    unseen = {
+        name
+        for file in counted
+        if file.parent.name != "steps"
+        for name in imported(file)
+        if name.startswith("workbench.") and name.split(".")[1] in rooms
+        if not counted & {module_of(name), module_of(name.rpartition(".")[0])}
+    }
+    assert unseen == set()
+
+
+def module_of(name: str) -> Path:
+    return PACKAGE.parent / (name.replace(".", "/") + ".py")

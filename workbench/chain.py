@@ -31,7 +31,14 @@ class Step:
 
 
 DATA_CODE = ("data", "steps/data.py")
-TRAIN_CODE = ("data", "nets", "train", "decide/metrics.py", "steps/learning.py")
+# What a step computes with; of decide, what scores a network and not what tunes its thresholds.
+SCORING = tuple(f"decide/{name}.py" for name in (
+    "answers", "bootstrap", "levels", "metrics", "objectives", "outcomes", "probabilities",
+    "ranking", "reliability", "replicates"))  # fmt: skip
+TRAIN_CODE = (*DATA_CODE, "nets", "train", *SCORING, "steps/learning.py")
+LADDER_CODE = tuple(f"deploy/{name}.py" for name in (
+    "calibrate", "convert", "edits", "flatbuffer", "ladder", "layers", "qat", "quiet", "ranges",
+    "rungs", "scores", "tflite"))  # fmt: skip
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
 TRAINING_KNOBS = ("seed", "task", "precision", "run.deterministic", "multi_gpu", "loss",
                   "schedule", "training", "augmentation")  # fmt: skip
@@ -76,8 +83,7 @@ STEPS: tuple[Step, ...] = (
                "tflite_export.output_type", "tflite_export.representative_dataset_size"),
         reads=(*DATA_FILES, "teacher_finetuned.h5", "student_finetuned.h5"),
         writes=("candidates", "quantization_ladder.json", "candidate_scores.npz"),
-        code=(*TRAIN_CODE, "deploy/qat.py", "deploy/ladder.py", "deploy/calibrate.py",
-              "deploy/tflite.py", "deploy/layers.py", "steps/quantization.py"),
+        code=(*TRAIN_CODE, *LADDER_CODE, "steps/quantization.py"),
     ),
     Step(
         "06", "tune_thresholds", "When should the app say yes, class by class?",
@@ -94,7 +100,7 @@ STEPS: tuple[Step, ...] = (
         reads=("labels.txt", "candidates", "quantization_ladder.json", "candidate_scores.npz",
                "student_finetuned.h5", "dataset_manifest.json"),
         writes=("model_qat_int8.tflite", "parity.json"),
-        code=("data", "nets", "deploy", "decide/metrics.py", "steps/export.py"),
+        code=(*DATA_CODE, "nets", "deploy", *SCORING, "steps/export.py"),
         reads_if=(("tflite_export.fold_thresholds", "threshold_recommendation.json"),),
     ),
     Step(
@@ -103,7 +109,8 @@ STEPS: tuple[Step, ...] = (
         reads=("labels.txt", "dataset_manifest.json", "quantization_ladder.json",
                "model_qat_int8.tflite", "threshold_recommendation.json", "calibration.json"),
         writes=("inference_config.json", "model_metadata.json", "golden"),
-        code=("data/letterbox.py", "data/letterbox.c", "deploy", "steps/bundle.py"),
+        code=("data/decode.py", "data/letterbox.py", "data/letterbox.c", "deploy",
+              "steps/bundle.py"),
     ),
     Step(
         "09", "eval_report", "What should we expect on images nobody has tuned on?",
@@ -111,7 +118,7 @@ STEPS: tuple[Step, ...] = (
         reads=("labels.txt", "dataset_manifest.json", "inference_config.json",
                "model_qat_int8.tflite", "student_finetuned.h5", "threshold_recommendation.json"),
         writes=("metrics.json", "test_scores.npz"),
-        code=("data", "nets", "decide", "deploy", "steps/final_test.py"),
+        code=(*DATA_CODE, "nets", "train/predict.py", "decide", "deploy", "steps/final_test.py"),
     ),
 )  # fmt: skip
 

@@ -99,20 +99,20 @@ class AuditSettings(Group):
 
 
 class RunSettings(Group):
-    deterministic: bool = knob(True, "same parameters, data and machine give the same file; some GPU kernels refuse it, then turn it off")
+    deterministic: Literal["auto"] | bool = knob("auto", "same parameters, data and machine give the same file; auto: where no GPU is, whose quantisation kernels refuse it")
     threads: Annotated[int, Field(ge=0, le=1024)] = knob(0, "CPU threads; 0 takes every core")
     cell_timeout_minutes: NotNegative = knob(0, "a cell that runs longer fails; 0 means no limit, trainings are long")
 
 
 class MultiGpuSettings(Group):
     enabled: bool = knob(True, "no effect, and one line saying so, on one device")
-    strategy: Literal["mirrored", "multi_worker"] = knob("mirrored", "mirrored: one machine; multi_worker: several, through TF_CONFIG")
+    strategy: Literal["mirrored", "multi_worker"] = knob("mirrored", "mirrored: one machine; multi_worker: several, through TF_CONFIG, each with a run folder of its own")
 
 
 class NetworkSettings(Group):
     """What teacher and student share."""
 
-    weights: str = knob("imagenet", "imagenet | none | path of a weights file (.h5, .weights.h5, .npz)")
+    weights: str = knob("imagenet", "imagenet | none | path of a weights file (.h5, .weights.h5, .npz), from the project's folder")
     early_stopping_patience: Count = knob(10, "epochs without a better monitor before finetuning stops")
     reduce_lr_patience: Count = knob(5, "epochs without a better monitor before the learning rate drops")
     reduce_lr_factor: Annotated[float, Field(gt=0, lt=1)] = knob(0.5, "how far it drops")

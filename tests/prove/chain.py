@@ -92,21 +92,27 @@ def _kill(project: Path, number: str, victim: str, rng: random.Random) -> dict[s
         runner = subprocess.Popen(_command("killed"), cwd=project, stdout=file, stderr=file)
     _wait(lambda: f"{number} " in _running(log), runner)
     kernel = _wait(lambda: _kernel_of(runner.pid), runner)
-    seconds = rng.uniform(0, 8 if number in TRAINING_STEPS else 1.5)
+    _wait(lambda: _state(project, number) in ("running", "ok"), runner)
+    seconds = rng.uniform(0, 6 if number in TRAINING_STEPS else 0.3)
     time.sleep(seconds)
     if victim == "kernel" and not kernel.is_running():
         victim = "runner"  # the step was over
     (runner if victim == "runner" else kernel).kill()
     code = runner.wait(timeout=LONGEST_WAIT_SECONDS)
     psutil.wait_procs([kernel], timeout=LONGEST_WAIT_SECONDS)
-    status = project / "outputs/killed/status.json"  # a step writes it once its notebook runs
-    steps = read_json(status)["steps"] if status.exists() else {}
     begun = _running(log).split()
     return {
         "step": number, "victim": victim, "seconds": seconds, "exit": code,
-        "status": steps.get(number, {}).get("state", "pending"),
+        "status": _state(project, number),
         "went_on_with": begun[0] if begun else "",
     }  # fmt: skip
+
+
+def _state(project: Path, number: str) -> str:
+    """Read what the run folder says of a step; its notebook writes that once it runs."""
+    status = project / "outputs/killed/status.json"
+    steps = read_json(status)["steps"] if status.exists() else {}
+    return steps.get(number, {}).get("state", "pending")
 
 
 def _running(log: Path) -> str:

@@ -26,5 +26,7 @@ def layer_errors(layers: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     ax.barh(range(len(worst)), worst["sqnr_db"], color=colours)
     ax.set_yticks(range(len(worst)), worst["layer"], fontsize=8, parse_math=False)
     ax.axvline(VISIBLE_DB, color=BAD, linewidth=0.8)
+    if not len(layers):
+        return described(ax, "No layer could be compared.")
     row = layers.loc[layers["sqnr_db"].idxmin()]
     return described(ax, f"Worst layer: {row['layer']} with {row['sqnr_db']:.1f} decibel.")

@@ -20,7 +20,7 @@ from workbench.deploy.tflite import output_quantization
 from workbench.errors import StepError
 from workbench.run import Run
 from workbench.steps.data import load_dataset
-from workbench.steps.learning import load_student, load_teacher, write_arrays
+from workbench.steps.learning import load_student, load_teacher, located, write_arrays
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def quantize(run: Run) -> Quantized:
     """Make the candidate that ships, score it on validation and say what each rung was worth."""
     with run.step("05"), withdrawn_on_failure(run.folder):
         dataset = load_dataset(run)
-        settings = run.settings
+        settings = located(run)
         student = load_student(run, dataset)
         helps = settings.qat.enabled and settings.qat.distill and settings.distillation.enabled
         teacher = load_teacher(run, dataset) if helps else None

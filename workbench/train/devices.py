@@ -51,8 +51,14 @@ def meet_other_machines(settings: Settings) -> None:
 def seed_everything(settings: Settings) -> None:
     """Seed Python, NumPy and TensorFlow; what is built next is a function of the settings."""
     keras.utils.set_random_seed(settings.seed)
-    if settings.run.deterministic:
+    if is_deterministic(settings):
         tf.config.experimental.enable_op_determinism()
+
+
+def is_deterministic(settings: Settings) -> bool:
+    """Say whether bits must repeat; GPUs have no fixed order for gradients of fake quantisation."""
+    asked = settings.run.deterministic
+    return asked is True or (asked == "auto" and not tf.config.list_physical_devices("GPU"))
 
 
 def describe_devices() -> dict:
