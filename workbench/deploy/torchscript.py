@@ -18,7 +18,7 @@ import tf_keras as keras
 
 from workbench.errors import InputError, StepError
 
-EXTRA = 'TorchScript needs torch, which is an optional extra: pip install "workbench[torchscript]"'
+EXTRA = "TorchScript needs torch, an optional extra: pip install torch (2.6 or later)"
 
 
 def import_torch() -> Any:
