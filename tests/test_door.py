@@ -125,3 +125,8 @@ def test_a_damaged_image_is_named_by_the_audit_and_not_by_pillow(dataset, recwar
     Image.new("RGB", (40, 40)).save(dataset / "images/0.png", format="JPEG", exif=exif)
     assert main(["audit", str(dataset)]) == 0
     assert [str(warning.message) for warning in recwarn if "EXIF" in str(warning.message)] == []
+
+
+def test_a_folder_that_is_not_there_is_wrong_input_and_not_a_broken_bundle(tmp_path, capsys):
+    assert main(["verify", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err

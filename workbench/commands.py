@@ -184,6 +184,8 @@ def export(options: Namespace) -> Answer:
 def verify(options: Namespace) -> Answer:
     from workbench.deploy.verify import verify as derive_again
 
+    if not options.run.is_dir():
+        raise InputError(f"{options.run} is not a folder. Give that of a run or of its bundle")
     found = derive_again(options.run)
     return Answer(found.text, found.figures, 0 if found.passed else 1)
 
