@@ -15,7 +15,7 @@ PACKAGE = ROOT / "workbench"
 ORDER = (
     "errors", "files", "settings", "parameters", "lock", "chain", "status", "run", "decide",
     "data", "nets", "train", "deploy", "metadata", "steps", "show", "benchmarks", "forecast",
-    "batch", "commands", "__main__",
+    "execution", "batch", "commands", "__main__",
 )  # fmt: skip
 ALLOWED_EXTRA = {
     ("run", "data"),  # the stamp of the dataset folder, read when a step is judged
