@@ -12,8 +12,11 @@ import pytest
 
 from tests.test_house import PACKAGE, imported
 from workbench import status
+from workbench.batch import Plan, foretell
 from workbench.chain import STEPS, find_step
 from workbench.errors import InputError, MissingInputError, SettingsError, StepError
+from workbench.execution import page_path
+from workbench.files import write_text
 from workbench.metadata import write_run_metadata
 from workbench.parameters import differences, read_settings
 from workbench.run import CONFIG_NAME, Run, open_run
@@ -217,6 +220,18 @@ def test_run_metadata_names_no_person_place_or_machine(run):
     text = run.path("run_metadata.json").read_text()
     telling = (platform.node(), getpass.getuser(), str(run.root), os.path.expanduser("~"))
     assert [word for word in telling if f'"{word}' in text or f"{word}/" in text] == []
+
+
+def test_a_dry_run_names_the_steps_that_may_follow_a_change(run):
+    for step in STEPS:
+        pretend(run, step.number)
+        write_text(page_path(run, step), "the page")
+    search = run.settings.threshold_search.model_copy(update={"objective": "fbeta"})
+    other = replace(run, settings=run.settings.model_copy(update={"threshold_search": search}))
+    foretold = {step.number: what for step, what, _ in foretell(other, Plan(STEPS))}
+    assert foretold == dict.fromkeys([step.number for step in STEPS], "up to date") | {
+        "06": "would run", "08": "may run", "09": "may run"
+    }  # fmt: skip
 
 
 def files_behind(step) -> set[Path]:

@@ -51,6 +51,21 @@ def judge_steps(run: Run, plan: Plan) -> Iterator[tuple[Step, status.Verdict]]:
             yield step, judge(run, step)
 
 
+def foretell(run: Run, plan: Plan) -> Iterator[tuple[Step, str, str]]:
+    """Say what each step would do and why; one that reads what another writes may follow it."""
+    written: dict[str, Step] = {}
+    for step, verdict in judge_steps(run, plan):
+        sources = [written[n] for n in status.files_read(step, run.settings) if n in written]
+        if verdict.fresh and not sources:
+            yield step, "up to date", verdict.reason
+            continue
+        written |= dict.fromkeys(step.writes, step)
+        if verdict.fresh:
+            yield step, "may run", f"if {sources[0].title} writes something else than last time"
+        else:
+            yield step, "would run", verdict.reason
+
+
 def judge(run: Run, step: Step) -> status.Verdict:
     verdict = status.judge(run.folder, step, run.prints(step))
     if verdict.fresh and not page_path(run, step).exists():

@@ -68,8 +68,7 @@ def _dry_run(the_run: Any, plan: Any) -> Answer:
     from workbench import batch, forecast
 
     lines = [
-        f"{step.title:<22} {'up to date' if verdict.fresh else 'would run'}: {verdict.reason}"
-        for step, verdict in batch.judge_steps(the_run, plan)
+        f"{step.title:<22} {what}: {reason}" for step, what, reason in batch.foretell(the_run, plan)
     ]
     return Answer("\n".join([*lines, *forecast.batch_advice(the_run.settings)]))
 

@@ -114,14 +114,21 @@ def fingerprint(
     """Hash, one by one, everything the step's result depends on."""
     values = settings.model_dump()
     prints = {f"setting {knob}": _digest(_knob(values, knob)) for knob in step.knobs}
-    for name in (*step.reads, *(file for knob, file in step.reads_if if _knob(values, knob))):
-        path = folder / name.rstrip("?")
-        prints[f"file {name.rstrip('?')}"] = digest_of(path) if path.exists() else "absent"
+    for name in files_read(step, settings):
+        path = folder / name
+        prints[f"file {name}"] = digest_of(path) if path.exists() else "absent"
     prints |= {f"code workbench/{name}": _code_digest(name) for name in step.code}
     prints["notebook"] = _notebook_digest(notebook)
     if not step.reads:
         prints["dataset"] = dataset_digest
     return prints
+
+
+def files_read(step: Step, settings: Settings) -> list[str]:
+    """List the files of the run folder that a step reads under these settings."""
+    values = settings.model_dump()
+    asked = (file for knob, file in step.reads_if if _knob(values, knob))
+    return [name.rstrip("?") for name in (*step.reads, *asked)]
 
 
 def _knob(values: dict[str, Any], dotted: str) -> Any:
