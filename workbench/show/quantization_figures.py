@@ -1,6 +1,9 @@
-"""Which layer lost what: the quantisation error of each layer, ranked, under its Keras name."""
+"""What notebook 05 shows: the rungs with their reasons, and which layer lost what."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,9 +11,35 @@ from matplotlib.figure import Figure
 
 from workbench.show.colours import BAD, CHOSEN
 from workbench.show.figures import described, new_axes, plain
+from workbench.show.tables import Table, table
 
 SHOWN = 25
 VISIBLE_DB = 10.0  # below this the rounding is a tenth of the signal's power
+
+
+def rungs(table_of_rungs: pd.DataFrame) -> Table:
+    """Show each rung of `Ladder.table`: what it is worth, how far below float, and why not."""
+    found = table_of_rungs
+    return table(
+        pd.DataFrame(
+            {
+                "rung": found["title"],
+                "state": found["state"],
+                "F1 macro": found["f1_macro"],
+                "mAP": found["map"],
+                "below float": [_drop(row) for row in found.to_dict("records")],
+                "megabytes": found["bytes"] / 1e6,
+                "why": found["reason"],
+            }
+        )
+    )
+
+
+def _drop(row: Mapping[str, Any]) -> str:
+    if pd.isna(row["drop"]):
+        return "–"
+    low, high = row["drop_interval"]
+    return f"{row['drop']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def layer_errors(layers: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
