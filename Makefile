@@ -39,7 +39,7 @@ lock:           ## resolve pyproject.toml anew: both locks and environment.yml (
 clean:          ## remove the environment; runs and data stay
 	rm -rf .venv build *.egg-info
 
-$(READY): $(LOCK) pyproject.toml
+$(READY): $(LOCK) pyproject.toml workbench/data/letterbox.c workbench/data/letterbox.h
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python %d.%d found; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12 ..." % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "venv is missing: install python3-venv"; exit 2; }
 	$(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK)

@@ -1,18 +1,24 @@
 """The letterbox: one arithmetic, many implementations, the same bytes."""
 
+import logging
 import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from tests.prove import letterbox as proof
+from workbench.data import letterbox_c
 from workbench.data.letterbox import (
     FOUR_CHANNEL_PIXELS,
     letterbox,
-    letterbox_all,
+    letterbox_by_opencv,
     letterbox_reference,
     letterbox_size,
+    trusted_library,
 )
 
 AWKWARD_SIDES = [
@@ -32,6 +38,16 @@ def compiler(request) -> str:
     if not shutil.which(request.param):
         pytest.skip(f"{request.param} is not installed")
     return request.param
+
+
+@pytest.fixture
+def library(monkeypatch, tmp_path) -> Iterator[Path]:
+    """Where the compiled library is looked for: nothing is there yet."""
+    path = tmp_path / "library.so"
+    monkeypatch.setattr(letterbox_c, "LIBRARY", path)
+    trusted_library.cache_clear()
+    yield path
+    trusted_library.cache_clear()
 
 
 def noise(width: int, height: int, channels: int = 3) -> np.ndarray:
@@ -63,6 +79,11 @@ def letterbox_in_float32(image: np.ndarray, size: int) -> np.ndarray:
     return square
 
 
+def opencv_path(image: np.ndarray, size: int) -> np.ndarray:
+    """What the pipeline does where nothing could be compiled."""
+    return letterbox_by_opencv(image, [size])[0]
+
+
 @pytest.mark.parametrize(("width", "height"), [(7, 5), (64, 48), (16, 16), (3, 40), (1, 1)])
 def test_the_reference_is_the_formula_also_in_float32(width, height):
     image = noise(width, height)
@@ -70,30 +91,31 @@ def test_the_reference_is_the_formula_also_in_float32(width, height):
 
 
 @pytest.mark.parametrize(("width", "height"), AWKWARD_SIDES)
-@pytest.mark.parametrize("implementation", [letterbox, proof.with_opencv])
+@pytest.mark.parametrize("implementation", [letterbox, opencv_path, proof.with_opencv])
 def test_fast_versions_give_the_bytes_of_the_reference(implementation, width, height):
     image = noise(width, height)
     assert np.array_equal(implementation(image, 240), letterbox_reference(image, 240))
 
 
-def test_a_large_image_takes_the_other_branch_to_the_same_bytes():
+def test_a_large_image_takes_the_other_branch_of_opencv_to_the_same_bytes():
     image = noise(1250, 900)
     assert image.shape[0] * image.shape[1] > FOUR_CHANNEL_PIXELS
-    assert np.array_equal(letterbox_all(image, [224])[0], letterbox_reference(image, 224))
+    assert np.array_equal(opencv_path(image, 224), letterbox_reference(image, 224))
 
 
 def test_random_images_agree_in_all_python_versions():
-    others = {"pipeline": letterbox, "OpenCV": proof.with_opencv}
+    others = {"pipeline": letterbox, "without C": opencv_path, "OpenCV": proof.with_opencv}
     for number in range(25):
         found = proof.compare(np.random.default_rng([1, number]), others)
-        assert [count.differing for count in found.values()] == [0, 0], f"image {number}"
+        assert [count.differing for count in found.values()] == [0, 0, 0], f"image {number}"
 
 
+@pytest.mark.parametrize("implementation", [letterbox, opencv_path])
 @pytest.mark.parametrize("size", [256, 512])
 @pytest.mark.parametrize(("width", "height"), [(255, 77), (321, 999), (1023, 1022), (513, 1)])
-def test_positions_exactly_between_two_steps_are_rounded_up(width, height, size):
+def test_positions_exactly_between_two_steps_are_rounded_up(implementation, width, height, size):
     image = noise(width, height)
-    assert np.array_equal(letterbox(image, size), letterbox_reference(image, size))
+    assert np.array_equal(implementation(image, size), letterbox_reference(image, size))
 
 
 @pytest.mark.slow
@@ -123,11 +145,85 @@ def test_the_c_file_walks_upwards_with_a_negative_stride(tmp_path, compiler):
 
 
 @pytest.mark.slow
+def test_the_c_file_touches_no_byte_outside_its_images(tmp_path, compiler):
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+    try:
+        function = proof.build_program(tmp_path, compiler, flags)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"{compiler} has no sanitizers here")
+    sides = [(1, 1), (2, 9), (3, 3), (4, 4), (5, 1), (8, 200), (97, 33), (700, 41), (2000, 3)]
+    for channels in (3, 4):
+        for width, height in sides:
+            for size in (1, 5, 64, 300):
+                image = noise(width, height, channels)
+                expected = letterbox_reference(image[:, :, :3], size)
+                assert np.array_equal(function(image, size), expected)
+
+
+@pytest.mark.slow
+def test_the_vector_instructions_of_phones_give_the_bytes_of_the_reference(tmp_path):
+    compiler, emulator = proof.ARM
+    if not shutil.which(compiler) or not shutil.which(emulator):
+        pytest.skip(f"{compiler} or {emulator} is not installed")
+    others = {"NEON": proof.build_program(tmp_path, compiler, ("-O2", "-static"), (emulator,))}
+    for number in range(15):
+        found = proof.compare(np.random.default_rng([4, number]), others)
+        assert found["NEON"].differing == 0, f"image {number}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "channels"), [(0, 3), (32, 2), (32, 1)])
 def test_the_c_file_refuses_what_it_cannot_do(tmp_path, compiler, size, channels):
     function = proof.build(tmp_path, compiler, ("-O2",))
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.raises(ValueError, match="refuses 8 x 8"):
         function(noise(8, 8, channels), size)
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler is installed")
+def test_installing_compiles_the_c_file_for_the_pipeline():
+    assert letterbox_c.LIBRARY.exists(), "a compiler came after .venv: make clean, and again"
+    assert trusted_library() is not None
+
+
+def test_without_a_library_opencv_gives_the_same_bytes(library, caplog):
+    image = noise(90, 61)
+    assert trusted_library() is None and not caplog.records
+    assert np.array_equal(letterbox(image, 48), letterbox_reference(image, 48))
+
+
+def test_a_file_that_is_no_library_is_named_and_left_alone(library, caplog):
+    library.write_bytes(b"not a library")
+    image = noise(90, 61)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(letterbox(image, 48), letterbox_reference(image, 48))
+    assert str(library) in caplog.text and "pip install" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_library_of_another_arithmetic_is_not_trusted(library, compiler, tmp_path, caplog):
+    source = tmp_path / "letterbox.c"
+    text = letterbox_c.SOURCE.read_text()
+    source.write_text(text.replace("+ 32768) >> 16", "+ 32767) >> 16"))
+    shutil.copy(letterbox_c.SOURCE.with_suffix(".h"), tmp_path)
+    proof.build(tmp_path, compiler, ("-DLETTERBOX_PLAIN",), source)
+    (built,) = tmp_path.glob("*PLAIN.so")
+    built.rename(library)
+    image = noise(90, 61)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(letterbox(image, 48), letterbox_reference(image, 48))
+    assert "other bytes than the contract" in caplog.text
+
+
+@pytest.mark.parametrize("implementation", [letterbox, opencv_path])
+def test_a_mirrored_view_is_letterboxed_as_it_looks(implementation):
+    image = noise(70, 50)[:, ::-1]
+    expected = letterbox_reference(np.ascontiguousarray(image), 32)
+    assert np.array_equal(implementation(image, 32), expected)
+
+
+def test_a_strip_longer_than_the_c_file_takes_goes_through_opencv():
+    image = noise(letterbox_c.LONGEST + 1, 1)
+    assert np.array_equal(letterbox(image, 32), letterbox_reference(image, 32))
 
 
 def test_the_proof_counts_every_byte_that_differs():

@@ -214,6 +214,21 @@ def test_a_run_inside_its_own_dataset_is_up_to_date_all_the_same(run):
     assert judge(inside.folder, find_step("01"), inside.prints(find_step("01"))).fresh
 
 
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("data/tables.py", True), ("data/letterbox.c", True), ("data/_letterbox.so", False),
+     ("data/__pycache__/tables.pyc", False)],
+)  # fmt: skip
+def test_new_source_calls_for_a_new_run_and_what_was_compiled_from_it_does_not(
+    run, tmp_path, monkeypatch, name, counts
+):
+    monkeypatch.setattr(status, "PACKAGE", tmp_path / "package")
+    audit = find_step("01")
+    before = run.prints(audit)
+    write_text(tmp_path / "package" / name, "new")
+    assert (run.prints(audit) != before) == counts
+
+
 def test_run_metadata_names_no_person_place_or_machine(run):
     pretend(run, "01")
     write_run_metadata(run)

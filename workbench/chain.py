@@ -109,8 +109,8 @@ STEPS: tuple[Step, ...] = (
         reads=("labels.txt", "dataset_manifest.json", "quantization_ladder.json",
                "model_qat_int8.tflite", "threshold_recommendation.json", "calibration.json"),
         writes=("inference_config.json", "model_metadata.json", "golden"),
-        code=("data/decode.py", "data/letterbox.py", "data/letterbox.c", "deploy",
-              "steps/bundle.py"),
+        code=("data/decode.py", "data/letterbox.py", "data/letterbox_c.py", "data/letterbox.c",
+              "data/letterbox.h", "deploy", "steps/bundle.py"),
     ),
     Step(
         "09", "eval_report", "What should we expect on images nobody has tuned on?",

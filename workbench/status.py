@@ -25,6 +25,7 @@ NEEDED = {
     "interrupted": {"started", "finished", "reason"},
 }
 PACKAGE = Path(__file__).resolve().parent
+COMPILED = (".pyc", ".so")  # from code that is hashed itself, other bytes on every machine
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def _code_digest(name: str) -> str:
         return sha256(path)
     digest = hashlib.sha256()
     for inner in sorted(path.rglob("*")):
-        if inner.is_file() and "__pycache__" not in inner.parts:
+        if inner.is_file() and inner.suffix not in COMPILED:
             digest.update(f"{inner.relative_to(path)}\0{sha256(inner)}\n".encode())
     return digest.hexdigest()
 

@@ -2,14 +2,15 @@
 
 Random images of 1 to 4000 pixels a side, extreme aspects, upscaling and exact ties, at five input
 sizes, through the NumPy reference, the pipeline, OpenCV and `letterbox.c` built by every compiler
-that is installed, without and with all optimisation:
+that is installed: plainly, and with vector instructions without and with all optimisation.
 
     python -m tests.prove letterbox images=10000
+
+`build_program` makes a program of its own instead, for another processor or a sanitizer.
 """
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import subprocess
 import tempfile
@@ -21,16 +22,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-import workbench.data
 from workbench.data.letterbox import letterbox, letterbox_reference
+from workbench.data.letterbox_c import SOURCE, open_library
 from workbench.data.threads import count_cores, map_in_order
 
 SIZES = (224, 240, 260, 280, 300)
 LONGEST = 4000
-SOURCE = Path(workbench.data.__file__).with_name("letterbox.c")
 COMPILERS = ("gcc", "clang")
-FLAGS = (("-O0",), ("-O3", "-march=native", "-ffast-math"))
+FLAGS = (("-O0",), ("-O3", "-march=native", "-ffast-math"), ("-O2", "-DLETTERBOX_PLAIN"))
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+
+ARM = ("aarch64-linux-gnu-gcc", "qemu-aarch64")  # Debian: gcc-aarch64-linux-gnu, qemu-user
 
 Letterbox = Callable[[np.ndarray, int], np.ndarray | None]
 
@@ -161,21 +163,59 @@ def builds() -> Iterator[tuple[str, tuple[str, ...]]]:
                 yield compiler, flags
 
 
-def build(folder: Path, compiler: str, flags: tuple[str, ...]) -> Letterbox:
-    """Compile the C file to a library; the function wraps it, row strides and all."""
+def build(folder: Path, compiler: str, flags: tuple[str, ...], source: Path = SOURCE) -> Letterbox:
+    """Compile the C file to a library, warnings being errors, and open it."""
     library = folder / f"{compiler}{''.join(flags)}.so"
-    command = [compiler, *STRICT, *flags, "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
-    subprocess.run(command, check=True, capture_output=True)
-    function = ctypes.CDLL(str(library)).letterbox_rgb
-    integer, pointer, stride = ctypes.c_int, ctypes.c_void_p, ctypes.c_ssize_t
-    function.argtypes = [pointer, integer, integer, integer, stride, pointer, integer, stride]
+    _compile(compiler, *flags, "-shared", "-fPIC", "-o", str(library), str(source))
+    return open_library(library)
 
-    def letterbox_c(image: np.ndarray, size: int) -> np.ndarray:
-        square = np.full((size, size, 3), 77, np.uint8)
+
+def build_program(
+    folder: Path, compiler: str, flags: tuple[str, ...], runner: tuple[str, ...] = ()
+) -> Letterbox:
+    """Compile a program around the C file; each call runs it on memory of exactly its size."""
+    program, main = folder / "letterbox", folder / "main.c"
+    main.write_text(PROGRAM)
+    include = f"-I{SOURCE.parent}"
+    _compile(compiler, *flags, include, "-o", str(program), str(main), str(SOURCE))
+
+    def letterbox_program(image: np.ndarray, size: int) -> np.ndarray:
         height, width, channels = image.shape
-        source = (image.ctypes.data, width, height, channels, image.strides[0])
-        if function(*source, square.ctypes.data, size, square.strides[0]) != 0:
-            raise ValueError(f"letterbox.c refused {width} x {height} x {channels} to {size}")
-        return square
+        words = [*runner, str(program), *map(str, (width, height, channels, size))]
+        done = subprocess.run(words, input=image.tobytes(), capture_output=True)
+        if done.returncode != 0:
+            raise ValueError(f"exit {done.returncode}: {done.stderr.decode()[:2000]}")
+        return np.frombuffer(done.stdout, np.uint8).reshape(size, size, 3)
 
-    return letterbox_c
+    return letterbox_program
+
+
+def _compile(*command: str) -> None:
+    compiler, *words = command
+    subprocess.run([compiler, *STRICT, *words], check=True, capture_output=True)
+
+
+PROGRAM = """
+#include "letterbox.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(int count, char **words) {
+    if (count != 5) return 2;
+    int width = atoi(words[1]), height = atoi(words[2]), channels = atoi(words[3]);
+    int size = atoi(words[4]);
+    size_t bytes = (size_t)width * (size_t)height * (size_t)channels;
+    size_t square = (size_t)size * (size_t)size * 3;
+    uint8_t *source = malloc(bytes), *target = malloc(square);
+    if (!source || !target || fread(source, 1, bytes, stdin) != bytes) return 3;
+    memset(target, 77, square);
+    if (letterbox_rgb(source, width, height, channels, (ptrdiff_t)width * channels, target, size,
+                      (ptrdiff_t)size * 3))
+        return 4;
+    if (fwrite(target, 1, square, stdout) != square) return 5;
+    free(source);
+    free(target);
+    return 0;
+}
+"""

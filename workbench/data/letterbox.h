@@ -1,7 +1,8 @@
 /* Letterbox q8: the whole image, scaled by integer arithmetic, centred on a black square.
  *
- * C99, no dependencies, no allocation, no floating point, reentrant. The same bytes as the
- * training pipeline on every compiler and every processor.
+ * C99, no dependencies, no allocation, no floating point, reentrant; with AVX2 or NEON where
+ * they are, unless LETTERBOX_PLAIN is defined. The same bytes on every compiler and processor; the
+ * training pipeline runs this very file.
  */
 #ifndef LETTERBOX_H
 #define LETTERBOX_H

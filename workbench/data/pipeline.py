@@ -2,7 +2,7 @@
 
 Every batch is a function of (settings, split, number of the batch): no shuffle buffer, no hidden
 state. A stream that starts at epoch k is therefore the stream an uninterrupted run sees there.
-Python only looks after the order; decoding and resizing run in OpenCV, outside the GIL.
+Python only looks after the order; decoding (OpenCV) and letterboxing (C) leave the GIL.
 """
 
 from __future__ import annotations
