@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share: a project folder whose notebooks only pretend."""
+"""Fixtures that several rooms' tests share: a project whose notebooks pretend, a small student."""
 
 from pathlib import Path
 
@@ -51,3 +51,11 @@ def run(project) -> Run:
     folder = project / "outputs/mine"
     folder.mkdir(parents=True)
     return Run(folder, settings, project)
+
+
+@pytest.fixture(scope="session")
+def doubles():
+    """`quantization_doubles`, imported late: it loads TensorFlow."""
+    from tests import quantization_doubles
+
+    return quantization_doubles

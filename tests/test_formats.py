@@ -14,13 +14,6 @@ EXPORT = TfliteExportSettings()
 
 
 @pytest.fixture(scope="module")
-def doubles():
-    from tests import quantization_doubles
-
-    return quantization_doubles
-
-
-@pytest.fixture(scope="module")
 def formats():
     from workbench.deploy import formats
 

@@ -10,13 +10,6 @@ LAYERS = ["stem_conv", "block_dwconv", "block_project_conv", "top_conv", "logits
 
 
 @pytest.fixture(scope="module")
-def doubles():
-    from tests import quantization_doubles
-
-    return quantization_doubles
-
-
-@pytest.fixture(scope="module")
 def layers():
     from workbench.deploy import layers
 

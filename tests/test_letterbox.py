@@ -15,7 +15,6 @@ from workbench.data import letterbox_c
 from workbench.data.letterbox import (
     FOUR_CHANNEL_PIXELS,
     letterbox,
-    letterbox_by_opencv,
     letterbox_reference,
     letterbox_size,
     trusted_library,
@@ -79,11 +78,6 @@ def letterbox_in_float32(image: np.ndarray, size: int) -> np.ndarray:
     return square
 
 
-def opencv_path(image: np.ndarray, size: int) -> np.ndarray:
-    """What the pipeline does where nothing could be compiled."""
-    return letterbox_by_opencv(image, [size])[0]
-
-
 @pytest.mark.parametrize(("width", "height"), [(7, 5), (64, 48), (16, 16), (3, 40), (1, 1)])
 def test_the_reference_is_the_formula_also_in_float32(width, height):
     image = noise(width, height)
@@ -91,7 +85,7 @@ def test_the_reference_is_the_formula_also_in_float32(width, height):
 
 
 @pytest.mark.parametrize(("width", "height"), AWKWARD_SIDES)
-@pytest.mark.parametrize("implementation", [letterbox, opencv_path, proof.with_opencv])
+@pytest.mark.parametrize("implementation", [letterbox, proof.without_c, proof.with_opencv])
 def test_fast_versions_give_the_bytes_of_the_reference(implementation, width, height):
     image = noise(width, height)
     assert np.array_equal(implementation(image, 240), letterbox_reference(image, 240))
@@ -100,17 +94,17 @@ def test_fast_versions_give_the_bytes_of_the_reference(implementation, width, he
 def test_a_large_image_takes_the_other_branch_of_opencv_to_the_same_bytes():
     image = noise(1250, 900)
     assert image.shape[0] * image.shape[1] > FOUR_CHANNEL_PIXELS
-    assert np.array_equal(opencv_path(image, 224), letterbox_reference(image, 224))
+    assert np.array_equal(proof.without_c(image, 224), letterbox_reference(image, 224))
 
 
 def test_random_images_agree_in_all_python_versions():
-    others = {"pipeline": letterbox, "without C": opencv_path, "OpenCV": proof.with_opencv}
+    others = {"pipeline": letterbox, "without C": proof.without_c, "OpenCV": proof.with_opencv}
     for number in range(25):
         found = proof.compare(np.random.default_rng([1, number]), others)
         assert [count.differing for count in found.values()] == [0, 0, 0], f"image {number}"
 
 
-@pytest.mark.parametrize("implementation", [letterbox, opencv_path])
+@pytest.mark.parametrize("implementation", [letterbox, proof.without_c])
 @pytest.mark.parametrize("size", [256, 512])
 @pytest.mark.parametrize(("width", "height"), [(255, 77), (321, 999), (1023, 1022), (513, 1)])
 def test_positions_exactly_between_two_steps_are_rounded_up(implementation, width, height, size):
@@ -214,7 +208,7 @@ def test_a_library_of_another_arithmetic_is_not_trusted(library, compiler, tmp_p
     assert "other bytes than the contract" in caplog.text
 
 
-@pytest.mark.parametrize("implementation", [letterbox, opencv_path])
+@pytest.mark.parametrize("implementation", [letterbox, proof.without_c])
 def test_a_mirrored_view_is_letterboxed_as_it_looks(implementation):
     image = noise(70, 50)[:, ::-1]
     expected = letterbox_reference(np.ascontiguousarray(image), 32)

@@ -9,13 +9,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def doubles():
-    from tests import quantization_doubles
-
-    return quantization_doubles
-
-
-@pytest.fixture(scope="module")
 def qat():
     from workbench.deploy import qat
 

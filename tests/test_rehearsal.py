@@ -11,13 +11,6 @@ NEUTRAL = np.zeros(3)
 
 
 @pytest.fixture(scope="module")
-def doubles():
-    from tests import quantization_doubles
-
-    return quantization_doubles
-
-
-@pytest.fixture(scope="module")
 def student(doubles):
     return doubles.trained_student()
 

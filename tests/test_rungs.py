@@ -11,13 +11,6 @@ RUNGS = ("qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16")
 
 
 @pytest.fixture(scope="module")
-def doubles():
-    from tests import quantization_doubles
-
-    return quantization_doubles
-
-
-@pytest.fixture(scope="module")
 def ladder():
     from workbench.deploy import ladder
 

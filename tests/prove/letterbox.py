@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from workbench.data.letterbox import letterbox, letterbox_reference
+from workbench.data.letterbox import letterbox, letterbox_by_opencv, letterbox_reference
 from workbench.data.letterbox_c import SOURCE, open_library
 from workbench.data.threads import count_cores, map_in_order
 
@@ -40,7 +40,8 @@ Letterbox = Callable[[np.ndarray, int], np.ndarray | None]
 def run(*, images: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """Compare every implementation with the reference on `images` random images."""
     with tempfile.TemporaryDirectory(prefix="workbench_letterbox_") as folder:
-        others = {"pipeline": letterbox, "OpenCV": with_opencv}
+        others = {"pipeline": letterbox, "pipeline, nothing compiled": without_c}
+        others["OpenCV"] = with_opencv
         others |= build_all(Path(folder))
         cases = (np.random.default_rng([seed, number]) for number in range(images))
         found = {name: Count() for name in others}
@@ -127,6 +128,11 @@ def draw_sides(rng: np.random.Generator) -> tuple[int, int]:
         sides = rng.integers(1, 20, 2)
     width, height = (int(max(1, side)) for side in sides)
     return width, height
+
+
+def without_c(image: np.ndarray, size: int) -> np.ndarray:
+    """Do what the pipeline does where `letterbox.c` could not be compiled."""
+    return letterbox_by_opencv(image, [size])[0]
 
 
 def with_opencv(image: np.ndarray, size: int) -> np.ndarray | None:
