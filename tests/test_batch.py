@@ -14,6 +14,7 @@ import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from PIL import Image
 
 from tests.conftest import OPENING, write_notebook
 from workbench.__main__ import main
@@ -310,9 +311,34 @@ def test_a_missing_parameter_file_exits_2(project, capsys):
     assert 'Did you mean "parameters/mine.yaml"?' in capsys.readouterr().err
 
 
-def test_a_benchmark_refuses_a_flag_it_has_no_use_for(capsys):
-    assert main(["benchmark", "thresholds", "--count", "5"]) == 2
-    assert "takes no --count" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("thresholds", "--count", "5"), "takes no --count"),
+        (("latency", "--images", "photos"), "takes no --images"),
+        (("audit", "--run", "outputs/mine"), "takes no --run"),
+        (("audit", "--count", "0"), "--count is 0; it must be 1 or more"),
+        (("audit", "--images", "photos"), "photos holds no images"),
+        (("pipeline", "--images", "photos"), "photos holds no images"),
+    ],
+)
+def test_a_benchmark_refuses_what_it_has_no_use_for(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_pipeline_benchmark_names_a_photo_that_it_cannot_decode(tmp_path, capsys):
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    assert main(["benchmark", "pipeline", "--images", str(tmp_path)]) == 2
+    assert "torn.jpg is a damaged JPEG" in capsys.readouterr().err
+
+
+def test_the_audit_is_measured_on_a_folder_of_ones_own(tmp_path, capsys):
+    for number in range(3):
+        Image.new("RGB", (40, 30), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    assert main(["benchmark", "audit", "--images", str(tmp_path)]) == 0
+    assert "Audit of 3 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

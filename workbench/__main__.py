@@ -170,8 +170,9 @@ def _thresholds(doors: Any) -> None:
 def _benchmark(doors: Any) -> None:
     door = _door(doors, "benchmark", "measure a part on this machine", commands.benchmark)
     door.add_argument("name", choices=sorted(commands.BENCHMARKS))
-    door.add_argument("--run", type=Path, help="run folder, for latency")
-    door.add_argument("--count", type=int, help="size of the benchmark, see CONTRIBUTING")
+    door.add_argument("--run", type=Path, help="run folder, for calibration and latency")
+    door.add_argument("--images", type=Path, help="folder of your own, for audit and pipeline")
+    door.add_argument("--count", type=int, help="how many, see Benchmarks in CONTRIBUTING.md")
     _json(door)
 
 

@@ -197,12 +197,13 @@ def thresholds(options: Namespace) -> Answer:
 
 def benchmark(options: Namespace) -> Answer:
     room = importlib.import_module(f"workbench.benchmarks.{options.name}")
-    given = {"count": options.count, "run_folder": options.run}
+    given = {"count": options.count, "run_folder": options.run, "folder": options.images}
+    flags = dict(zip(given, ("--count", "--run", "--images"), strict=True))
     given = {name: value for name, value in given.items() if value is not None}
-    strangers = given.keys() - inspect.signature(room.run).parameters.keys()
-    if strangers:
-        flag = "--run" if "run_folder" in strangers else "--count"
-        raise InputError(f"benchmark {options.name} takes no {flag}. Leave it out")
+    for stranger in given.keys() - inspect.signature(room.run).parameters.keys():
+        raise InputError(f"benchmark {options.name} takes no {flags[stranger]}. Leave it out")
+    if options.count is not None and options.count < 1:
+        raise InputError(f"--count is {options.count}; it must be 1 or more")
     figures = room.run(**given)
     return Answer(room.table(figures), figures)
 

@@ -28,7 +28,8 @@ from workbench.data.layouts import SUFFIXES
 from workbench.data.letterbox import trusted_library
 from workbench.data.pipeline import View, evaluation_batches, training_batches
 from workbench.data.tables import Split
-from workbench.data.threads import count_cores
+from workbench.data.threads import count_cores, map_in_order
+from workbench.errors import InputError
 from workbench.settings import AugmentationSettings, ColorJitter, Cutout, RunSettings, Settings
 
 WIDTH, HEIGHT, QUALITY = 500, 400, 90
@@ -55,13 +56,14 @@ class Seconds(NamedTuple):
 
 
 def run(
-    *, count: int = 1000, folder: Path | None = None, repeats: int = 5, threads: int = 0
+    *, count: int = 2500, folder: Path | None = None, repeats: int = 5, threads: int = 0
 ) -> dict[str, Any]:
     """Time `repeats` rounds of `count` images through every stage."""
     threads = count_cores(threads)
     with tempfile.TemporaryDirectory(prefix="workbench_benchmark_") as place:
         images = Path(folder) if folder else draw_images(Path(place), min(count, MOST_DRAWN))
         split = list_split(images)
+        _refuse_unreadable(split, threads)
         stages = _stages(_repeated(split, WARM_UP_IMAGES + count + WARM_UP_IMAGES), threads)
         rounds = [
             {name: _seconds_an_image(stage, count) for name, stage in stages.items()}
@@ -121,9 +123,21 @@ def draw_image(rng: np.random.Generator) -> np.ndarray:
 def list_split(folder: Path) -> Split:
     """Make a split of every image below `folder`, all of one class."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(
+            f"{folder} holds no images. Give a folder with {', '.join(SUFFIXES)} files"
+        )
     names = tuple(path.relative_to(folder).as_posix() for path in paths)
     ones = np.ones((len(names), 1), np.float32)
     return Split("train", names, folder, ("any",), ones, ones)
+
+
+def _refuse_unreadable(split: Split, threads: int) -> None:
+    """Name a file that cannot be decoded before anything is timed."""
+    dataset = Settings().dataset
+    paths = (split.path(index) for index in range(len(split)))
+    for _ in map_in_order(lambda path: decode_image(path, dataset), paths, threads):
+        pass
 
 
 def _repeated(split: Split, count: int) -> Split:
