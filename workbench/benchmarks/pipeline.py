@@ -95,7 +95,9 @@ def table(figures: dict[str, Any]) -> str:
         lines.append(f"  {name:<42}{speed:>10.0f}{figures['ratio'][name]:>8.2f}{cpu:>9.0f}")
     lines.append(f"  most memory of the process: {figures['peak_memory_bytes'] / 1e6:.0f} MB")
     if figures["letterbox"] == "OpenCV":
-        lines.append("  letterbox.c, three times as fast, needs a C compiler at installation")
+        lines.append(
+            "  letterbox.c, nearly three times as fast, needs a C compiler at installation"
+        )
     return "\n".join(lines)
 
 

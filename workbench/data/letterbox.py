@@ -3,7 +3,7 @@
 The contract with the phone. Every sum is an integer below 2**24, so int32 and float32 give the
 same bits on any CPU, GPU or phone. Three implementations are kept in step by tests: the reference
 here, OpenCV's, and `letterbox.c`, which ships in the bundle. The pipeline runs `letterbox.c` where
-installing could compile it and OpenCV elsewhere, three times as slow.
+installing could compile it and OpenCV elsewhere, which takes nearly three times as long.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def trusted_library() -> letterbox_c.Letterbox | None:
         return by_c
     log.warning(
         "%s %s: OpenCV letterboxes instead, slower and to the same bytes. "
-        "`pip install --no-deps -e .` compiles it anew.",
+        "`pip install --no-deps --no-build-isolation -e .` compiles it anew.",
         letterbox_c.LIBRARY, fault,
     )  # fmt: skip
     return None
