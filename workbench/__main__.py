@@ -170,9 +170,13 @@ def _thresholds(doors: Any) -> None:
 def _benchmark(doors: Any) -> None:
     door = _door(doors, "benchmark", "measure a part on this machine", commands.benchmark)
     door.add_argument("name", choices=sorted(commands.BENCHMARKS))
+    door.formatter_class = argparse.RawDescriptionHelpFormatter
+    door.epilog = "what each compares; what --count counts\n" + "\n".join(
+        f"  {name:<12} {words}" for name, words in sorted(commands.BENCHMARKS.items())
+    )
     door.add_argument("--run", type=Path, help="run folder, for calibration and latency")
     door.add_argument("--images", type=Path, help="folder of your own, for audit and pipeline")
-    door.add_argument("--count", type=int, help="how many, see Benchmarks in CONTRIBUTING.md")
+    door.add_argument("--count", type=int, help="how many, see below")
     _json(door)
 
 
