@@ -20,12 +20,11 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from workbench.benchmarks.photos import list_photos
 from workbench.data.audit import audit_dataset
 from workbench.data.decode import decode_image
-from workbench.data.layouts import SUFFIXES
 from workbench.data.tables import Dataset
 from workbench.data.threads import count_cores, map_in_order
-from workbench.errors import InputError
 from workbench.settings import DatasetSettings, RunSettings, Settings
 
 WIDTH, HEIGHT, QUALITY = 500, 400, 90
@@ -118,11 +117,7 @@ def draw_image(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 def list_images(folder: Path) -> Dataset:
     """Make a dataset of every image in `folder`; labels and splits go round in turn."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise InputError(
-            f"{folder} holds no images. Give a folder with {', '.join(SUFFIXES)} files"
-        )
+    found = list_photos(folder)
     rows = pd.DataFrame({"filepath": [path.relative_to(folder).as_posix() for path in found]})
     turn = np.arange(len(rows))
     rows["split"] = np.array(["train", "train", "val", "test"], dtype=object)[turn % 4]

@@ -23,13 +23,12 @@ import workbench  # noqa: F401
 # isort: split
 import tensorflow as tf
 
+from workbench.benchmarks.photos import list_photos
 from workbench.data.decode import decode_image
-from workbench.data.layouts import SUFFIXES
 from workbench.data.letterbox import trusted_library
 from workbench.data.pipeline import View, evaluation_batches, training_batches
 from workbench.data.tables import Split
 from workbench.data.threads import count_cores, map_in_order
-from workbench.errors import InputError
 from workbench.settings import AugmentationSettings, ColorJitter, Cutout, RunSettings, Settings
 
 WIDTH, HEIGHT, QUALITY = 500, 400, 90
@@ -124,11 +123,7 @@ def draw_image(rng: np.random.Generator) -> np.ndarray:
 
 def list_split(folder: Path) -> Split:
     """Make a split of every image below `folder`, all of one class."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InputError(
-            f"{folder} holds no images. Give a folder with {', '.join(SUFFIXES)} files"
-        )
+    paths = list_photos(folder)
     names = tuple(path.relative_to(folder).as_posix() for path in paths)
     ones = np.ones((len(names), 1), np.float32)
     return Split("train", names, folder, ("any",), ones, ones)
