@@ -25,7 +25,6 @@ NEEDED = {
     "interrupted": {"started", "finished", "reason"},
 }
 PACKAGE = Path(__file__).resolve().parent
-COMPILED = (".pyc", ".so")  # from code that is hashed itself, other bytes on every machine
 
 
 def read_status(folder: Path) -> dict[str, Any]:
@@ -148,7 +147,9 @@ def _code_digest(name: str) -> str:
         return sha256(path)
     digest = hashlib.sha256()
     for inner in sorted(path.rglob("*")):
-        if inner.is_file() and inner.suffix not in COMPILED:
+        # what was compiled from this code has other bytes on every machine
+        compiled = inner.suffix == ".so" or "__pycache__" in inner.parts
+        if inner.is_file() and not compiled:
             digest.update(f"{inner.relative_to(path)}\0{sha256(inner)}\n".encode())
     return digest.hexdigest()
 
