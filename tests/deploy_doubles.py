@@ -9,11 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from workbench.deploy import flatbuffer
-from workbench.deploy.bundle import write_bundle
-from workbench.deploy.description import MODEL_FILE
+from workbench.deploy import tflite as flatbuffer
+from workbench.deploy.bundle import GoldenImage, write_bundle
+from workbench.deploy.config import MODEL_FILE
 from workbench.deploy.export import export_model
-from workbench.deploy.golden import GoldenImage
 from workbench.files import write_bytes, write_json
 from workbench.settings import Settings
 

@@ -17,7 +17,7 @@ from tf_keras import layers
 
 from workbench.data.tables import Dataset
 from workbench.deploy.convert import network_input
-from workbench.nets.randomness import restartable_randomness
+from workbench.nets.lite import restartable_randomness
 from workbench.settings import Settings
 
 SIDE = 32

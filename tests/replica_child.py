@@ -20,11 +20,7 @@ from tests.training_doubles import small_network
 from workbench.data.pipeline import View
 from workbench.data.tables import read_dataset
 from workbench.settings import Settings
-from workbench.train.devices import (
-    choose_strategy,
-    meet_other_machines,
-    seed_everything,
-)
+from workbench.train.devices import choose_strategy, meet_other_machines, seed_everything
 from workbench.train.distill import FromLabels
 from workbench.train.feeds import feed_from
 from workbench.train.loop import Phase, fit_phase

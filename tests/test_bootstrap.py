@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from workbench.decide.bootstrap import (
+from workbench.decide.comparison import Predictions, compare
+from workbench.decide.intervals import (
     count_cells,
     image_weights,
     interval,
     interval_ends,
     resampled_levels,
 )
-from workbench.decide.comparison import Predictions, compare
 from workbench.decide.levels import count_levels
 from workbench.decide.metrics import evaluate
 from workbench.errors import InputError

@@ -11,18 +11,21 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.deploy_doubles import (
-    LABELS,
-    LADDER,
-    colour_file,
-    make_bundle,
-    recommendation,
+from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, recommendation
+from workbench.deploy import bundle as sources
+from workbench.deploy.bundle import (
+    RIM,
+    GoldenImage,
+    c_string,
+    choose_golden,
+    kotlin_string,
+    render,
+    seal,
+    swift_string,
+    withdrawn_on_failure,
+    write_bundle,
 )
-from workbench.deploy import sources
-from workbench.deploy.bundle import seal, withdrawn_on_failure, write_bundle
-from workbench.deploy.description import MODEL_FILE, inference_config, model_metadata
-from workbench.deploy.golden import RIM, GoldenImage, choose_golden
-from workbench.deploy.sources import c_string, kotlin_string, render, swift_string
+from workbench.deploy.config import MODEL_FILE, inference_config, model_metadata
 from workbench.errors import MissingInputError, StepError
 from workbench.files import write_bytes
 from workbench.settings import Settings
@@ -287,7 +290,7 @@ def test_the_python_snippet_runs_the_model(packed):
 
 
 def test_a_file_with_another_input_scale_is_refused(tmp_path):
-    from workbench.deploy import flatbuffer
+    from workbench.deploy import tflite as flatbuffer
 
     tree = flatbuffer.parse(colour_file())
     tree.subgraphs[0].tensors[0].quantization.scale = np.array([0.02], np.float32)

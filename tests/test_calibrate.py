@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.deploy_doubles import labels
-from workbench.deploy.calibrate import choose_calibration
+from workbench.deploy.quantize import choose_calibration
 
 
 def rare_in_many(rare_rows=(17, 55)):

@@ -7,14 +7,15 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.calibration import calibration_curve
 
-from workbench.decide.calibration import calibrate, fit_lines
-from workbench.decide.levels import Quantization, count_levels
-from workbench.decide.reliability import (
+from workbench.decide.calibration import (
+    calibrate,
     calibration_error,
     class_errors,
+    fit_lines,
     reliability,
     wilson,
 )
+from workbench.decide.levels import Quantization, count_levels
 
 SCALE, ZERO_POINT = 0.1, 5
 

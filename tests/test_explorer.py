@@ -10,10 +10,10 @@ import pytest
 
 from tests.decision_doubles import NAUGHTY, tuned, tuned_unknown
 from tests.prove.slider import CHROMIUM
-from workbench.decide.objectives import Objective, best
+from workbench.decide.levels import Objective, best
 from workbench.decide.reading import accept, from_json
 from workbench.show import explorer, gallery
-from workbench.show.colours import contrast_on_white
+from workbench.show.figures import contrast_on_white
 from workbench.show.gallery import Picture
 from workbench.show.sliders import Tuning
 

@@ -8,7 +8,10 @@ import pytest
 from flatbuffers.table import Table
 
 from tests.deploy_doubles import INTEGERS, LABELS, colour_file, photos, recommendation
-from workbench.deploy import card, edits, export, flatbuffer, tflite
+from workbench.deploy import export, tflite
+from workbench.deploy import export as card
+from workbench.deploy import tflite as edits
+from workbench.deploy import tflite as flatbuffer
 from workbench.errors import StepError
 from workbench.settings import Settings
 

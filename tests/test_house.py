@@ -18,7 +18,7 @@ ORDER = (
     "execution", "batch", "commands", "__main__",
 )  # fmt: skip
 ALLOWED_EXTRA = {
-    ("run", "data"),  # the stamp of the dataset folder, read when a step is judged
+    ("run", "data")  # the stamp of the dataset folder, read when a step is judged
 }
 WITHOUT_TENSORFLOW = ("decide", "show", "batch", "chain", "status", "run", "settings", "parameters")
 

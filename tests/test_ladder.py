@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from tests.deploy_doubles import colour_file, colour_file_with_a_float, photos
-from workbench.deploy import rungs, tflite
-from workbench.deploy.rungs import RUNGS, climb_down
-from workbench.deploy.scores import Score, Truth, decide_neutrally, score_logits
+from workbench.deploy import fallbacks as rungs
+from workbench.deploy import tflite
+from workbench.deploy.fallbacks import (
+    RUNGS,
+    Score,
+    Truth,
+    climb_down,
+    decide_neutrally,
+    score_logits,
+)
 from workbench.errors import StepError
 from workbench.settings import LadderSettings
 

@@ -61,7 +61,8 @@ def test_the_worst_layers_come_first(layers, convert, doubles, images):
 
 
 def test_a_range_that_is_too_narrow_shows_as_saturation(layers, convert, doubles, images):
-    from workbench.deploy import qat, ranges
+    from workbench.deploy import qat
+    from workbench.deploy import qat as ranges
 
     student = doubles.trained_student()
     quantized = qat.quantize(student, images)

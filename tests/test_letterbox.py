@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.prove import letterbox as proof
-from workbench.data import letterbox_c
+from workbench.data import letterbox as letterbox_c
 from workbench.data.letterbox import (
     FOUR_CHANNEL_PIXELS,
     letterbox,

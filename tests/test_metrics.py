@@ -10,8 +10,8 @@ from scipy.special import softmax
 
 from workbench.decide import metrics
 from workbench.decide.levels import count_levels
-from workbench.decide.mistakes import worst_mistakes
-from workbench.decide.ranking import average_precisions, roc_aucs
+from workbench.decide.metrics import worst_mistakes
+from workbench.decide.outcomes import average_precisions, roc_aucs
 from workbench.errors import InputError
 
 EXACT = {"rel": 0, "abs": 1e-12}

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from workbench.deploy.fallbacks import Truth
 from workbench.deploy.parity import Computed, decide, measure, require_parity
-from workbench.deploy.scores import Truth
 from workbench.errors import StepError
 from workbench.settings import ParitySettings
 

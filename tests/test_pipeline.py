@@ -21,11 +21,11 @@ import tensorflow as tf
 from tests.test_augment import OFF as NO_AUGMENTATION
 from workbench.benchmarks import pipeline as benchmark
 from workbench.data import pipeline
-from workbench.data.cache import default_folder
 from workbench.data.letterbox import letterbox_reference
 from workbench.data.pipeline import (
     TrainingBatches,
     View,
+    default_folder,
     evaluation_batches,
     letterboxed,
     mix_up,

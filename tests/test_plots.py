@@ -12,11 +12,9 @@ from PIL import Image
 from tests.decision_doubles import SCALE, ZERO_POINT, draw, names, tuned, tuned_unknown
 from workbench.decide.calibration import reliability
 from workbench.decide.levels import Quantization
-from workbench.decide.metrics import evaluate
-from workbench.decide.mistakes import worst_mistakes
+from workbench.decide.metrics import evaluate, worst_mistakes
 from workbench.show import gallery, plots
-from workbench.show.colours import class_colour, contrast_on_white
-from workbench.show.figures import described, plain
+from workbench.show.figures import class_colour, contrast_on_white, described, plain
 
 
 def answers(classes):

@@ -77,8 +77,7 @@ def test_no_change_is_no_edit(found):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
-    [({"cat": 3}, "not a class"), ({"NA": 129}, "cannot be a threshold")],
+    ("changes", "words"), [({"cat": 3}, "not a class"), ({"NA": 129}, "cannot be a threshold")]
 )
 def test_impossible_edits_are_refused(found, changes, words):
     with pytest.raises(InputError, match=words):

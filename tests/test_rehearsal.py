@@ -23,10 +23,10 @@ def dataset(doubles, tmp_path_factory):
 @pytest.fixture
 def rehearse(doubles, student, dataset, tmp_path):
     from workbench.deploy import convert, qat
-    from workbench.deploy.description import MODEL_FILE, inference_config
+    from workbench.deploy.config import MODEL_FILE, inference_config
     from workbench.deploy.export import export_model
-    from workbench.deploy.ladder import calibration_images
-    from workbench.deploy.rehearsal import Networks, rehearse
+    from workbench.deploy.parity import Networks, rehearse
+    from workbench.deploy.quantize import calibration_images
     from workbench.deploy.tflite import output_quantization
 
     def run(*, with_qat: bool, spoil=lambda model: model, integer: int | None = None, **groups):
@@ -54,11 +54,7 @@ def rehearse(doubles, student, dataset, tmp_path):
 
     def thresholds(scale: float, zero_point: int, integer: int) -> dict:
         logit = (integer - 0.5 - zero_point) * scale
-        entry = {
-            "integer": integer,
-            "logit": logit,
-            "probability": float(1 / (1 + np.exp(-logit))),
-        }
+        entry = {"integer": integer, "logit": logit, "probability": float(1 / (1 + np.exp(-logit)))}
         classes = [{"name": name, **entry} for name in doubles.CLASSES]
         return {"scores": {"scale": scale, "zero_point": zero_point}, "classes": classes}
 
@@ -108,8 +104,8 @@ def test_the_phone_harness_decides_alike_whatever_the_file_holds(rehearse, expor
 
 
 def test_a_shipped_file_that_decides_otherwise_is_found_at_the_phone(rehearse):
-    from workbench.deploy.edits import with_folded_thresholds
     from workbench.deploy.parity import require_parity
+    from workbench.deploy.tflite import with_folded_thresholds
     from workbench.errors import StepError
 
     def spoil(model: bytes) -> bytes:

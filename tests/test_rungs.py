@@ -12,7 +12,7 @@ RUNGS = ("qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16")
 
 @pytest.fixture(scope="module")
 def ladder():
-    from workbench.deploy import ladder
+    from workbench.deploy import quantize as ladder
 
     return ladder
 

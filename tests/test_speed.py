@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.deploy_doubles import colour_file
-from workbench.deploy.speed import percentiles, time_calls, time_file
+from workbench.deploy.tflite import percentiles, time_calls, time_file
 from workbench.files import write_bytes
 
 

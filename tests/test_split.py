@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from workbench.data.split import assign_splits
+from workbench.data.splits import assign_splits
 
 SHARES = (0.8, 0.1, 0.1)
 

@@ -8,7 +8,7 @@ import workbench  # noqa: F401
 # isort: split
 import tf_keras as keras
 
-from workbench.nets.anatomy import backbone_layers
+from workbench.nets.lite import backbone_layers
 from workbench.nets.teacher import build_teacher, student_view, teacher_view
 from workbench.nets.weights import load_weights_into, save_weights
 from workbench.settings import TEACHER_SIZES, Settings, TeacherSettings

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from tests.deploy_doubles import OUTPUT, SIZE, colour_file, photos
-from workbench.deploy import edits, flatbuffer, tflite
+from workbench.deploy import tflite
+from workbench.deploy import tflite as edits
+from workbench.deploy import tflite as flatbuffer
 from workbench.errors import StepError
 
 

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 from workbench.decide import thresholds
-from workbench.decide.bootstrap import interval
+from workbench.decide.intervals import interval
 from workbench.decide.levels import (
     LOWEST,
     NEVER,
+    Objective,
     Quantization,
+    best,
+    candidates,
     count_levels,
     level_cells,
     on_levels,
 )
-from workbench.decide.objectives import Objective, best, candidates
 from workbench.decide.selection import assign_folds, smooth
 from workbench.decide.thresholds import search, search_unknown
 from workbench.decide.unknown import answers

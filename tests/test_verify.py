@@ -11,9 +11,9 @@ import pytest
 
 from tests.deploy_doubles import LABELS, colour_file, make_bundle, photos, recommendation
 from workbench.decide import metrics
-from workbench.decide.probabilities import probabilities
+from workbench.decide.outcomes import probabilities
 from workbench.deploy import bundle, tflite
-from workbench.deploy.evidence import write_test_scores
+from workbench.deploy.bundle import write_test_scores
 from workbench.deploy.verify import verify
 from workbench.files import sha256, write_json
 from workbench.settings import Settings

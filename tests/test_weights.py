@@ -18,11 +18,16 @@ import workbench  # noqa: F401
 import tf_keras as keras
 
 from workbench.errors import WeightsError
-from workbench.nets import pretrained
+from workbench.nets import weights as pretrained
 from workbench.nets.lite import build_lite
-from workbench.nets.plain_files import MAX_BYTES
 from workbench.nets.teacher import build_teacher
-from workbench.nets.weights import fits_head, load_weights_into, read_arrays, save_weights
+from workbench.nets.weights import (
+    MAX_BYTES,
+    fits_head,
+    load_weights_into,
+    read_arrays,
+    save_weights,
+)
 from workbench.settings import TeacherSettings
 
 SIDE = 8
@@ -301,7 +306,7 @@ def test_an_npz_that_claims_more_than_it_holds_is_refused_before_memory_is_spent
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.nets.plain_files.MAX_BYTES", 1000)
+    monkeypatch.setattr("workbench.nets.weights.MAX_BYTES", 1000)
     np.savez_compressed(tmp_path / "zeros.npz", kernel=np.zeros(1000, np.float32))
     with pytest.raises(WeightsError, match="at most 1000"):
         read_arrays(tmp_path / "zeros.npz")

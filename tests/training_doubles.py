@@ -12,7 +12,7 @@ import workbench  # noqa: F401
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.nets.randomness import restartable_randomness
+from workbench.nets.lite import restartable_randomness
 from workbench.train.feeds import Feed
 
 CLASSES = 3

@@ -32,13 +32,12 @@ class Step:
 
 DATA_CODE = ("data", "steps/data.py")
 # What a step computes with; of decide, what scores a network and not what tunes its thresholds.
-SCORING = tuple(f"decide/{name}.py" for name in (
-    "answers", "bootstrap", "levels", "metrics", "objectives", "outcomes", "probabilities",
-    "ranking", "reliability", "replicates"))  # fmt: skip
+SCORING = tuple(
+    f"decide/{name}.py" for name in ("calibration", "intervals", "levels", "metrics", "outcomes")
+)
 TRAIN_CODE = (*DATA_CODE, "nets", "train", *SCORING, "steps/learning.py")
 LADDER_CODE = tuple(f"deploy/{name}.py" for name in (
-    "calibrate", "convert", "edits", "flatbuffer", "ladder", "layers", "qat", "quiet", "ranges",
-    "rungs", "scores", "tflite"))  # fmt: skip
+    "convert", "fallbacks", "layers", "qat", "quantize", "tflite"))  # fmt: skip
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
 TRAINING_KNOBS = ("seed", "task", "precision", "run.deterministic", "multi_gpu", "loss",
                   "schedule", "training", "augmentation")  # fmt: skip
@@ -109,7 +108,7 @@ STEPS: tuple[Step, ...] = (
         reads=("labels.txt", "dataset_manifest.json", "quantization_ladder.json",
                "model_qat_int8.tflite", "threshold_recommendation.json", "calibration.json"),
         writes=("inference_config.json", "model_metadata.json", "golden"),
-        code=("data/decode.py", "data/letterbox.py", "data/letterbox_c.py", "data/letterbox.c",
+        code=("data/decode.py", "data/letterbox.py", "data/letterbox.py", "data/letterbox.c",
               "data/letterbox.h", "deploy", "steps/bundle.py"),
     ),
     Step(

@@ -22,9 +22,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from workbench.data.letterbox import letterbox, letterbox_by_opencv, letterbox_reference
-from workbench.data.letterbox_c import SOURCE, open_library
-from workbench.data.threads import count_cores, map_in_order
+from workbench.data.decode import count_cores, map_in_order
+from workbench.data.letterbox import (
+    SOURCE,
+    letterbox,
+    letterbox_by_opencv,
+    letterbox_reference,
+    open_library,
+)
 
 SIZES = (224, 240, 260, 280, 300)
 LONGEST = 4000
@@ -81,9 +86,7 @@ class Count:
 
     def __add__(self, other: Count) -> Count:
         return Count(
-            self.squares + other.squares,
-            self.bytes + other.bytes,
-            self.differing + other.differing,
+            self.squares + other.squares, self.bytes + other.bytes, self.differing + other.differing
         )
 
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from workbench.data import listing
+from workbench.data import layouts as listing
 from workbench.data.tables import read_dataset
 from workbench.settings import Settings
 

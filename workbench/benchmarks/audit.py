@@ -22,9 +22,8 @@ import psutil
 
 from workbench.benchmarks.photos import list_photos
 from workbench.data.audit import audit_dataset
-from workbench.data.decode import decode_image
+from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.tables import Dataset
-from workbench.data.threads import count_cores, map_in_order
 from workbench.settings import DatasetSettings, RunSettings, Settings
 
 WIDTH, HEIGHT, QUALITY = 500, 400, 90

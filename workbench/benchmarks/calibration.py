@@ -32,7 +32,7 @@ def study(settings: Settings, dataset: Any, student: Any, *, seeds: int) -> dict
     """Score every size, choice and seed against the float student on validation."""
     from workbench.data.pipeline import letterboxed
     from workbench.deploy.convert import keras_logits
-    from workbench.deploy.scores import Truth, f1_macro, mean_average_precision
+    from workbench.deploy.fallbacks import Truth, f1_macro, mean_average_precision
 
     validation = dataset.split("val")
     images = list(letterboxed(validation, settings.student_size, settings))
@@ -57,7 +57,7 @@ def _score(settings, dataset, student, images, truth, size, choice, seed) -> dic
     from workbench.data.pipeline import letterboxed
     from workbench.deploy import tflite
     from workbench.deploy.convert import convert_full_integer
-    from workbench.deploy.scores import f1_macro, mean_average_precision
+    from workbench.deploy.fallbacks import f1_macro, mean_average_precision
 
     train = dataset.split("train")
     rows = _rows(train, size, choice, seed)
@@ -73,7 +73,7 @@ def _score(settings, dataset, student, images, truth, size, choice, seed) -> dic
 
 
 def _rows(train: Any, size: int, choice: str, seed: int) -> np.ndarray:
-    from workbench.deploy.calibrate import choose_calibration
+    from workbench.deploy.quantize import choose_calibration
 
     if choice == "class-covering":
         return choose_calibration(train, size, seed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.deploy.speed import percentiles, tflite_caller, time_calls
+from workbench.deploy.tflite import percentiles, tflite_caller, time_calls
 from workbench.errors import MissingInputError
 from workbench.settings import Settings, TfliteExportSettings
 

@@ -17,18 +17,13 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 
 from workbench.benchmarks.photos import list_photos
-from workbench.data.decode import decode_image
+from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.letterbox import trusted_library
 from workbench.data.pipeline import View, evaluation_batches, training_batches
 from workbench.data.tables import Split
-from workbench.data.threads import count_cores, map_in_order
 from workbench.settings import AugmentationSettings, ColorJitter, Cutout, RunSettings, Settings
 
 WIDTH, HEIGHT, QUALITY = 500, 400, 90

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import f1_score
 
-from workbench.decide.bootstrap import resampled_levels
+from workbench.decide.intervals import resampled_levels
 from workbench.decide.levels import Quantization
 from workbench.decide.selection import tune
 from workbench.decide.thresholds import best_thresholds, rules_of, search

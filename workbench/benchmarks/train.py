@@ -15,10 +15,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 import tf_keras as keras
 

@@ -14,26 +14,197 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit_summary import summarise
-from workbench.data.duplicates import Duplicates, find_duplicates, judge_duplicates
+from workbench.data.decode import count_cores, examine_image
+from workbench.data.duplicates import Duplicates, find_duplicates, groups_of, judge_duplicates
 from workbench.data.facts import collect_facts
-from workbench.data.findings import SEVERITIES, Findings
-from workbench.data.gallery import Exhibit, worst_images
-from workbench.data.judgements import judge_files, judge_labels, judge_pictures
+from workbench.data.findings import (
+    KINDS,
+    SEVERITIES,
+    Findings,
+    judge_files,
+    judge_labels,
+    judge_pictures,
+)
 from workbench.data.label_errors import COLUMNS as SUSPECT_COLUMNS
 from workbench.data.label_errors import judge_suspects, suspect_labels
-from workbench.data.label_statistics import LabelStatistics, label_statistics
-from workbench.data.layouts import SPLITS, guard
-from workbench.data.resplit import Resplit, propose_resplit
+from workbench.data.label_statistics import SPLITS, LabelStatistics, label_statistics
+from workbench.data.layouts import guard
+from workbench.data.likeness import Thumbnails
+from workbench.data.resplit import ASIDE, Resplit, propose_resplit
 from workbench.data.tables import Dataset, write_tables
-from workbench.data.threads import count_cores
-from workbench.data.thumbnails import Thumbnails
 from workbench.errors import DatasetError
 from workbench.files import write_json, write_text
 from workbench.settings import Settings
+
+# The audit in one page of strict JSON: counts and spreads, null where nothing can be said.
+
+MOST_PAIRS = 20
+
+
+def summarise(
+    dataset: Dataset,
+    facts: pd.DataFrame,
+    duplicates: Duplicates,
+    statistics: LabelStatistics,
+    findings: pd.DataFrame,
+    proposal: Resplit,
+) -> dict[str, Any]:
+    """Condense the audit; `fit` is false as long as there is an error."""
+    readable = facts[facts["refused"].isna()]
+    severities = findings["severity"].value_counts()
+    kinds = findings["kind"].value_counts()
+    aside = proposal.moves["to"] == ASIDE
+    return {
+        "fit": not bool((findings["severity"] == "error").any()),
+        "images": len(facts),
+        "readable": len(readable),
+        "quarantined": len(dataset.quarantine),
+        "splits": {split: int((facts["split"] == split).sum()) for split in SPLITS},
+        "findings": {severity: int(severities.get(severity, 0)) for severity in SEVERITIES},
+        "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
+        "exact_duplicate_groups": len(groups_of(duplicates.files)),
+        "photo_groups": len(groups_of(duplicates.photos)),
+        "near_duplicate_pairs": len(duplicates.pairs),
+        "proposed_split": {"moved": int((~aside).sum()), "left_out": int(aside.sum())},
+        "labels": _labels(statistics),
+        "pictures": _pictures(readable),
+    }
+
+
+def _labels(statistics: LabelStatistics) -> dict[str, Any]:
+    per_image = statistics.labels_per_image
+    weighted = per_image.assign(total=per_image["labels"] * per_image["images"])
+    totals = weighted.groupby("split")[["total", "images"]].sum()
+    pairs = statistics.pairs.head(MOST_PAIRS)
+    return {
+        "classes": {
+            name: {row["split"]: int(row["positives"]) for row in group.to_dict("records")}
+            for name, group in statistics.counts.groupby("class", sort=False)
+        },
+        "per_image": {
+            split: round(float(totals["total"][split] / totals["images"][split]), 4)
+            for split in SPLITS
+            if split in totals.index
+        },
+        "imbalance": {split: _imbalance(statistics.counts, split) for split in SPLITS},
+        "frequent_pairs": [
+            [row.first, row.second, int(row.images), round(float(row.lift), 3)]
+            for row in pairs.itertuples()
+        ],
+        "drifted": int(statistics.drift["drifted"].sum()),
+    }
+
+
+def _imbalance(counts: pd.DataFrame, split: str) -> float | None:
+    """Divide the most frequent class by the rarest that occurs."""
+    positives = counts.loc[(counts["split"] == split) & (counts["positives"] > 0), "positives"]
+    return round(float(positives.max() / positives.min()), 3) if len(positives) else None
+
+
+def _pictures(readable: pd.DataFrame) -> dict[str, Any]:
+    sides = readable[["width", "height"]]
+    waste = 1 - sides.min(axis=1) / sides.max(axis=1).clip(lower=1)
+    return {
+        "formats": {str(name): int(n) for name, n in readable["format"].value_counts().items()},
+        "width": _spread(readable["width"]),
+        "height": _spread(readable["height"]),
+        "aspect": _spread(readable["width"] / readable["height"].clip(lower=1)),
+        "letterbox_waste": _spread(waste),
+        "brightness": _spread(readable["brightness"]),
+        "sharpness": _spread(readable["sharpness"]),
+        "bytes": _spread(readable["bytes"]),
+    }
+
+
+def _spread(values: pd.Series) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    shares = {"least": 0.0, "low": 0.05, "typical": 0.5, "high": 0.95, "most": 1.0}
+    return {name: round(float(values.quantile(share)), 4) for name, share in shares.items()}
+
+
+# The images a person should look at first, decoded small: the material of a gallery.
+
+TILE_PIXELS = 220
+GAP_PIXELS = 6
+ABOUT_PAIRS = ("leak", "conflicting_labels", "exact_duplicate", "near_duplicate")
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One image of the gallery; `pixels` is None where it cannot be read."""
+
+    image: str
+    split: str
+    labels: tuple[str, ...]
+    kind: str
+    severity: str
+    detail: str
+    pixels: np.ndarray | None  # uint8 [height, width, 3], beside its copy where it is about one
+
+
+def worst_images(
+    dataset: Dataset, findings: pd.DataFrame, duplicates: Duplicates, settings: Settings
+) -> tuple[Exhibit, ...]:
+    """Decode the `audit.gallery_size` worst images, each shown once."""
+    row_of = {image: row for row, image in enumerate(dataset.rows["filepath"])}
+    exhibits = []
+    for finding in choose_worst(findings, settings.audit.gallery_size).to_dict("records"):
+        row = row_of.get(finding["image"])
+        rows = [] if row is None else [row]
+        if finding["kind"] in ABOUT_PAIRS and row is not None:
+            rows.append(_copy_of(row, dataset.rows["split"], duplicates))
+        labels = dataset.rows["labels"].iloc[row] if rows else ()
+        pixels = _side_by_side(dataset, rows, settings)
+        exhibits.append(Exhibit(**finding, labels=labels, pixels=pixels))
+    return tuple(exhibits)
+
+
+def choose_worst(findings: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Take the worst of every kind, then the second of every kind, and so on; notes come last."""
+    named = findings[findings["image"] != ""].drop_duplicates("image")
+    turn = named.groupby("kind", sort=False).cumcount()
+    places = np.lexsort((np.arange(len(named)), turn, named["severity"] == "info"))
+    return named.iloc[places[:count]]
+
+
+def _copy_of(row: int, splits: pd.Series, duplicates: Duplicates) -> int:
+    """Choose the copy to show beside: in another split if there is one."""
+    copies = np.flatnonzero(duplicates.photos == duplicates.photos[row])
+    copies = copies[copies != row]
+    elsewhere = copies[splits.iloc[copies].to_numpy() != splits.iloc[row]]
+    return int(elsewhere[0] if len(elsewhere) else copies[0])
+
+
+def _side_by_side(dataset: Dataset, rows: list[int], settings: Settings) -> np.ndarray | None:
+    tiles = []
+    for row in rows:
+        path = dataset.images / dataset.rows["filepath"].iloc[row]
+        _, pixels = examine_image(path, settings.dataset)
+        if pixels is not None:
+            tiles.append(_fit(pixels))
+    if not tiles:
+        return None
+    height = max(len(tile) for tile in tiles)
+    width = sum(tile.shape[1] for tile in tiles) + GAP_PIXELS * (len(tiles) - 1)
+    canvas = np.full((height, width, 3), 255, np.uint8)
+    left = 0
+    for tile in tiles:
+        canvas[: len(tile), left : left + tile.shape[1]] = tile
+        left += tile.shape[1] + GAP_PIXELS
+    return canvas
+
+
+def _fit(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    factor = min(1.0, TILE_PIXELS / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +256,7 @@ class Audit:
 
 
 def audit_dataset(
-    dataset: Dataset,
-    settings: Settings,
-    *,
-    scores: np.ndarray | None = None,
+    dataset: Dataset, settings: Settings, *, scores: np.ndarray | None = None
 ) -> Audit:
     """Look at every image and every label once.
 

@@ -113,11 +113,7 @@ def _within_warp_limit(image: np.ndarray) -> np.ndarray:
 
 
 def _draw_warp(
-    width: int,
-    height: int,
-    rng: np.random.Generator,
-    settings: AugmentationSettings,
-    longest: int,
+    width: int, height: int, rng: np.random.Generator, settings: AugmentationSettings, longest: int
 ) -> tuple[tuple[int, int], np.ndarray]:
     """Return the view's (width, height) and the 3 x 3 matrix from its pixels to the image's."""
     crop_width, crop_height, centre = _draw_crop(width, height, rng, settings.random_crop_scale)

@@ -18,12 +18,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import stat
 import struct
+import weakref
 import zlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -294,3 +300,60 @@ def _count_frames(data: bytes) -> int:
 def _words(error: Exception) -> str:
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
     return " ".join(text.split())[:200]
+
+
+# Memory for batches: handed to TensorFlow without a copy, and used again once it has let go.
+
+ALIGNMENT_BYTES = 64  # TensorFlow takes an array over as it is when it starts like this
+
+
+class Buffers:
+    """Lends float32 arrays; their memory comes back when nobody refers to the array any more."""
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+
+    def lend(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array of `shape` with arbitrary contents; keep no slice of it longer."""
+        values = math.prod(shape)
+        free = self._free[values]
+        try:
+            buffer = free.pop()  # one bytecode: safe between threads
+        except IndexError:
+            buffer = np.empty(values + ALIGNMENT_BYTES // 4, np.float32)
+        start = (-buffer.ctypes.data % ALIGNMENT_BYTES) // 4
+        array = buffer[start : start + values].reshape(shape)
+        weakref.finalize(array, free.append, buffer).atexit = False
+        return array
+
+
+# Work on every core with threads: results in order, little in flight.
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def count_cores(wanted: int = 0) -> int:
+    """Give `wanted`, or for 0 the cores that this process may use."""
+    if wanted:
+        return wanted
+    allowed = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Yield `function(item)` in order; unlike `Executor.map`, does not run far ahead."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

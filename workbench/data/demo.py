@@ -136,10 +136,7 @@ def _places(
 
 
 def _draw_sign(
-    canvas: Image.Image,
-    label: str,
-    place: tuple[float, float, float],
-    rng: np.random.Generator,
+    canvas: Image.Image, label: str, place: tuple[float, float, float], rng: np.random.Generator
 ) -> None:
     shape, hue = CLASSES[label]
     x, y, radius = place

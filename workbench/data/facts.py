@@ -15,11 +15,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data import thumbnails
-from workbench.data.decode import ImageFacts, examine_image
-from workbench.data.fingerprints import CUTS, fingerprints
-from workbench.data.threads import count_cores, map_in_order
-from workbench.data.thumbnails import COLOUR_SIDE, SIDE, Thumbnails
+from workbench.data import likeness as thumbnails
+from workbench.data.decode import ImageFacts, count_cores, examine_image, map_in_order
+from workbench.data.likeness import COLOUR_SIDE, CUTS, SIDE, Thumbnails, fingerprints
 from workbench.settings import DatasetSettings
 
 BLOCK_IMAGES = 64  # enough for NumPy to work in bulk, little enough to keep every core busy

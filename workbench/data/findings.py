@@ -6,12 +6,16 @@ of a class or a split leave the image empty and say whom they mean in the detail
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+
+from workbench.data.facts import CONSTANT_RANGE
+from workbench.data.label_statistics import SPLITS, LabelStatistics
+from workbench.settings import AuditSettings, DatasetSettings
 
 COLUMNS = ("image", "split", "kind", "severity", "detail")
 Severity = Literal["error", "warning", "info"]
@@ -121,3 +125,253 @@ class Findings:
         keys = ["_severity", "_kind", "order", "split", "image"]
         table = table.sort_values(keys, kind="stable")
         return table[list(COLUMNS)].reset_index(drop=True)
+
+
+# From facts to findings: which images and which classes a person should look at.
+
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+}
+ORIENTATIONS = {  # what EXIF asks for; the stored pixels lack it
+    2: "mirror",
+    3: "half a turn",
+    4: "half a turn and mirror",
+    5: "a quarter turn and mirror",
+    6: "a quarter turn clockwise",
+    7: "a quarter turn and mirror",
+    8: "a quarter turn anticlockwise",
+}
+UNLIT = 48  # 95 % of a picture below: nothing is lit
+WASHED_OUT = 235  # 95 % of a picture above
+# An outlier lies `audit.outlier_deviations` robust deviations away, and a deviation counts as at
+# least this much: in a very uniform set nothing ordinary may stand out.
+LEAST_BRIGHTNESS_DEVIATION = 10.0  # levels
+LEAST_SHARPNESS_DEVIATION = 0.4  # doublings
+LEAST_SIZE_DEVIATION = 0.8  # doublings of the number of pixels
+MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Which images a kind of finding is true of, the worst first, and words for those."""
+
+    kind: str
+    which: pd.Series
+    describe: Callable[[pd.DataFrame], Iterable[str]]
+    order: pd.Series | None = None
+
+
+def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findings) -> None:
+    """Judge what the files say: refused, frames, colours, orientation, names."""
+    refused = facts[facts["refused"].notna()]
+    severity = "error" if dataset.on_bad_image == "fail" else "warning"
+    cut_off = refused["refused"].str.contains("truncated", case=False)
+    findings.add("unreadable", refused[~cut_off], refused["refused"][~cut_off], severity)
+    findings.add("truncated", refused[cut_off], refused["refused"][cut_off], severity)
+    facts = facts[facts["refused"].isna()]
+    _apply(_file_criteria(facts, dataset), facts, findings)
+
+
+def judge_pictures(
+    facts: pd.DataFrame, input_size: int, audit: AuditSettings, findings: Findings
+) -> None:
+    """Judge what the pictures look like: size, shape, light, sharpness."""
+    facts = facts[facts["refused"].isna()]
+    criteria = _size_criteria(facts, input_size, audit) + _light_criteria(facts, audit)
+    _apply(criteria, facts, findings)
+
+
+def _apply(criteria: list[Criterion], facts: pd.DataFrame, findings: Findings) -> None:
+    for criterion in criteria:
+        which = criterion.which.to_numpy(bool)
+        some = facts[which]
+        order = None if criterion.order is None else criterion.order[which].to_numpy()
+        details = list(criterion.describe(some))
+        findings.add_or_summarise(criterion.kind, some, details, len(facts), order)
+
+
+def _file_criteria(facts: pd.DataFrame, dataset: DatasetSettings) -> list[Criterion]:
+    done = "done" if dataset.exif == "apply" else "not done, since dataset.exif is ignore"
+    suffix = facts["image"].str.extract(r"(\.[^./]*)$", expand=False).str.lower().fillna("")
+    return [
+        Criterion(
+            "animated",
+            facts["frames"] > 1,
+            lambda some: (f"{frames} frames, the first is used" for frames in some["frames"]),
+        ),
+        Criterion(
+            "cmyk", facts["mode"].isin(["CMYK", "YCCK"]), _always("converted from CMYK to RGB")
+        ),
+        Criterion("sixteen_bit", facts["bits"] == 16, _always("16 bits, the high byte is used")),
+        Criterion(
+            "transparent", facts["mode"].isin(["RGBA", "LA", "PA"]), _always("composited on black")
+        ),
+        Criterion(
+            "exif_rotated",
+            facts["orientation"].isin(list(ORIENTATIONS)),
+            lambda some: (f"EXIF asks for {ORIENTATIONS[o]}: {done}" for o in some["orientation"]),
+        ),
+        Criterion(
+            "wrong_suffix",
+            ~_fits(suffix, facts["format"]),
+            lambda some: "named " + suffix[some.index] + ", holds " + some["format"],
+        ),
+        Criterion(
+            "exif_location",
+            facts["located"].astype(bool),
+            _always("EXIF holds coordinates; remove them before sharing"),
+        ),
+    ]
+
+
+def _always(text: str) -> Callable[[pd.DataFrame], list[str]]:
+    return lambda some: [text] * len(some)
+
+
+def _fits(suffix: pd.Series, format_: pd.Series) -> pd.Series:
+    fits = pd.Series(False, index=suffix.index)
+    for name, suffixes in SUFFIXES.items():
+        fits |= (format_ == name) & suffix.isin(suffixes)
+    return fits
+
+
+def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -> list[Criterion]:
+    sides = facts[["width", "height"]]
+    shorter, longer = sides.min(axis=1), sides.max(axis=1)
+    tiny = shorter < audit.tiny_pixels
+    waste = 1 - shorter / longer
+    pixels = facts["width"].astype(float) * facts["height"]
+    more = pixels / pixels.median()
+    odd = deviations(np.log2(pixels), ~tiny, LEAST_SIZE_DEVIATION).abs()
+    return [
+        Criterion("tiny", tiny, _sizes, shorter),
+        Criterion(
+            "odd_size",
+            (odd > audit.outlier_deviations) & ~tiny,
+            lambda some: (
+                f"{size}, {share:.3g} times as many as usual"
+                for share, size in zip(more[some.index], _sizes(some), strict=True)
+            ),
+            -odd,
+        ),
+        Criterion(
+            "below_input",
+            (longer < input_size) & ~tiny,
+            lambda some: (f"{size}, the input has {input_size}" for size in _sizes(some)),
+            longer,
+        ),
+        Criterion(
+            "letterbox_waste",
+            waste > audit.max_letterbox_waste,
+            lambda some: (
+                f"{share:.0%} border, {size}"
+                for share, size in zip(waste[some.index], _sizes(some), strict=True)
+            ),
+            -waste,
+        ),
+    ]
+
+
+def _sizes(some: pd.DataFrame) -> list[str]:
+    sides = zip(some["width"], some["height"], strict=True)
+    return [f"{width} x {height} pixels" for width, height in sides]
+
+
+def _light_criteria(facts: pd.DataFrame, audit: AuditSettings) -> list[Criterion]:
+    """Find outliers of light and sharpness; a constant image is that and nothing else."""
+    constant = facts["range"] <= CONSTANT_RANGE
+    seen, limit = ~constant, audit.outlier_deviations
+    light = deviations(facts["brightness"], seen, LEAST_BRIGHTNESS_DEVIATION)
+    doublings = np.log2(facts["sharpness"].clip(lower=1e-3))
+    blur = deviations(doublings, seen, LEAST_SHARPNESS_DEVIATION)
+    usual_light, usual_edge = facts["brightness"].median(), facts["sharpness"].median()
+
+    def lit(some: pd.DataFrame) -> list[str]:
+        usual = f"of 255, usual is {usual_light:.0f}"
+        return [f"mean brightness {value:.0f} {usual}" for value in some["brightness"]]
+
+    dark = seen & ((light < -limit) | (facts["brightest"] < UNLIT))
+    bright = seen & ((light > limit) | (facts["darkest"] > WASHED_OUT))
+    return [
+        Criterion(
+            "constant",
+            constant,
+            lambda some: (f"brightness {value:.0f} everywhere" for value in some["brightness"]),
+            facts["range"],
+        ),
+        Criterion("dark", dark, lit, light),
+        Criterion("bright", bright, lit, -light),
+        Criterion(
+            "blurred",
+            seen & (blur < -limit),
+            lambda some: (
+                f"{edge / max(usual_edge, 1e-6):.0%} of the usual sharpness"
+                for edge in some["sharpness"]
+            ),
+            blur,
+        ),
+    ]
+
+
+def deviations(values: pd.Series, among: pd.Series, least: float) -> pd.Series:
+    """Measure the distance from the median of `among` in robust standard deviations."""
+    usual = values[among]
+    median = usual.median() if len(usual) else 0.0
+    spread = MAD_TO_DEVIATION * (usual - median).abs().median() if len(usual) else 0.0
+    return (values - median) / max(spread, least)
+
+
+def judge_labels(
+    rows: pd.DataFrame, statistics: LabelStatistics, audit: AuditSettings, findings: Findings
+) -> None:
+    """Judge the classes: missing, too small to tune on, always on, drifting, out of balance."""
+    empty = rows[(rows["labels"].map(len) == 0) & (rows["unknown"].map(len) == 0)]
+    findings.add("no_labels", empty, "none of the classes")
+    for row in statistics.counts.to_dict("records"):
+        _judge_class(row, audit, findings)
+    for row in statistics.drift[statistics.drift["drifted"]].to_dict("records"):
+        detail = (
+            f"class {row['class']!r}: {row['share']:.1%} of {row['split']}, "
+            f"{row['train_share']:.1%} of train (difference {row['difference']:+.1%}, "
+            f"95 % interval {row['low']:+.1%} to {row['high']:+.1%})"
+        )
+        findings.add_general("split_drift", row["split"], detail)
+    _judge_balance(statistics.counts, audit, findings)
+
+
+def _judge_class(row: dict, audit: AuditSettings, findings: Findings) -> None:
+    name, split, positives, images = row["class"], row["split"], row["positives"], row["images"]
+    if positives == 0:
+        detail = f"class {name!r} has no positive among the {images} images of {split}"
+        severity = "error" if split == "train" else "warning"
+        findings.add_general("class_missing", split, detail, severity)
+    elif split == "val" and min(positives, images - positives) < audit.min_positives:
+        detail = (
+            f"class {name!r}: {positives} positives and {images - positives} negatives in val, one "
+            f"below audit.min_positives {audit.min_positives}: too few to tune its threshold on"
+        )
+        findings.add_general("class_too_small", split, detail)
+    if 0 < images == positives:
+        detail = f"class {name!r} is true of all {images} images of {split}: nothing to learn"
+        findings.add_general("class_always_on", split, detail)
+
+
+def _judge_balance(counts: pd.DataFrame, audit: AuditSettings, findings: Findings) -> None:
+    for split in SPLITS:
+        positives = counts[(counts["split"] == split) & (counts["positives"] > 0)]
+        if len(positives) < 2:
+            continue
+        most = positives.loc[positives["positives"].idxmax()]
+        least = positives.loc[positives["positives"].idxmin()]
+        ratio = most["positives"] / least["positives"]
+        if ratio > audit.max_imbalance:
+            detail = (
+                f"{most['class']!r} has {most['positives']} positives, {least['class']!r} "
+                f"{least['positives']}: {ratio:.0f} times fewer. Consider loss.class_weights"
+            )
+            findings.add_general("imbalance", split, detail)

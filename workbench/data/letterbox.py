@@ -8,14 +8,15 @@ installing could compile it and OpenCV elsewhere, which takes nearly three times
 
 from __future__ import annotations
 
+import ctypes
 import logging
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
-
-from workbench.data import letterbox_c
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +42,19 @@ def letterbox(image: np.ndarray, size: int) -> np.ndarray:
 
 def letterbox_all(image: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """Letterbox one image to several sizes."""
-    by_c = trusted_library() if max(image.shape) <= letterbox_c.LONGEST else None
+    by_c = trusted_library() if max(image.shape) <= LONGEST else None
     if by_c is None:
         return letterbox_by_opencv(image, sizes)
     return [by_c(image, size) for size in sizes]
 
 
 @cache
-def trusted_library() -> letterbox_c.Letterbox | None:
+def trusted_library() -> Letterbox | None:
     """Open the compiled `letterbox.c`, unless it is not there or not this arithmetic."""
-    if not letterbox_c.LIBRARY.exists():
+    if not LIBRARY.exists():
         return None
     try:
-        by_c = letterbox_c.open_library(letterbox_c.LIBRARY)
+        by_c = open_library(LIBRARY)
         fault = None if _stands_trial(by_c) else "gives other bytes than the contract"
     except (OSError, AttributeError, ValueError) as error:
         fault = f"cannot be used ({error})"
@@ -62,12 +63,12 @@ def trusted_library() -> letterbox_c.Letterbox | None:
     log.warning(
         "%s %s: OpenCV letterboxes instead, slower and to the same bytes. "
         "`pip install --no-deps --no-build-isolation -e .` compiles it anew.",
-        letterbox_c.LIBRARY, fault,
+        LIBRARY, fault,
     )  # fmt: skip
     return None
 
 
-def _stands_trial(by_c: letterbox_c.Letterbox) -> bool:
+def _stands_trial(by_c: Letterbox) -> bool:
     rng = np.random.default_rng(8)
     trials = ((rng.integers(0, 256, (*sides, 3), np.uint8), size) for sides, size in TRIALS)
     return all(
@@ -136,3 +137,34 @@ def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     position = position.clip(0, (old - 1) * 256)
     first = position >> 8
     return first, np.minimum(first + 1, old - 1), (position & 255).astype(np.int32)
+
+
+# `letterbox.c` as a function of Python, where a C compiler was at hand at installation.
+
+SOURCE = Path(__file__).with_name("letterbox.c")
+LIBRARY = SOURCE.with_name(f"_letterbox{sysconfig.get_config_var('EXT_SUFFIX')}")
+LONGEST = 1_000_000  # LETTERBOX_LONGEST in letterbox.h
+
+Letterbox = Callable[[np.ndarray, int], np.ndarray]
+
+
+def open_library(path: Path) -> Letterbox:
+    """Return `letterbox(image, size)` of a library; OSError or AttributeError where it has none."""
+    function = ctypes.CDLL(str(path)).letterbox_rgb
+    integer, pointer, stride = ctypes.c_int, ctypes.c_void_p, ctypes.c_ssize_t
+    function.argtypes = [pointer, integer, integer, integer, stride, pointer, integer, stride]
+
+    def letterbox(image: np.ndarray, size: int) -> np.ndarray:
+        if image.dtype != np.uint8 or image.strides[1:] != (image.shape[2], 1):
+            image = np.ascontiguousarray(image, np.uint8)
+        height, width, channels = image.shape
+        square = np.empty((size, size, 3), np.uint8)
+        source = (image.ctypes.data, width, height, channels, image.strides[0])
+        if function(*source, square.ctypes.data, size, square.strides[0]) != 0:
+            raise ValueError(
+                f"letterbox.c refuses {width} x {height} pixels of {channels} bytes to {size}: "
+                f"sides are 1 to {LONGEST}, pixels 3 or 4 bytes"
+            )
+        return square
+
+    return letterbox

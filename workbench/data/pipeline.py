@@ -7,27 +7,146 @@ Python only looks after the order; decoding (OpenCV) and letterboxing (C) leave 
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import re
+import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 import tensorflow as tf
 
 from workbench.data.augment import augment, view_side
-from workbench.data.buffers import Buffers
-from workbench.data.cache import Cache, cached, open_cache
-from workbench.data.decode import decode_image
+from workbench.data.decode import Buffers, count_cores, decode_image, map_in_order
 from workbench.data.letterbox import letterbox, letterbox_all
 from workbench.data.tables import Split
-from workbench.data.threads import count_cores, map_in_order
 from workbench.errors import DatasetError, StepError
-from workbench.settings import Mixup, Settings
+from workbench.settings import DatasetSettings, Mixup, Settings
+
+# A cache of letterboxed evaluation images, in memory or on disk.
+
+ARITHMETIC = "q8-1"  # raise the number when decoding or letterbox give other bytes
+CHECKSUM_BYTES = 4
+
+Squares = list[np.ndarray]
+
+
+class Cache(Protocol):
+    def read(self, key: str, sizes: Sequence[int]) -> Squares | None: ...
+
+    def write(self, key: str, squares: Squares) -> None: ...
+
+
+def open_cache(settings: DatasetSettings) -> Cache | None:
+    """Open what `dataset.cache` asks for; None for none."""
+    if settings.cache == "none":
+        return None
+    return MemoryCache() if settings.cache == "memory" else DiskCache(default_folder())
+
+
+def default_folder() -> Path:
+    """Return the cache folder of this user below the system's temporary folder."""
+    return Path(tempfile.gettempdir()) / f"workbench_cache_{os.getuid()}"
+
+
+def cached(
+    cache: Cache | None,
+    split: Split,
+    index: int,
+    sizes: Sequence[int],
+    settings: DatasetSettings,
+    make: Callable[[], Squares],
+) -> Squares:
+    """Return the squares of an image, from the cache where they are, else made and kept."""
+    if cache is None:
+        return make()
+    key = _key(split.path(index), sizes, settings)
+    squares = cache.read(key, sizes)
+    if squares is None:
+        squares = make()
+        cache.write(key, squares)
+    return squares
+
+
+def _key(path: Path, sizes: Sequence[int], settings: DatasetSettings) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
+    state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    rules = (ARITHMETIC, settings.exif, settings.max_pixels)
+    return hashlib.sha256(repr((str(path), state, rules, tuple(sizes))).encode()).hexdigest()
+
+
+class MemoryCache:
+    def __init__(self) -> None:
+        self._squares: dict[str, Squares] = {}
+
+    def read(self, key: str, sizes: Sequence[int]) -> Squares | None:
+        return self._squares.get(key)
+
+    def write(self, key: str, squares: Squares) -> None:
+        self._squares[key] = squares
+
+
+class DiskCache:
+    """One file an image: the squares' bytes and a checksum, since a crash may tear a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise DatasetError(
+                f"{folder} belongs to somebody else, who could change cached images. Remove it, or "
+                "set dataset.cache: memory"
+            )
+
+    def read(self, key: str, sizes: Sequence[int]) -> Squares | None:
+        try:
+            data = self._path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        pixels = data[:-CHECKSUM_BYTES]
+        if zlib.crc32(pixels).to_bytes(CHECKSUM_BYTES, "big") != data[-CHECKSUM_BYTES:]:
+            return None
+        ends = np.cumsum([3 * size**2 for size in sizes])
+        flat = np.split(np.frombuffer(pixels, np.uint8), ends[:-1])
+        return [part.reshape(size, size, 3) for part, size in zip(flat, sizes, strict=True)]
+
+    def write(self, key: str, squares: Squares) -> None:
+        pixels = b"".join(square.tobytes() for square in squares)
+        checksum = zlib.crc32(pixels).to_bytes(CHECKSUM_BYTES, "big")
+        try:
+            self._place(self._path(key), pixels + checksum)
+        except OSError as error:
+            raise StepError(
+                f"{self._folder} cannot keep images: {error.strerror}. Make room there, or set "
+                "dataset.cache: none"
+            ) from None
+
+    def _place(self, path: Path, data: bytes) -> None:
+        """Write beside and rename; not `files.writing`, whose flush costs more than the image."""
+        path.parent.mkdir(exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(partial, path)
+        except OSError:
+            os.unlink(partial)
+            raise
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / key
+
 
 log = logging.getLogger(__name__)
 
@@ -174,11 +293,7 @@ class _Loader:
     """Turns indices into the float32 arrays of one batch."""
 
     def __init__(
-        self,
-        split: Split,
-        views: tuple[View, ...],
-        settings: Settings,
-        cache: Cache | None = None,
+        self, split: Split, views: tuple[View, ...], settings: Settings, cache: Cache | None = None
     ) -> None:
         self._split, self._views, self._settings, self._cache = split, views, settings, cache
         self._sizes = [view.size for view in views]
@@ -251,3 +366,42 @@ def mix_up(batch: Batch, rng: np.random.Generator, mixup: Mixup) -> Batch:
         weight = share.reshape(-1, *[1] * (array.ndim - 1))
         mixed.append(weight * array + (1 - weight) * array[partner])
     return [*mixed, mask * mask[partner]]
+
+
+# A sheet of what becomes of an image: as read, augmented, and as each network sees it.
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One image through the pipeline, every picture uint8 [H, W, 3]."""
+
+    title: str
+    original: np.ndarray
+    augmented: tuple[np.ndarray, ...]  # the same image in the first epochs
+    teacher: np.ndarray  # the first augmented view, letterboxed for the teacher
+    student: np.ndarray  # and the very same view, letterboxed for the student
+
+
+def sample_sheet(split: Split, settings: Settings, count: int, variants: int = 3) -> list[SheetRow]:
+    """Take `count` images spread over the split through decoding, augmentation and letterbox."""
+    places = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
+    return [_row(split, int(place), settings, variants) for place in places]
+
+
+def _row(split: Split, index: int, settings: Settings, variants: int) -> SheetRow:
+    original = decode_image(split.path(index), settings.dataset)
+    longest = view_side((settings.teacher_size, settings.student_size))
+    views = tuple(
+        augment(
+            original,
+            seed=settings.seed,
+            epoch=epoch,
+            index=index,
+            settings=settings.augmentation,
+            longest=longest,
+        )
+        for epoch in range(variants)
+    )
+    teacher = letterbox(views[0], settings.teacher_size)
+    student = letterbox(views[0], settings.student_size)
+    return SheetRow(split.filepaths[index], original, views, teacher, student)

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data.decode import examine_image
+from workbench.data.decode import count_cores, examine_image, map_in_order
 from workbench.data.layouts import (
     COLUMNS,
     CSV_NAMES,
@@ -33,7 +33,6 @@ from workbench.data.layouts import (
     read_text,
     unguard,
 )
-from workbench.data.threads import count_cores, map_in_order
 from workbench.errors import InputError
 from workbench.settings import DatasetSettings
 

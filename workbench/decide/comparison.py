@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.decide.answers import Answers, Task, check_names
-from workbench.decide.bootstrap import interval_ends
-from workbench.decide.replicates import Figures, measure, resample
+from workbench.decide.intervals import interval_ends
+from workbench.decide.metrics import Figures, measure, resample
+from workbench.decide.outcomes import Answers, Task, check_names
 from workbench.errors import InputError
 
 LOWER_IS_BETTER = frozenset({"hamming_loss", "calibration_error"})

@@ -6,10 +6,131 @@ precision 0, as in scikit-learn. Undefined figures are NaN here and null when wr
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
-from workbench.decide.levels import chunks
-from workbench.decide.objectives import mean_defined, ratio
+import numpy as np
+from scipy.special import expit, softmax
+
+from workbench.decide.levels import LevelCounts, check_scores, chunks, mean_defined, ratio
+from workbench.errors import InputError
+
+# Logits to probabilities: sigmoid per class, or softmax over the classes of a single label.
+
+
+def probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
+    """Turn logits [N, C] into float64 probabilities [N, C]."""
+    logits = np.asarray(logits, np.float64)
+    return softmax(logits, axis=1) if task == "single_label" else expit(logits)
+
+
+# Scores turned into answers on one set of images, and what can be said of each image.
+
+Task = Literal["multilabel", "single_label"]
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Labels, probabilities and the yes or no that follows, all [N, C]."""
+
+    y_true: np.ndarray
+    y_score: np.ndarray
+    mask: np.ndarray | None
+    decisions: np.ndarray
+    task: Task
+
+    @classmethod
+    def of(
+        cls,
+        y_true: np.ndarray,
+        y_score: np.ndarray,
+        thresholds: np.ndarray | float,
+        mask: np.ndarray | None,
+        task: Task,
+    ) -> Answers:
+        """Check the arrays and decide at the given thresholds."""
+        y_true, y_score = np.asarray(y_true), np.asarray(y_score)
+        check_scores(y_true, y_score, mask)
+        _check_probabilities(y_score)
+        return cls(y_true, y_score, mask, decide(y_score, thresholds, task), task)
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Outcome of each label, see `outcomes`."""
+        return outcome_cells(self.y_true, self.decisions, self.mask)
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """Images that are known to have a class. [N]"""
+        return np.isin(self.cells, (FN, TP)).any(1)
+
+    @cached_property
+    def judged(self) -> np.ndarray:
+        """Images whose one answer is right or wrong; not those whose class is unknown. [N]"""
+        return self.labelled | ~(self.cells == UNKNOWN).any(1)
+
+    @cached_property
+    def per_image(self) -> dict[str, np.ndarray]:
+        """Figures whose mean over the images is reported: [N] each, NaN where undefined."""
+        parts = [image_figures(self.cells[rows]) for rows in chunks(len(self.cells))]
+        figures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        figures["top5"] = np.concatenate([self._top_hits(rows) for rows in chunks(len(self.cells))])
+        return figures | (self._single_label() if self.task == "single_label" else {})
+
+    def _top_hits(self, rows: slice) -> np.ndarray:
+        """Is a true label among the five best scores? NaN without labels, or with five classes."""
+        y_score = self.y_score[rows]
+        if y_score.shape[1] <= TOP:
+            return np.full(len(y_score), np.nan)  # the answer would always be yes
+        known = self.cells[rows] != UNKNOWN
+        ranked = np.argsort(np.where(known, y_score, -1), axis=1, kind="stable")
+        positive = (self.y_true[rows] > 0.5) & known
+        hit = np.take_along_axis(positive, ranked[:, -TOP:], axis=1).any(1)
+        return np.where(positive.any(1), hit, np.nan)
+
+    def _single_label(self) -> dict[str, np.ndarray]:
+        answered, right = self.decisions.any(1), self._right()
+        return {
+            "accuracy": np.where(self.labelled, right, np.nan),
+            "coverage": answered.astype(np.float64),
+            "accepted_accuracy": np.where(answered & self.judged, right, np.nan),
+        }
+
+    def _right(self) -> np.ndarray:
+        return (self.y_score.argmax(1) == self.y_true.argmax(1)) & self.labelled
+
+    @cached_property
+    def promises(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Labels, probabilities and mask whose calibration counts: of the one answer, or of all."""
+        if self.task == "multilabel":
+            return self.y_true, self.y_score, self.mask
+        return self._right()[:, None], self.y_score.max(1)[:, None], self.judged[:, None]
+
+
+def decide(y_score: np.ndarray, thresholds: np.ndarray | float, task: Task) -> np.ndarray:
+    """Return the answers, bool [N, C]: every class at its threshold, or the one best class."""
+    if task == "multilabel":
+        return y_score >= np.asarray(thresholds)
+    answers = np.zeros(y_score.shape, bool)
+    sure = y_score.max(1) >= float(np.asarray(thresholds))
+    answers[np.arange(len(y_score)), y_score.argmax(1)] = sure
+    return answers
+
+
+def _check_probabilities(y_score: np.ndarray) -> None:
+    if not np.isfinite(y_score).all() or y_score.min() < 0 or y_score.max() > 1:
+        raise InputError(
+            "scores must be probabilities, 0 to 1; apply sigmoid or softmax to the logits first"
+        )
+
+
+def check_names(classes: Sequence[str], scores: np.ndarray) -> None:
+    if len(classes) != scores.shape[1]:
+        raise InputError(f"{len(classes)} class names for {scores.shape[1]} columns of scores")
+
 
 TN, FP, FN, TP = range(4)  # cell = 2 * label + answer
 OUTCOMES = 4
@@ -84,3 +205,83 @@ def confused_pairs(cells: np.ndarray) -> np.ndarray:
         missed, wrongly = (cells[rows] == outcome for outcome in (FN, FP))
         pairs += missed.T.astype(np.float32) @ wrongly.astype(np.float32)
     return pairs.astype(np.int32)
+
+
+# How well the scores sort the images, whatever the threshold: PR and ROC curves and their areas.
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Counts at every distinct score of one class, from the highest down."""
+
+    thresholds: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+    positives: int
+    negatives: int
+
+    @property
+    def precision(self) -> np.ndarray:
+        return ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> np.ndarray:
+        return ratio(self.tp, np.full(len(self.tp), self.positives))
+
+    @property
+    def false_positive_rate(self) -> np.ndarray:
+        return ratio(self.fp, np.full(len(self.fp), self.negatives))
+
+
+def curve(y_true: np.ndarray, y_score: np.ndarray, mask: np.ndarray | None = None) -> Curve:
+    """Sort one class, [N] labels and scores; masked images are left out."""
+    if mask is not None:
+        known = np.asarray(mask) > 0.5
+        y_true, y_score = y_true[known], y_score[known]
+    order = np.argsort(-np.asarray(y_score, np.float64), kind="stable")
+    positive = np.asarray(y_true)[order] > 0.5
+    score = np.asarray(y_score)[order]
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(score) else []
+    last = np.asarray(last, np.int64)
+    tp = np.cumsum(positive)[last] if len(last) else np.zeros(0, np.int64)
+    total = int(positive.sum())
+    return Curve(score[last], tp, last + 1 - tp, total, len(score) - total)
+
+
+def average_precision(
+    y_true: np.ndarray, y_score: np.ndarray, mask: np.ndarray | None = None
+) -> float | None:
+    """Area under the precision-recall steps of one class; None without positives."""
+    found = curve(y_true, y_score, mask)
+    if not found.positives:
+        return None
+    return float(np.sum(np.diff(found.tp, prepend=0) * found.precision) / found.positives)
+
+
+def roc_auc(
+    y_true: np.ndarray, y_score: np.ndarray, mask: np.ndarray | None = None
+) -> float | None:
+    """Chance that a positive scores above a negative, ties half; None unless both exist."""
+    found = curve(y_true, y_score, mask)
+    if not (found.positives and found.negatives):
+        return None
+    tp, fp = np.append(0, found.tp), np.append(0, found.fp)
+    area = np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / 2
+    return float(area / (found.positives * found.negatives))
+
+
+def average_precisions(counts: LevelCounts) -> np.ndarray:
+    """Average precision of every class from counts per level: [..., C]; NaN without positives."""
+    positives, _ = counts.totals
+    tp, fp = counts.at_least()
+    steps = counts.positives * ratio(tp, tp + fp)[..., :-1]
+    return np.where(positives > 0, ratio(steps.sum(-1), positives), np.nan)
+
+
+def roc_aucs(counts: LevelCounts) -> np.ndarray:
+    """Area under every ROC curve from counts per level: [..., C]; NaN unless both labels exist."""
+    positives, negatives = counts.totals
+    tp, _ = counts.at_least()
+    above = (counts.negatives * (tp[..., 1:] + tp[..., :-1])).sum(-1) / 2
+    pairs = positives * negatives
+    return np.where(pairs > 0, ratio(above, pairs), np.nan)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from workbench.decide.bootstrap import Interval
+from workbench.decide.intervals import Interval
 from workbench.decide.levels import Quantization
 from workbench.decide.recommendation import SCHEMA, ClassThreshold, Edit, Thresholds
 from workbench.decide.unknown import UnknownThreshold

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.decide.bootstrap import Interval
+from workbench.decide.intervals import Interval
 from workbench.decide.levels import LOWEST, NEVER, Quantization
 from workbench.errors import InputError
 
@@ -141,11 +141,7 @@ class Thresholds:
         reason = f"set by {who}: {why}" if why else f"set by {who}"
         classes = tuple(
             replace(
-                entry,
-                integer=changes[entry.name],
-                adopted=True,
-                reason=reason,
-                created_by="person",
+                entry, integer=changes[entry.name], adopted=True, reason=reason, created_by="person"
             )
             if entry.name in changes
             else entry

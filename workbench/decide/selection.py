@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.decide.bootstrap import interval_ends
-from workbench.decide.levels import LOWEST, LevelCounts
-from workbench.decide.objectives import Objective, best, mean_defined
+from workbench.decide.intervals import interval_ends
+from workbench.decide.levels import LOWEST, LevelCounts, Objective, best, mean_defined
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workbench.decide.bootstrap import Interval, interval, interval_ends, resampled_levels
+from workbench.decide.intervals import Interval, interval, interval_ends, resampled_levels
 from workbench.decide.levels import (
     LOWEST,
     NEVER,
     LevelCounts,
+    Objective,
     Quantization,
+    candidates,
     check_raw,
     check_scores,
     count_levels,
+    mean_defined,
+    ratio,
 )
-from workbench.decide.objectives import Objective, candidates, mean_defined, ratio
 from workbench.decide.recommendation import ClassThreshold, Thresholds
 from workbench.decide.selection import (
     Choice,

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.bootstrap import Interval, image_weights, interval
-from workbench.decide.levels import check_scores
-from workbench.decide.objectives import ratio
+from workbench.decide.intervals import Interval, image_weights, interval
+from workbench.decide.levels import check_scores, ratio
 from workbench.decide.recommendation import SCHEMA, Edit
 from workbench.errors import InputError
 

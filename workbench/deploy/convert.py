@@ -9,17 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-import workbench  # noqa: F401  (selects legacy Keras before TensorFlow loads)
-
-# isort: split
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from workbench.deploy.edits import with_integer_ports
-from workbench.deploy.quiet import quiet
-from workbench.deploy.tflite import run_tflite
+from workbench.deploy.tflite import quiet, run_tflite, with_integer_ports
 from workbench.errors import StepError
 from workbench.settings import TfliteExportSettings
 from workbench.train.predict import inference
@@ -49,9 +44,7 @@ def convert_full_integer(
 
 
 def convert_quantized(
-    model: keras.Model,
-    export: TfliteExportSettings,
-    images: Sequence[np.ndarray] | None = None,
+    model: keras.Model, export: TfliteExportSettings, images: Sequence[np.ndarray] | None = None
 ) -> bytes:
     """Convert a QAT network, which brings its ranges along.
 

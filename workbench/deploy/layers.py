@@ -11,18 +11,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import workbench  # noqa: F401  (selects legacy Keras before TensorFlow loads)
-
-# isort: split
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.deploy import flatbuffer
+from workbench.deploy import tflite as flatbuffer
 from workbench.deploy.convert import network_input
-from workbench.deploy.flatbuffer import Operator, TensorType
-from workbench.deploy.tflite import read_model
+from workbench.deploy.tflite import Operator, TensorType, read_model
 from workbench.errors import StepError
 
 COLUMNS = (

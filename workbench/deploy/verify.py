@@ -85,10 +85,7 @@ class Verification:
 
     @property
     def figures(self) -> dict[str, Any]:
-        return {
-            "passed": self.passed,
-            "checks": [vars(check) for check in self.checks],
-        }
+        return {"passed": self.passed, "checks": [vars(check) for check in self.checks]}
 
 
 @dataclass

@@ -7,15 +7,14 @@ arithmetic are those of efficientnet-lite-keras, so its published weight files l
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import workbench  # noqa: F401  (selects legacy Keras before TensorFlow loads)
-
-# isort: split
+import numpy as np
 import tf_keras as keras
 from tf_keras import layers
 
-from workbench.nets.randomness import restartable_randomness
 from workbench.settings import STUDENT_SIZES
 
 # Multipliers of width and depth (github.com/tensorflow/tpu, efficientnet/lite).
@@ -181,3 +180,53 @@ def _padding(x, kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Pad as the original does before a stride of 2: an even side gets one pixel less in front."""
     half = kernel // 2
     return tuple((half - (1 - side % 2), half) for side in x.shape[1:3])
+
+
+# The parts of a network: what lies under the pooled features, and the head on top of them.
+
+QUANTIZED = "quant_"  # what quantisation puts before the name of a layer it wraps
+
+
+def backbone_layers(network: keras.Model) -> list[keras.layers.Layer]:
+    """List the layers between the image and the pooled features, from the bottom up."""
+    names = [layer.name for layer in network.layers]
+    end = next(i for i, name in enumerate(names) if name.removeprefix(QUANTIZED) == "avg_pool")
+    return [layer for layer in network.layers[:end] if not _is_input(layer)]
+
+
+def is_head(layer: keras.layers.Layer) -> bool:
+    return layer.name.removeprefix(QUANTIZED) == HEAD
+
+
+def _is_input(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.InputLayer)
+
+
+# Dropout that can be restarted: its state is a function of (seed, epoch), not of history.
+
+
+@contextmanager
+def restartable_randomness() -> Iterator[None]:
+    """Build layers whose random state can be reset."""
+    random = keras.backend.experimental
+    before = random.is_tf_random_generator_enabled()
+    random.enable_tf_random_generator()
+    try:
+        yield
+    finally:
+        if not before:
+            random.disable_tf_random_generator()
+
+
+def reset_randomness(model: keras.Model, seed: int, epoch: int) -> None:
+    """Give every dropout layer of `model` the random state of that epoch."""
+    for index, generator in enumerate(_generators(model)):
+        state = np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0]
+        generator.reset_from_seed(int(state))
+
+
+def _generators(model: keras.Model) -> list:
+    # Keras keeps the generator in private attributes and offers no way to reset it.
+    sources = [getattr(layer, "_random_generator", None) for layer in model.submodules]
+    generators = [getattr(source, "_generator", None) for source in sources]
+    return [generator for generator in generators if generator is not None]

@@ -9,16 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tf_keras as keras
 from tf_keras import layers
 
 from workbench.data.pipeline import View
-from workbench.nets.lite import build_lite, head
-from workbench.nets.randomness import restartable_randomness
+from workbench.nets.lite import build_lite, head, restartable_randomness
 from workbench.settings import TEACHER_SIZES, Settings, TeacherSettings
 
 # Of ImageNet, RGB in [0, 1]; what the published EfficientNet weights were trained with.

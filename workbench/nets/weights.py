@@ -2,25 +2,145 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import logging
+import math
 import re
+import urllib.request
+import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tf_keras as keras
 
 from workbench import files
 from workbench.errors import WeightsError
-from workbench.nets.anatomy import is_head
-from workbench.nets.lite import HEAD
-from workbench.nets.plain_files import Arrays, read_arrays
+from workbench.nets.lite import HEAD, is_head
+
+# Arrays out of weight files, as data only: no links, no code, no pickles, no surprising sizes.
+
+Arrays = dict[str, np.ndarray]
+MAX_BYTES = 1 << 30  # the largest network here, EfficientNet-B7, has a quarter of that
+NUMBERS = "fiu"
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read an .h5, .weights.h5 or .npz file, by `layer/weight` and in the order of the file."""
+    path = Path(path)
+    readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
+    if path.suffix not in readers:
+        raise WeightsError(f"{path}: weights are read from .h5, .weights.h5 and .npz files only")
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist; name a weights file, imagenet or none")
+    try:
+        arrays = readers[path.suffix](path)
+    except (OSError, RuntimeError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} is damaged or no weights file ({error})") from None
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(f"{path}: {name} holds values that are not finite numbers")
+    return arrays
+
+
+def _refuse(path: Path, name: str, reason: str) -> WeightsError:
+    return WeightsError(f"{path}: {name} {reason}; only plain arrays of numbers are read")
+
+
+def _read_npz(path: Path) -> Arrays:
+    arrays: Arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        _check_total(path, sum(member.file_size for member in archive.infolist()))
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                _check_npy_header(path, member, file)
+                file.seek(0)
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            arrays[_key(member.filename.removesuffix(".npy"))] = array
+    return arrays
+
+
+def _check_npy_header(path: Path, member: zipfile.ZipInfo, file) -> None:
+    """Compare what the header claims with what is there; NumPy would allocate first."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _order, dtype = read(file)
+    if dtype.kind not in NUMBERS:
+        raise _refuse(path, member.filename, f"has type {dtype}")
+    if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+        raise _refuse(path, member.filename, f"claims shape {shape}, which is not what it holds")
+
+
+def _read_h5(path: Path) -> Arrays:
+    with h5py.File(path, "r") as file:
+        # Collected first, checked after: h5py turns an exception inside a visit into another.
+        links: dict[str, object] = {}
+        items: dict[str, h5py.Group | h5py.Dataset] = {}
+        file.visititems_links(links.__setitem__)
+        file.visititems(items.__setitem__)
+        datasets = {name: item for name, item in items.items() if isinstance(item, h5py.Dataset)}
+        for name, link in links.items():
+            if not isinstance(link, h5py.HardLink):
+                raise _refuse(path, name, "is a link to somewhere else")
+        for name, dataset in datasets.items():
+            _check_dataset(path, name, dataset)
+        _check_total(path, sum(dataset.nbytes for dataset in datasets.values()))
+        root = file.get("model_weights", file)
+        prefix = "" if root == file else "model_weights/"
+        inside = {n.removeprefix(prefix): d for n, d in datasets.items() if n.startswith(prefix)}
+        names = [name for name in _file_order(root) if name in inside]
+        ordered = {name: inside[name][()] for name in (names or inside)}
+    return _by_layer(ordered)
+
+
+def _check_dataset(path: Path, name: str, dataset: h5py.Dataset) -> None:
+    if dataset.is_virtual or dataset.external:
+        raise _refuse(path, name, "keeps its numbers in other files")
+    if dataset.dtype.kind not in NUMBERS:
+        raise _refuse(path, name, f"has type {dataset.dtype}")
+    if dataset.id.get_storage_size() < dataset.nbytes:
+        # Keras compresses nothing, so a file that holds less than it claims is a bomb.
+        raise _refuse(path, name, f"claims shape {dataset.shape} without holding the numbers")
+
+
+def _check_total(path: Path, count: int) -> None:
+    if count > MAX_BYTES:
+        raise WeightsError(f"{path} claims {count} bytes of weights; at most {MAX_BYTES} are read")
+
+
+def _file_order(root: h5py.Group) -> Iterator[str]:
+    """List datasets in the order of the layers, which Keras keeps in attributes."""
+    for layer in root.attrs.get("layer_names", []):
+        layer = _text(layer)
+        if isinstance(root.get(layer), h5py.Group):
+            for weight in root[layer].attrs.get("weight_names", []):
+                yield f"{layer}/{_text(weight)}"
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _by_layer(arrays: Arrays) -> Arrays:
+    """Name arrays `layer/weight`; of a network inside a network the inner layers count."""
+    outer = Counter(_key(name) for name in arrays)
+    nested = {key.split("/")[0] for key, count in outer.items() if count > 1}
+    return {_key(name, inner=name.split("/")[0] in nested): array for name, array in arrays.items()}
+
+
+def _key(name: str, inner: bool = False) -> str:
+    parts = name.split("/")
+    if "vars" in parts:  # .weights.h5: layers/<class>/vars/<index>
+        return name
+    layer = parts[-2] if inner and len(parts) > 1 else parts[0]
+    return f"{layer}/{parts[-1].split(':')[0]}"
+
 
 __all__ = ["fits_head", "load_weights_into", "read_arrays", "save_weights"]
 logger = logging.getLogger(__name__)
@@ -134,3 +254,136 @@ def _snake(name: str) -> str:
 
 def _same(array: np.ndarray, weight) -> bool:
     return array.shape == tuple(weight.shape)
+
+
+# ImageNet backbones: where they are published, fetched once, checked, kept where Keras keeps them.
+
+CACHE = Path.home() / ".keras" / "models"
+TIMEOUT_SECONDS = 30
+CHUNK_BYTES = 1 << 20
+KERAS = "https://storage.googleapis.com/keras-applications/"
+TENSORFLOW = "https://storage.googleapis.com/tensorflow/keras-applications/"
+LITE = "https://github.com/sebastian-sz/efficientnet-lite-keras/releases/download/v1.0/"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A weights file without top. Its publishers give MD5 sums, or none."""
+
+    url: str
+    md5: str | None
+    bytes: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+
+def _efficientnet(version: str, md5: str) -> Published:
+    return Published(f"{KERAS}efficientnet{version}_notop.h5", md5)
+
+
+def _lite(version: int, md5: str) -> Published:
+    return Published(f"{LITE}efficientnet_lite_b{version}_notop.h5", md5)
+
+
+def _resnet(depth: int, md5: str) -> Published:
+    name = f"resnet{depth}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    return Published(f"{TENSORFLOW}resnet/{name}", md5)
+
+
+# The sums are those in tf_keras.applications and in efficientnet-lite-keras.
+PUBLISHED = {
+    "efficientnet_b0": _efficientnet("b0", "50bc09e76180e00e4465e1a485ddc09d"),
+    "efficientnet_b1": _efficientnet("b1", "74c4e6b3e1f6a1eea24c589628592432"),
+    "efficientnet_b2": _efficientnet("b2", "111f8e2ac8aa800a7a99e3239f7bfb39"),
+    "efficientnet_b3": _efficientnet("b3", "af6d107764bb5b1abb91932881670226"),
+    "efficientnet_b4": _efficientnet("b4", "ebc24e6d6c33eaebbd558eafbeedf1ba"),
+    "efficientnet_b5": _efficientnet("b5", "38879255a25d3c92d5e44e04ae6cec6f"),
+    "efficientnet_b6": _efficientnet("b6", "9ecce42647a20130c1f39a5d4cb75743"),
+    "efficientnet_b7": _efficientnet("b7", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
+    "resnet101": _resnet(101, "88cf7a10940856eca736dc7b7e228a21"),
+    "resnet152": _resnet(152, "ee4c566cf9a93f14d82f913c2dc6dd0c"),
+    "mobilenet_v2": Published(
+        f"{TENSORFLOW}mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+        md5=None,  # never published; size, names and shapes are checked instead
+        bytes=9_406_464,
+    ),
+    "efficientnet_lite0": _lite(0, "d7a91a3c0e7f0bdffe67f599ebe511cd"),
+    "efficientnet_lite1": _lite(1, "9fece5f941068bf189913cd5b42439bf"),
+    "efficientnet_lite2": _lite(2, "d0b7d56925cc4b82e30a45570766b32e"),
+    "efficientnet_lite3": _lite(3, "7ae45c1c6cb1d2ba5193d131984a2225"),
+    "efficientnet_lite4": _lite(4, "8939585df7b434869381f7786dc60290"),
+}
+
+
+def imagenet_weights(arch: str, key: str, folder: Path = CACHE) -> Path:
+    """Return the checked file of an architecture; errors name the setting `key`."""
+    published = PUBLISHED[arch]
+    path = Path(folder) / published.name
+    if path.is_file():
+        reason = _damage(path, published)
+        if reason is None:
+            return path
+        logger.warning("%s %s; it is fetched again", path, reason)
+    _fetch(published, path, key)
+    return path
+
+
+class _UnreachableError(Exception):
+    """The network or the server failed; the disk did not."""
+
+
+def _fetch(published: Published, path: Path, key: str) -> None:
+    try:
+        with files.writing(path) as temporary:
+            _download(published, temporary)
+            reason = _damage(temporary, published)
+            if reason:
+                raise WeightsError(f"{published.url}: the download {reason}. Try again.")
+    except _UnreachableError as error:
+        raise WeightsError(
+            f"{key} is imagenet, and {published.url} cannot be reached ({error}). "
+            f"Without a network, train from random weights ({key}: none), or fetch the file "
+            f"elsewhere and name it ({key}: PATH/{published.name})."
+        ) from None
+
+
+def _download(published: Published, path: Path) -> None:
+    with open(path, "wb") as file:
+        for chunk in _chunks(published):
+            file.write(chunk)
+
+
+def _chunks(published: Published) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(published.url, timeout=TIMEOUT_SECONDS) as response:
+            progress = _Tenths(published.name, int(response.headers["Content-Length"] or 0))
+            while chunk := response.read(CHUNK_BYTES):
+                progress.advance(len(chunk))
+                yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise _UnreachableError(error) from error
+
+
+class _Tenths:
+    """One log line each tenth of a download."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+
+    def advance(self, count: int) -> None:
+        before, self.done = self.done, self.done + count
+        if self.total and before * 10 // self.total != self.done * 10 // self.total:
+            logger.info("%s: %d of %d MB", self.name, self.done >> 20, self.total >> 20)
+
+
+def _damage(path: Path, published: Published) -> str | None:
+    size = path.stat().st_size
+    if published.bytes is not None and size != published.bytes:
+        return f"has {size} bytes, expected {published.bytes}"
+    if published.md5 is None:
+        return None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return None if digest == published.md5 else f"has MD5 {digest}, expected {published.md5}"

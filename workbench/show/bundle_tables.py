@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.show.tables import Table, table
+from workbench.show.figures import Table, table
 
 MOST_NAMED = 10
 

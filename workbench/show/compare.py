@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.decide.comparison import Comparison
-from workbench.show.bars import ROW_INCHES
-from workbench.show.colours import BAD, GOOD, QUIET
-from workbench.show.figures import described, html_image, new_axes, plain, short
+from workbench.show.figures import BAD, GOOD, QUIET, described, html_image, new_axes, plain, short
+from workbench.show.metric_plots import ROW_INCHES
 
 NAMES = {
     "f1_macro": "F1 macro",

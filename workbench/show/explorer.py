@@ -48,10 +48,7 @@ def fragment(
 
 
 def page(
-    counts: LevelCounts | None,
-    thresholds: Thresholds | UnknownThreshold,
-    command: str,
-    title: str,
+    counts: LevelCounts | None, thresholds: Thresholds | UnknownThreshold, command: str, title: str
 ) -> str:
     """Return the explorer as a page of its own, which lets nothing run or load but itself."""
     policy = POLICY.format(

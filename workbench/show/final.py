@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
+from workbench.decide.calibration import reliability as reliability_table
 from workbench.decide.metrics import Evaluation
-from workbench.decide.reliability import reliability as reliability_table
 from workbench.run import Run
 from workbench.show import gallery, plots
 from workbench.show.gallery import Picture

@@ -19,8 +19,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
-from workbench.show.colours import INK, QUIET
-from workbench.show.figures import described, short
+from workbench.show.figures import INK, QUIET, described, short
 
 SIDE = 220  # pixels of the longer side: a page with 200 pictures stays below 4 MB
 COLUMNS = 4

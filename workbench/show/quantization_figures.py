@@ -9,9 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.show.colours import BAD, CHOSEN
-from workbench.show.figures import described, new_axes, plain
-from workbench.show.tables import Table, table
+from workbench.show.figures import BAD, CHOSEN, Table, described, new_axes, plain, table
 
 SHOWN = 25
 VISIBLE_DB = 10.0  # below this the rounding is a tenth of the signal's power

@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from workbench.decide.levels import LOWEST, LevelCounts
-from workbench.decide.objectives import Objective, best, mean_defined, ratio
+from workbench.decide.levels import LOWEST, LevelCounts, Objective, best, mean_defined, ratio
 from workbench.decide.recommendation import Thresholds
 
 
@@ -96,12 +95,7 @@ class Tuning:
 
     def objective(self, name: str, **figures: float) -> Objective:
         """Build a rule, starting from the figures of the search."""
-        known = {
-            "beta": 1.0,
-            "floor": 0.9,
-            "cost_false_positive": 1.0,
-            "cost_false_negative": 1.0,
-        }
+        known = {"beta": 1.0, "floor": 0.9, "cost_false_positive": 1.0, "cost_false_negative": 1.0}
         searched = {key: self.thresholds.objective.get(key) for key in known}
         known |= {key: value for key, value in searched.items() if value is not None}
         return replace(Objective(name, **known), **figures)

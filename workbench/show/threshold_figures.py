@@ -9,10 +9,10 @@ import pandas as pd
 from ipywidgets import Widget
 from matplotlib.figure import Figure
 
-from workbench.decide.reliability import reliability as reliability_table
+from workbench.decide.calibration import reliability as reliability_table
 from workbench.run import Run
 from workbench.show import explorer, plots, widgets
-from workbench.show.tables import Table, table
+from workbench.show.figures import Table, table
 from workbench.steps import thresholds
 from workbench.steps.thresholds import Tuned
 

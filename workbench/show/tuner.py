@@ -10,7 +10,7 @@ import ipywidgets as ipw
 
 from workbench.decide.levels import LevelCounts
 from workbench.decide.recommendation import Thresholds
-from workbench.show.drawing import curve_chart, score_chart
+from workbench.show.figures import curve_chart, score_chart
 from workbench.show.sliders import Tuning
 
 RULES = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.deploy.bundle import Bundle, write_bundle
-from workbench.deploy.golden import choose_golden
+from workbench.deploy.bundle import Bundle, choose_golden, write_bundle
 from workbench.run import Run
 from workbench.steps.data import load_dataset
 from workbench.steps.export import versions

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.data.audit import Audit, audit_dataset, write_audit
-from workbench.data.sheet import SheetRow, sample_sheet
+from workbench.data.pipeline import SheetRow, sample_sheet
 from workbench.data.tables import Dataset, read_dataset, read_tables, write_tables
 from workbench.errors import MissingInputError
 from workbench.files import write_bytes, write_json

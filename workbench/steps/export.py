@@ -10,12 +10,11 @@ import numpy as np
 from workbench.data.pipeline import letterboxed
 from workbench.deploy import tflite
 from workbench.deploy.bundle import withdrawn_on_failure
-from workbench.deploy.calibrate import choose_calibration
-from workbench.deploy.description import MODEL_FILE, inference_config
+from workbench.deploy.config import MODEL_FILE, inference_config
 from workbench.deploy.export import export_model
 from workbench.deploy.formats import Sample, export_formats, summary
-from workbench.deploy.parity import Parity, require_parity
-from workbench.deploy.rehearsal import Networks, rehearse
+from workbench.deploy.parity import Networks, Parity, rehearse, require_parity
+from workbench.deploy.quantize import choose_calibration
 from workbench.deploy.tflite import Scan
 from workbench.files import write_bytes
 from workbench.metadata import PACKAGES, installed

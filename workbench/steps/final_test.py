@@ -15,14 +15,12 @@ from workbench.data.tables import Split
 from workbench.decide import metrics, reading
 from workbench.decide.calibration import correct
 from workbench.decide.comparison import Comparison, Predictions, compare
-from workbench.decide.mistakes import worst_mistakes
-from workbench.decide.probabilities import probabilities
+from workbench.decide.metrics import worst_mistakes
+from workbench.decide.outcomes import probabilities
 from workbench.deploy import verify
-from workbench.deploy.bundle import seal
-from workbench.deploy.evidence import write_test_scores
+from workbench.deploy.bundle import seal, write_test_scores
 from workbench.deploy.gradcam import gradcam
-from workbench.deploy.speed import time_file
-from workbench.deploy.tflite import input_port, run_tflite
+from workbench.deploy.tflite import input_port, run_tflite, time_file
 from workbench.nets.teacher import student_view
 from workbench.run import Run
 from workbench.settings import Settings

@@ -115,7 +115,7 @@ def class_table(run: Run, *names: str) -> Any:
 def evaluate_scores(run: Run, name: str, classes: list[str]) -> Any:
     """Evaluate saved logits at the neutral threshold."""
     from workbench.decide import metrics
-    from workbench.decide.probabilities import probabilities
+    from workbench.decide.outcomes import probabilities
 
     scores = read_arrays(run.need(name))
     task = run.settings.task

@@ -13,9 +13,9 @@ import tf_keras as keras
 from workbench.data.pipeline import letterboxed
 from workbench.deploy.bundle import withdrawn_on_failure
 from workbench.deploy.convert import convert_full_integer
-from workbench.deploy.ladder import Ladder, calibration_images, quantize_student
 from workbench.deploy.layers import COLUMNS, layer_errors
 from workbench.deploy.qat import float_twin, restore
+from workbench.deploy.quantize import Ladder, calibration_images, quantize_student
 from workbench.deploy.tflite import output_quantization
 from workbench.errors import StepError
 from workbench.run import Run

@@ -12,7 +12,7 @@ import numpy as np
 from workbench.decide import reading
 from workbench.decide.calibration import Calibration, calibrate
 from workbench.decide.levels import LevelCounts, Quantization, count_levels
-from workbench.decide.probabilities import probabilities
+from workbench.decide.outcomes import probabilities
 from workbench.decide.recommendation import Thresholds
 from workbench.decide.thresholds import search, search_unknown
 from workbench.decide.unknown import UnknownThreshold

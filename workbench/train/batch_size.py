@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 import tf_keras as keras
 

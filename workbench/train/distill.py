@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 
 from workbench.settings import DistillationSettings

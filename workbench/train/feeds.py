@@ -7,10 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 
 from workbench.data.pipeline import View, evaluation_batches, training_batches

@@ -7,10 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tf_keras as keras
 
 from workbench import files

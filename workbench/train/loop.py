@@ -13,15 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 import tf_keras as keras
 
 from workbench.errors import StepError
-from workbench.nets.randomness import reset_randomness
+from workbench.nets.lite import reset_randomness
 from workbench.nets.weights import save_weights
 from workbench.settings import Settings
 from workbench.train.checkpoints import Checkpoint, Checkpoints

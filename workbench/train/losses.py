@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 
 from workbench.settings import LossSettings, Settings

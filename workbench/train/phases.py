@@ -9,18 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 import tf_keras as keras
 
 from workbench.data.pipeline import View
 from workbench.data.tables import Dataset
-from workbench.nets.anatomy import backbone_layers
-from workbench.nets.pretrained import imagenet_weights
-from workbench.nets.weights import fits_head, load_weights_into, save_weights
+from workbench.nets.lite import backbone_layers
+from workbench.nets.weights import fits_head, imagenet_weights, load_weights_into, save_weights
 from workbench.settings import Settings, StudentSettings, TeacherSettings
 from workbench.train.devices import choose_strategy, precision, prepare_devices, seed_everything
 from workbench.train.distill import Objective

@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 import tf_keras as keras
 

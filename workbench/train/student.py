@@ -6,10 +6,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 import tf_keras as keras
 

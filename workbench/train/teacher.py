@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import workbench  # noqa: F401
-
-# isort: split
 import tf_keras as keras
 
 from workbench.data.tables import Dataset

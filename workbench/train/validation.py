@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.decide.probabilities import probabilities
+from workbench.decide.outcomes import probabilities
 from workbench.settings import Settings
 from workbench.train.feeds import Feed
 from workbench.train.losses import Loss

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from workbench.deploy import tflite, verify
-from workbench.deploy.edits import ALWAYS, NEVER
 from workbench.deploy.export import LABELS_FILE, activation_of
+from workbench.deploy.tflite import ALWAYS, NEVER
 from workbench.errors import StepError
 from workbench.files import sha256
 from workbench.settings import Settings
