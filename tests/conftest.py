@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share: a project whose notebooks pretend, a small student."""
+"""Fixtures that many tests share: a project whose notebooks pretend, a small student."""
 
 from pathlib import Path
 
@@ -6,16 +6,28 @@ import nbformat
 import pytest
 
 from workbench.chain import STEPS
-from workbench.parameters import read_settings
-from workbench.run import Run
+from workbench.files import write_json
+from workbench.run import CHANGES_NAME, Run, resolve_run
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PRETEND = """\
-with run.step("{number}"):
-    for name in {writes}:
-        path = run.path(name)
-        path.mkdir(exist_ok=True) if "." not in name else path.write_text("made by {number}")
+for name in {writes}:
+    path = run.path(name)
+    path.mkdir(exist_ok=True) if "." not in name else path.write_text("made by {number}")
 """
+
+
+def opening(number: str) -> tuple[str, str, str]:
+    """The cells that every notebook begins with."""
+    return (
+        'run_dir = "outputs/pretend"\nparameters = "parameters/mine.yaml"',
+        "from workbench.run import open_run",
+        f'run = open_run(run_dir, parameters, step="{number}")',
+    )
+
+
+def promised(step) -> list[str]:
+    return [name for name in step.writes if not name.endswith("?")]
 
 
 def write_notebook(path: Path, *cells: str) -> None:
@@ -27,10 +39,6 @@ def write_notebook(path: Path, *cells: str) -> None:
     nbformat.write(book, path)
 
 
-OPENING = ('run_dir = "outputs/pretend"', "from workbench.run import open_run",
-           "run = open_run(globals())")  # fmt: skip
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A project with a dataset of one row and nine notebooks that write what they promise."""
@@ -39,18 +47,22 @@ def project(tmp_path, monkeypatch) -> Path:
     (tmp_path / "data/train_labels.csv").write_text("filepath,labels\na.jpg,x\n")
     (tmp_path / "parameters/mine.yaml").write_text("num_classes: auto\n")
     for step in STEPS:
-        cell = PRETEND.format(number=step.number, writes=list(step.writes))
-        write_notebook(tmp_path / "notebooks" / step.notebook, *OPENING, cell)
+        cell = PRETEND.format(number=step.number, writes=promised(step))
+        cells = (*opening(step.number), cell, "run.finish()")
+        write_notebook(tmp_path / "notebooks" / step.notebook, *cells)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def run(project) -> Run:
-    settings = read_settings(project / "parameters/mine.yaml", root=project)
+    file = project / "parameters/mine.yaml"
     folder = project / "outputs/mine"
     folder.mkdir(parents=True)
-    return Run(folder, settings, project)
+    the_run, changes, _ = resolve_run(folder, project, file)
+    the_run.save_settings()
+    write_json(folder / CHANGES_NAME, changes)
+    return the_run
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,11 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from PIL import Image
+from workbench.commands import BENCHMARKS
 
 from tests.conftest import OPENING, write_notebook
 from workbench.__main__ import main
 from workbench.chain import STEPS, find_step
-from workbench.commands import BENCHMARKS
 from workbench.show import report
 from workbench.status import state_of
 

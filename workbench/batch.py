@@ -1,9 +1,18 @@
-"""Run the notebooks in order: skip what is up to date, execute the rest, render every page."""
+"""Run the notebooks in order: skip what is up to date, execute the rest, render every page.
+
+Success is what status.json says, never what an executed notebook claims: after a killed kernel its
+metadata calls every cell completed. A step is up to date with its page; a run that was killed
+between the two executes the notebook once more, which finds its finished trainings.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import metadata, status
+from workbench import errors, freshness, machine, status
 from workbench.chain import MANDATORY, STEPS, Step
-from workbench.errors import InputError, WorkbenchError
-from workbench.execution import execute, executed_path, page_path, refuse_foreign_kernel, relative
-from workbench.files import PARTIAL, read_json, write_text
+from workbench.errors import InputError, StepError, WorkbenchError
+from workbench.files import PARTIAL, read_json, sha256, write_json, write_text
+from workbench.freshness import Verdict
 from workbench.lock import locked
-from workbench.run import Run
+from workbench.run import CHANGES_NAME, Run
 
 log = logging.getLogger(__name__)
 
@@ -42,44 +51,63 @@ def choose_steps(
     return Plan(STEPS[start:stop], force)
 
 
-def judge_steps(run: Run, plan: Plan) -> Iterator[tuple[Step, status.Verdict]]:
+def judge_steps(run: Run, plan: Plan) -> Iterator[tuple[Step, Verdict]]:
     """Judge each step lazily, so that a step is judged after those before it have run."""
     for step in plan.steps:
-        if plan.force:
-            yield step, status.Verdict(False, "--force")
-        else:
-            yield step, judge(run, step)
+        yield step, Verdict(False, "--force") if plan.force else judge(run, step)
 
 
-def foretell(run: Run, plan: Plan) -> Iterator[tuple[Step, str, str]]:
-    """Say what each step would do and why; one that reads what another writes may follow it."""
-    written: dict[str, Step] = {}
-    for step, verdict in judge_steps(run, plan):
-        sources = [written[n] for n in status.files_read(step, run.settings) if n in written]
-        if verdict.fresh and not sources:
-            yield step, "up to date", verdict.reason
-            continue
-        written |= dict.fromkeys(step.writes, step)
-        if verdict.fresh:
-            yield step, "may run", f"if {sources[0].title} writes something else than last time"
-        else:
-            yield step, "would run", verdict.reason
-
-
-def judge(run: Run, step: Step) -> status.Verdict:
-    verdict = status.judge(run.folder, step, run.prints(step))
-    if verdict.fresh and not page_path(run, step).exists():
-        return status.Verdict(False, f"html/{page_path(run, step).name} is missing")
+def judge(run: Run, step: Step) -> Verdict:
+    """Judge a step together with its page."""
+    verdict = freshness.judge(run, step)
+    if not verdict.fresh:
+        return verdict
+    recorded = status.state_of(run.folder, step).get("page", {})
+    if not recorded:
+        return Verdict(False, f"html/{step.page} was not made of this result")
+    for name, digest in recorded.items():
+        if not run.path(name).is_file() or sha256(run.path(name)) != digest:
+            return Verdict(False, f"{name} is missing or was changed")
     return verdict
 
 
-def run_chain(run: Run, plan: Plan) -> None:
+def dry_run(run: Run, plan: Plan) -> Iterator[str]:
+    """Say what each step would do and why; one that reads what another writes may follow it."""
+    written: dict[str, Step] = {}
+    for step, verdict in judge_steps(run, plan):
+        sources = [written[n] for n in freshness.files_read(step, run.settings) if n in written]
+        if verdict.fresh and not sources:
+            yield f"{step.title:<22} up to date: {verdict.reason}"
+            continue
+        written |= {name.rstrip("?"): step for name in step.writes}
+        if verdict.fresh:
+            reason = f"if {sources[0].title} writes something else than last time"
+            yield f"{step.title:<22} may run: {reason}"
+        else:
+            yield f"{step.title:<22} would run: {verdict.reason}"
+        yield from _trainings(run, step, plan.force)
+
+
+def _trainings(run: Run, step: Step, force: bool) -> Iterator[str]:
+    """Say which finished trainings a step would keep, and which it would train anew."""
+    for phase in step.phases(run.settings):
+        from workbench.train.checkpoints import standing
+
+        found = standing(run.folder, phase, run.settings)
+        if found.seconds:
+            what = "trained anew: --force" if force else found.words
+            yield f"{'':<25}{phase.name}: {what} (took {machine.minutes(found.seconds)})"
+
+
+def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> None:
     """Run what is not up to date; stop at the first failure with its reason."""
     with locked(run.folder), _terminate_as_interrupt():
         refuse_foreign_kernel()
         _sweep(run.folder)
         run.save_settings()
-        metadata.write_run_metadata(run)
+        if changes is not None:
+            write_json(run.path(CHANGES_NAME), changes)
+        machine.write_run_metadata(run)
         started = time.monotonic()
         for step, verdict in judge_steps(run, plan):
             if verdict.fresh:
@@ -87,7 +115,7 @@ def run_chain(run: Run, plan: Plan) -> None:
             else:
                 _run_step(run, step, verdict, plan, started)
         _render_index(run)
-        metadata.write_run_metadata(run)
+        machine.write_run_metadata(run)
 
 
 def _sweep(folder: Path) -> None:
@@ -97,28 +125,162 @@ def _sweep(folder: Path) -> None:
             path.unlink()
 
 
-def _run_step(run: Run, step: Step, verdict: status.Verdict, plan: Plan, started: float) -> None:
-    eta = _estimate(run, step, plan)
-    log.info("%-22s runs: %s%s", step.title, verdict.reason, eta)
+def _run_step(run: Run, step: Step, verdict: Verdict, plan: Plan, started: float) -> None:
+    before = status.state_of(run.folder, step).get("seconds")
+    last_time = f"; took {before:.0f} s last time" if before is not None else ""
+    log.info("%-22s runs: %s%s", step.title, verdict.reason, last_time)
     clock = time.monotonic()
+    if plan.force:
+        _set_trainings_aside(run, step)
     try:
         execute(run, step)
     except BaseException:
         _render_what_there_is(run, step)
         raise
     _render(run, step)
+    _record_page(run, step)
     log.info(
         "%-22s done in %.0f s, %.0f s in all",
         step.title, time.monotonic() - clock, time.monotonic() - started,
     )  # fmt: skip
 
 
-def _estimate(run: Run, step: Step, plan: Plan) -> str:
-    """Foretell from how long this run's steps took last time, where they ran before."""
-    ahead = plan.steps[plan.steps.index(step) :]
-    records = [status.state_of(run.folder, each) for each in ahead]
-    known = [record["seconds"] for record in records if "seconds" in record]
-    return f"; took {known[0]:.0f} s last time" if known and "seconds" in records[0] else ""
+def _set_trainings_aside(run: Run, step: Step) -> None:
+    for phase in step.phases(run.settings):
+        from workbench.train.checkpoints import set_aside
+
+        set_aside(run.folder, phase.name)
+
+
+def _record_page(run: Run, step: Step) -> None:
+    """Tie the page to this result: a page of another one is not up to date."""
+    names = [f"notebooks/{step.notebook}", f"html/{step.page}"]
+    record = status.state_of(run.folder, step)
+    page = {name: sha256(run.path(name)) for name in names}
+    status.record(run.folder, step, **(record | {"page": page}))
+
+
+def execute(run: Run, step: Step) -> None:
+    """Execute one notebook by papermill and hold its status to the truth."""
+    source = run.root / "notebooks" / step.notebook
+    if not source.exists():
+        raise InputError(f"{source} does not exist. Run inside the project folder")
+    try:
+        _papermill(run, step, source)
+    except KeyboardInterrupt:
+        _mark_unfinished(run, step, "interrupted by a person", "interrupted")
+        raise
+    except Exception as error:
+        reason = _explain(error)
+        _mark_unfinished(run, step, reason)
+        message = f"{step.title} failed: {reason}\nSee {run.path('html') / step.page}"
+        raise _kind(error)(message) from error
+    if status.state_of(run.folder, step)["state"] != "ok":
+        _mark_unfinished(run, step, "the notebook ended before its step was done")
+        raise StepError(f"{step.title} ended without finishing its step")
+
+
+def _mark_unfinished(run: Run, step: Step, reason: str, state: str = "failed") -> None:
+    record = status.read_status(run.folder)["steps"].get(step.number, {})
+    if record.get("state") not in ("failed", "interrupted"):
+        status.record_failure(run.folder, step, reason, state)
+
+
+def _papermill(run: Run, step: Step, source: Path) -> None:
+    import papermill
+
+    target = run.path("notebooks") / step.notebook
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{PARTIAL}{target.name}")
+    timeout = math.ceil(run.settings.run.cell_timeout_minutes * 60) or None
+    try:
+        with _kernel_lines():
+            papermill.execute_notebook(
+                source, partial,
+                parameters={"run_dir": str(relative(run))},  # the settings lie in the run folder
+                kernel_name="python3", cwd=run.root, progress_bar=False, log_output=True,
+                execution_timeout=timeout,
+                extra_arguments=["--log-level=CRITICAL"],  # it warns of its own loopback sockets
+            )  # fmt: skip
+    finally:
+        if partial.exists():  # a failed notebook is kept as well: it shows where it broke
+            _keep(partial, target)
+
+
+def _keep(partial: Path, target: Path) -> None:
+    """Keep an executed notebook without the folders of this machine: it is passed on."""
+    try:
+        book = json.loads(partial.read_text(encoding="utf-8"))
+        book["metadata"]["papermill"] |= {"input_path": target.name, "output_path": target.name}
+        write_text(target, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
+    except ValueError:
+        log.warning("%s was torn while it was written; what was there stays", target)
+    finally:
+        partial.unlink()
+
+
+def relative(run: Run) -> Path:
+    inside = run.folder.is_relative_to(run.root)
+    return run.folder.relative_to(run.root) if inside else run.folder
+
+
+def _kind(error: Exception) -> type[WorkbenchError]:
+    """Tell wrong input, which the kernel names by its class, from a step that failed."""
+    found = vars(errors).get(getattr(error, "ename", ""))
+    wrong_input = isinstance(found, type) and issubclass(found, InputError)
+    return InputError if wrong_input else StepError
+
+
+def _explain(error: Exception) -> str:
+    kind = type(error).__name__
+    if kind == "PapermillExecutionError":
+        return f"{error.ename}: {error.evalue}"
+    if kind == "DeadKernelError":
+        return "the kernel was killed, most often because memory ran out. Run again to go on"
+    if kind == "CellTimeoutError":
+        return "a cell ran longer than run.cell_timeout_minutes"
+    return f"{kind}: {error}"
+
+
+@contextmanager
+def _kernel_lines() -> Iterator[None]:
+    """Show what the kernel logs, indented under its step, and nothing else of papermill's."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("    %(message)s"))
+    handler.addFilter(_is_kernel_line)
+    logger = logging.getLogger("papermill")
+    before = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
+
+
+def _is_kernel_line(record: logging.LogRecord) -> bool:
+    """Keep what the kernel printed: streams end a line, the text of tables and figures does not."""
+    text = str(record.msg)
+    printed = record.levelno == logging.INFO and text.endswith("\n")
+    record.msg = text.rstrip().replace("\n", "\n    ")
+    return printed
+
+
+def refuse_foreign_kernel() -> None:
+    """Check that `python3` starts this interpreter: another one lacks what is installed here."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        command = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        raise InputError("There is no python3 kernel. Run: pip install ipykernel") from None
+    found = Path(command).absolute() if os.sep in command else Path(sys.executable)
+    if found.parent != Path(sys.executable).absolute().parent:
+        raise InputError(
+            f"The python3 kernel starts {command}, not {sys.executable}. "
+            "Run: python -m ipykernel install --sys-prefix"
+        )
 
 
 @contextmanager
@@ -136,7 +298,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
 def _render(run: Run, step: Step) -> None:
     from workbench.show.report import render_notebook
 
-    notebook = executed_path(run, step)
+    notebook = run.path("notebooks") / step.notebook
     if notebook.exists():
         try:
             page = render_notebook(notebook, step, run.pieces())
@@ -144,7 +306,7 @@ def _render(run: Run, step: Step) -> None:
             raise InputError(
                 f"{notebook} is damaged. Run it again with --only {step.number} --force"
             ) from None
-        write_text(page_path(run, step), page)
+        write_text(run.path("html") / step.page, page)
 
 
 def _render_what_there_is(run: Run, step: Step) -> None:
@@ -165,6 +327,8 @@ def render_all(run: Run) -> Path:
     """Render every executed notebook and the index again."""
     for step in STEPS:
         _render(run, step)
+        if status.state_of(run.folder, step).get("page"):
+            _record_page(run, step)
     _render_index(run)
     return run.path("html") / "index.html"
 

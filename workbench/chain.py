@@ -1,13 +1,18 @@
 """The nine steps as a table: what each reads, writes and depends on. No step runs here.
 
-The batch door decides from this table what is up to date; notebooks print it.
+The command line and the notebooks decide from this table what is up to date.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from workbench.errors import SettingsError
+
+if TYPE_CHECKING:
+    from workbench.settings import Settings
+    from workbench.train.phases import Phase
 
 
 @dataclass(frozen=True)
@@ -15,10 +20,11 @@ class Step:
     number: str
     name: str
     question: str
-    knobs: tuple[str, ...]  # settings groups or keys whose change makes the step run again
-    reads: tuple[str, ...]  # files of the run folder
-    writes: tuple[str, ...]  # files and folders of the run folder, all of them mandatory
-    code: tuple[str, ...]  # modules and rooms of the workbench whose change counts
+    knobs: tuple[str, ...]  # settings groups or keys that the step reads beside its trainings
+    reads: tuple[str, ...]  # files of the run folder; with "?" where they may be absent
+    writes: tuple[str, ...]  # files and folders it must leave; with "?" where it may
+    code: tuple[str, ...]  # modules and packages of the workbench whose change counts
+    trains: tuple[str, ...] = ()  # roles whose phases train here
     reads_if: tuple[tuple[str, str], ...] = ()  # (knob, file): read only where the knob is on
 
     @property
@@ -26,21 +32,35 @@ class Step:
         return f"{self.number}_{self.name}.ipynb"
 
     @property
+    def page(self) -> str:
+        return f"{self.number}_{self.name}.html"
+
+    @property
     def title(self) -> str:
         return f"{self.number} {self.name}"
 
+    def phases(self, settings: Settings) -> list[Phase]:
+        """List the trainings of this step under these settings."""
+        try:  # TEMPORARY until train lands
+            from workbench.train.phases import phases, qat_phase
+        except ImportError:
+            return []
 
-DATA_CODE = ("data", "steps/data.py")
-# What a step computes with; of decide, what scores a network and not what tunes its thresholds.
-SCORING = tuple(
-    f"decide/{name}.py" for name in ("calibration", "intervals", "levels", "metrics", "outcomes")
-)
-TRAIN_CODE = (*DATA_CODE, "nets", "train", *SCORING, "steps/learning.py")
-LADDER_CODE = tuple(f"deploy/{name}.py" for name in (
-    "convert", "fallbacks", "layers", "qat", "quantize", "tflite"))  # fmt: skip
+        found: list[Phase] = []
+        for role in self.trains:
+            if role != "qat":
+                found += phases(settings, role)
+            elif settings.qat.enabled:
+                found.append(qat_phase(settings))
+        return found
+
+
+PIXELS = ("data.augment", "data.decode", "data.letterbox", "data.pipeline", "data.tables")
+SCORING = ("decide.intervals", "decide.metrics")  # what scores a network, not what tunes thresholds
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
-TRAINING_KNOBS = ("seed", "task", "precision", "run.deterministic", "multi_gpu", "loss",
-                  "schedule", "training", "augmentation")  # fmt: skip
+PIXEL_KNOBS = ("dataset.exif", "dataset.max_pixels")
+NETWORK_KNOBS = ("seed", "task", "precision", "teacher.arch", "teacher.input_size",
+                 "student.variant", "student.input_size")  # fmt: skip
 DATA_FILES = ("dataset_manifest.json", "labels.txt")
 
 STEPS: tuple[Step, ...] = (
@@ -50,74 +70,79 @@ STEPS: tuple[Step, ...] = (
         reads=(),
         writes=("dataset_manifest.json", "labels.txt", "splits", "audit.csv", "audit.json",
                 "quarantine.csv"),
-        code=DATA_CODE,
+        code=("data",),
     ),
     Step(
         "02", "build_datasets", "What exactly do the networks see?",
-        knobs=("seed", "dataset.exif", "dataset.max_pixels", "augmentation", "teacher.arch",
-               "teacher.input_size", "student.variant", "student.input_size"),
+        knobs=("augmentation", *PIXEL_KNOBS, *NETWORK_KNOBS),
         reads=DATA_FILES,
         writes=("pipeline_check.json",),
-        code=(*DATA_CODE, "nets"),
+        code=PIXELS,
     ),
     Step(
         "03", "train_teacher", "How good can a large network get here?",
-        knobs=(*TRAINING_KNOBS, "dataset.exif", "teacher"),
+        knobs=(*PIXEL_KNOBS, "task", "audit.label_errors"),
         reads=DATA_FILES,
-        writes=("teacher_warmup.h5", "teacher_finetuned.h5", "teacher_scores.npz"),
-        code=TRAIN_CODE,
+        writes=("teacher_warmup.h5", "teacher_finetuned.h5", "teacher_network.json",
+                "teacher_scores.npz", "label_errors.csv?"),
+        code=("nets", *SCORING),
+        trains=("teacher",),
     ),
     Step(
         "04", "distill_student", "How much of that fits in a phone-sized network?",
-        knobs=(*TRAINING_KNOBS, "dataset.exif", "teacher.arch", "teacher.input_size", "student",
-               "distillation"),
-        reads=(*DATA_FILES, "teacher_finetuned.h5"),
-        writes=("student_warmup.h5", "student_finetuned.h5", "student_scores.npz"),
-        code=TRAIN_CODE,
+        knobs=(*PIXEL_KNOBS, *NETWORK_KNOBS, "distillation"),
+        reads=DATA_FILES,
+        writes=("student_warmup.h5", "student_finetuned.h5", "student_network.json",
+                "student_scores.npz"),
+        code=("nets", *SCORING),
+        trains=("student",),
+        reads_if=(("distillation.enabled", "teacher_finetuned.h5"),),
     ),
     Step(
         "05", "quantize_student", "What does 8-bit arithmetic cost?",
-        knobs=(*TRAINING_KNOBS, "dataset.exif", "teacher.arch", "teacher.input_size", "student",
-               "distillation", "qat", "ladder", "tflite_export.input_type",
-               "tflite_export.output_type", "tflite_export.representative_dataset_size"),
-        reads=(*DATA_FILES, "teacher_finetuned.h5", "student_finetuned.h5"),
-        writes=("candidates", "quantization_ladder.json", "candidate_scores.npz"),
-        code=(*TRAIN_CODE, *LADDER_CODE, "steps/quantization.py"),
+        knobs=(*PIXEL_KNOBS, *NETWORK_KNOBS, "distillation", "qat", "ladder",
+               "tflite_export.input_type", "tflite_export.output_type",
+               "tflite_export.representative_dataset_size"),
+        reads=(*DATA_FILES, "student_finetuned.h5"),
+        writes=("candidates", "quantization_ladder.json", "candidate_scores.npz",
+                "student_qat.h5?"),
+        code=("nets", "deploy", *SCORING),
+        trains=("qat",),
+        reads_if=(("distillation.enabled", "teacher_finetuned.h5"),),
     ),
     Step(
         "06", "tune_thresholds", "When should the app say yes, class by class?",
         knobs=("seed", "task", "threshold_search", "single_label", "calibration"),
         reads=("labels.txt", "candidate_scores.npz", "student_scores.npz",
                "threshold_choice.json?"),
-        writes=("threshold_recommendation.json", "threshold_curve.csv", "calibration.json"),
-        code=("decide", "steps/thresholds.py"),
+        writes=("threshold_recommendation.json", "threshold_curve.csv?", "calibration.json"),
+        code=("decide",),
     ),
     Step(
         "07", "export_tflite", "Does the phone file compute what the notebook computed?",
         knobs=("task", "dataset.exif", "tflite_export", "parity", "student.variant",
                "student.input_size"),
-        reads=("labels.txt", "candidates", "quantization_ladder.json", "candidate_scores.npz",
-               "student_finetuned.h5", "dataset_manifest.json"),
+        reads=(*DATA_FILES, "candidates", "quantization_ladder.json", "candidate_scores.npz",
+               "student_finetuned.h5"),
         writes=("model_qat_int8.tflite", "parity.json"),
-        code=(*DATA_CODE, "nets", "deploy", *SCORING, "steps/export.py"),
+        code=(*PIXELS, "nets", "deploy", *SCORING),
         reads_if=(("tflite_export.fold_thresholds", "threshold_recommendation.json"),),
     ),
     Step(
         "08", "inference_config", "What does the app developer receive?",
         knobs=("task", "dataset.exif", "tflite_export"),
-        reads=("labels.txt", "dataset_manifest.json", "quantization_ladder.json",
-               "model_qat_int8.tflite", "threshold_recommendation.json", "calibration.json"),
-        writes=("inference_config.json", "model_metadata.json", "golden"),
-        code=("data/decode.py", "data/letterbox.py", "data/letterbox.py", "data/letterbox.c",
-              "data/letterbox.h", "deploy", "steps/bundle.py"),
+        reads=(*DATA_FILES, "quantization_ladder.json", "model_qat_int8.tflite",
+               "threshold_recommendation.json", "calibration.json"),
+        writes=("inference_config.json", "model_metadata.json", "golden", "app", "verify.py"),
+        code=(*PIXELS, "deploy"),
     ),
     Step(
         "09", "eval_report", "What should we expect on images nobody has tuned on?",
         knobs=("seed", "task", "dataset.exif", "evaluation"),
-        reads=("labels.txt", "dataset_manifest.json", "inference_config.json",
-               "model_qat_int8.tflite", "student_finetuned.h5", "threshold_recommendation.json"),
-        writes=("metrics.json", "test_scores.npz"),
-        code=(*DATA_CODE, "nets", "train/predict.py", "decide", "deploy", "steps/final_test.py"),
+        reads=(*DATA_FILES, "inference_config.json", "model_qat_int8.tflite",
+               "student_finetuned.h5", "threshold_recommendation.json"),
+        writes=("metrics.json", "test_scores.npz", "SHA256SUMS"),
+        code=(*PIXELS, "nets", "decide", "deploy"),
     ),
 )  # fmt: skip
 
@@ -141,4 +166,4 @@ def find_step(text: str) -> Step:
 
 def writer_of(file: str) -> Step:
     """Tell which step writes a file, to name its notebook when it is missing."""
-    return next(step for step in STEPS if file.rstrip("?") in step.writes)
+    return next(s for s in STEPS if file in {name.rstrip("?") for name in s.writes})

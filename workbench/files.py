@@ -87,6 +87,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest_of(path: Path) -> str:
+    """Hash a file, or a folder with the names in it."""
+    if path.is_file():
+        return sha256(path)
+    digest = hashlib.sha256()
+    for inner in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{inner.relative_to(path)}\0{sha256(inner)}\n".encode())
+    return digest.hexdigest()
+
+
 def safe_join(root: Path, relative: str) -> Path:
     """Join a path that came from a table; refuse everything that could leave `root`."""
     reason = _unsafe(relative)

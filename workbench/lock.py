@@ -33,6 +33,16 @@ def locked(folder: Path) -> Iterator[None]:
                 _release(file)
 
 
+def held_by_parent(folder: Path) -> bool:
+    """Tell whether a process that started this one holds the folder: the chain, for its kernels."""
+    path = folder / LOCK_NAME
+    if not path.exists():
+        return False
+    with open(path, encoding="utf-8") as file:
+        owner = _read(file)
+    return bool(owner) and owner["pid"] != os.getpid() and _is_mine_or_my_parents(owner)
+
+
 def _take(file: IO[str], folder: Path) -> bool:
     # The kernel-side lock is held for these lines only: it makes read-decide-write one act.
     fcntl.flock(file, fcntl.LOCK_EX)

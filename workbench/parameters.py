@@ -1,7 +1,7 @@
 """Parameter files: read strictly, layered, refused with file, key, value, rule and remedy.
 
-Later layers win: code defaults, the parameter file, the dataset's own config.yaml, `--set`.
-What a knob may be is said in `settings.py` alone.
+Later layers win: code defaults, the parameter file, the dataset's own config.yaml, what the run
+has changed before, the notebook or `--set`. What a knob may be is said in `settings.py` alone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ class Layer:
 
     source: str
     values: dict[str, Any]
+    title: str = ""  # shorter than the source, where that is a path
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings, and what each layer after the parameter file changed, in words."""
+
+    settings: Settings
+    base: dict[str, Any]  # dotted keys and values before the run and the caller had their say
+    lines: tuple[str, ...]
 
 
 def read_settings(
@@ -39,13 +49,64 @@ def read_settings(
     given: Mapping[str, Any] | None = None,
     root: Path = Path("."),
 ) -> Settings:
-    """Resolve every layer into one frozen Settings."""
-    layers = [] if file is None else [Layer(str(file), read_yaml(file))]
-    if given:
-        layers.append(Layer("notebook parameters", dict(given)))
-    last = [Layer(f"--set {text}", read_assignment(text)) for text in assignments]
-    own = _dataset_layer(resolve([*layers, *last]), root)
-    return resolve([*layers, *own, *last])
+    """Resolve a parameter file, the dataset's own config and what the caller says."""
+    return resolve_layers(file, {}, layers_of(assignments, given), root).settings
+
+
+def layers_of(assignments: Iterable[str] = (), given: Mapping[str, Any] | None = None) -> list:
+    """Make layers of what a notebook's parameters cell and `--set` say."""
+    cell = [Layer("notebook", dict(given))] if given else []
+    return [*cell, *(Layer(f"--set {text}", read_assignment(text)) for text in assignments)]
+
+
+def resolve_layers(
+    file: Path | None, own: Mapping[str, Any], last: list[Layer], root: Path
+) -> Resolved:
+    """Merge defaults, file, dataset config, the run's `own` changes (dotted) and the `last`."""
+    first = [] if file is None else [Layer(str(file), read_yaml(file))]
+    kept = [Layer("this run", nested(own))] if own else []
+    dataset = _dataset_layer(resolve([*first, *kept, *last]), root)
+    layers = [*first, *dataset, *kept, *last]
+    settings = resolve(layers)
+    states = [flat_values(_merged(layers[:count])) for count in range(len(layers) + 1)]
+    later = range(len(first), len(layers))
+    lines = [_change_line(layers[n], states[n], states[n + 1]) for n in later]
+    base = states[len(first) + len(dataset)]
+    return Resolved(settings, base, tuple(line for line in lines if line))
+
+
+def _merged(layers: Iterable[Layer]) -> dict[str, Any]:
+    merged = Settings().model_dump()
+    for layer in layers:
+        merged = merge(merged, layer.values)
+    return merged
+
+
+def _change_line(layer: Layer, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    changes = describe_changes(before, after)
+    return f"{layer.title or layer.source}: {changes}" if changes else ""
+
+
+def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Say which dotted keys changed, like `qat.epochs 2 → 3`."""
+    changed = [key for key in after if after[key] != before.get(key)]
+    return ", ".join(f"{key} {_scalar(before.get(key))} → {_scalar(after[key])}" for key in changed)
+
+
+def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into the nested mapping that a parameter file would hold."""
+    result: dict[str, Any] = {}
+    for key, value in dotted.items():
+        *groups, last = key.split(".")
+        place = result
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return result
+
+
+def flat_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(_flatten(values))
 
 
 def _dataset_layer(settings: Settings, root: Path) -> list[Layer]:
@@ -55,7 +116,7 @@ def _dataset_layer(settings: Settings, root: Path) -> list[Layer]:
     values = read_yaml(path)
     if "dir" in (values.get("dataset") or {}):
         raise SettingsError(f'{path}: "dataset.dir" cannot be set by the dataset itself. Remove it')
-    return [Layer(str(path), values)]
+    return [Layer(str(path), values, "dataset config.yaml")]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,32 +1,42 @@
-"""The run folder: where a chain of steps keeps its settings, files and status.
-
-`open_run` is how a notebook finds its run; rooms never see this class, steps do.
-"""
+"""The run folder: settings, files and status of one chain of steps, and how a notebook opens it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+import shutil
+import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench import files, status
+from workbench import files, freshness, status
 from workbench.chain import STEPS, Step, find_step, writer_of
-from workbench.errors import MissingInputError, SettingsError
-from workbench.lock import locked
-from workbench.parameters import Layer, differences, nearest_key, read_settings, resolve
+from workbench.errors import MissingInputError, SettingsError, StepError
+from workbench.lock import LOCK_NAME, describe_process, held_by_parent, locked
+from workbench.notebook import CellWatcher, read_cells
+from workbench.parameters import (
+    Layer,
+    describe_changes,
+    differences,
+    flat_values,
+    layers_of,
+    resolve,
+    resolve_layers,
+)
 from workbench.settings import Settings
+
+if TYPE_CHECKING:
+    from workbench.data.tables import Dataset
+    from workbench.show.figures import Table
 
 log = logging.getLogger(__name__)
 
-CONFIG_NAME = "training_config.json"
-PIECES = "html/pieces"
+CONFIG_NAME = "training_config.json"  # the settings as they were resolved, for every reader
+CHANGES_NAME = "changes.json"  # the parameter file, and what notebooks and --set changed
 RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -39,13 +49,17 @@ def project_root(start: Path | None = None) -> Path:
     return here
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """A run folder with the settings it works under."""
 
     folder: Path
     settings: Settings
     root: Path
+    open_step: Step | None = None  # what the notebook that opened it works on
+    _written: set[str] = field(default_factory=set, repr=False)
+    _parts: dict[str, Any] = field(default_factory=dict, repr=False)
+    _started: str = field(default="", repr=False)
 
     @property
     def name(self) -> str:
@@ -58,8 +72,9 @@ class Run:
         """Return the path of an earlier step's file, or say which notebook makes it."""
         path = self.folder / name
         if not path.exists():
-            step = writer_of(name)
-            raise MissingInputError(f"No {name} in {self.folder}. Run {step.notebook[:-6]} first")
+            raise MissingInputError(
+                f"No {name} in {self.folder}. Run {writer_of(name).notebook[:-6]} first"
+            )
         return path
 
     def read_json(self, name: str) -> Any:
@@ -67,120 +82,386 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> None:
         files.write_json(self.folder / name, value)
+        self.wrote(name)
+
+    def wrote(self, *names: str) -> None:
+        """Count files or folders of the run folder among what this step leaves."""
+        self._written |= set(names)
 
     @property
     def dataset_folder(self) -> Path:
         return self.root / self.settings.dataset.dir
 
+    def dataset(self) -> Dataset:
+        """Read back the dataset as 01 wrote it."""
+        from workbench.data.tables import load_dataset
+
+        self.need("dataset_manifest.json")
+        return load_dataset(self.folder, self.root)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let nobody else write in this run folder meanwhile."""
+        with locked(self.folder):
+            yield
+
     def save_settings(self) -> None:
         self.write_json(CONFIG_NAME, self.settings.model_dump())
 
-    def prints(self, step: Step) -> dict[str, str]:
-        """Fingerprint what a step depends on, as of now."""
-        from workbench.data.stamp import stamp_dataset
+    def begin(self, number: str) -> None:
+        """Mark a step as running; what it reads must be there, and is named where it is old."""
+        self.open_step = find_step(number)
+        for name in freshness.files_read(self.open_step, self.settings):
+            if f"{name}?" not in self.open_step.reads:
+                self.need(name)
+        with self.locked():
+            self._warn_of_old_inputs()
+            self._parts = freshness.fingerprint(self, self.open_step)
+            self._started = status.now()
+            self._written = set()
+            facts = {"state": "running", "started": self._started, "process": describe_process()}
+            status.record(self.folder, self.open_step, **facts)
+        _watch(self)
 
-        digest = "" if step.reads else stamp_dataset(self.dataset_folder, self.folder)
-        notebook = self.root / "notebooks" / step.notebook
-        return status.fingerprint(self.folder, step, self.settings, notebook, digest)
+    def finish(self) -> Table:
+        """Record the step as done with the hashes of what it left, and show that as a table."""
+        if self.open_step is None:
+            raise StepError('no step is open. Open the run with open_run(run_dir, step="01")')
+        with self.locked():
+            outputs = self._hash_outputs()
+            status.record(
+                self.folder, self.open_step, state="ok", started=self._started,
+                finished=status.now(), seconds=round(_busy_seconds(self), 1),
+                fingerprint=self._parts, outputs=outputs,
+            )  # fmt: skip
+        _unwatch(self)
+        return self._table_of(outputs)
+
+    def _table_of(self, outputs: Mapping[str, str]) -> Table:
+        """Show what the step left: name, size and the start of its sha256."""
+        from workbench.show.figures import table
+
+        rows = []
+        for name, digest in outputs.items():
+            path = self.path(name)
+            inner = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+            size = f"{sum(one.stat().st_size for one in inner) / 1024:,.1f} KiB"
+            size += "" if path.is_file() else f" in {len(inner)} files"
+            rows.append({"file": name, "size": size, "sha256": digest[:12]})
+        return table(rows)
 
     @contextmanager
-    def step(self, number: str) -> Iterator[None]:
-        """Hold the folder, and record in status.json what becomes of the step."""
-        step = find_step(number)
-        for name in step.reads:
-            if not name.endswith("?"):
-                self.need(name)
-        with locked(self.folder):
-            self._warn_of_stale_inputs(step)
-            prints = self.prints(step)
-            status.record_start(self.folder, step)
-            started = time.monotonic()
-            try:
-                yield
-                status.record_end(self.folder, step, time.monotonic() - started, prints)
-            except KeyboardInterrupt:
-                status.record_failure(self.folder, step, "interrupted by a person", "interrupted")
-                raise
-            except Exception as error:
-                status.record_failure(self.folder, step, f"{type(error).__name__}: {error}")
-                raise
+    def step(self, number: str) -> Iterator[None]:  # TEMPORARY
+        self.begin(number)
+        yield
+        self.finish()
 
-    def _warn_of_stale_inputs(self, step: Step) -> None:
-        """Say which earlier steps would run again: a notebook may be run alone or out of order."""
-        for earlier in STEPS[: STEPS.index(step)]:
-            if set(earlier.writes) & {name.rstrip("?") for name in step.reads}:
-                verdict = status.judge(self.folder, earlier, self.prints(earlier))
-                if not verdict.fresh:
-                    log.warning("%s is out of date (%s): %s builds on what it left",
-                                earlier.title, verdict.reason, step.title)  # fmt: skip
+    def save_piece(self, name: str, html: str) -> None:  # TEMPORARY
+        files.write_text(self.folder / "html/pieces" / f"{name}.html", html)
 
-    def save_piece(self, name: str, html: str) -> None:
-        """Keep a living piece of a page (its own script in it) for the rendered notebook."""
-        files.write_text(self.folder / PIECES / f"{name}.html", html)
-
-    def pieces(self) -> dict[str, str]:
-        found = sorted((self.folder / PIECES).glob("*.html"))
+    def pieces(self) -> dict[str, str]:  # TEMPORARY
+        found = sorted((self.folder / "html/pieces").glob("*.html"))
         return {path.stem: path.read_text(encoding="utf-8") for path in found}
 
+    def _hash_outputs(self) -> dict[str, str]:
+        due = [name for name in self.open_step.writes if not name.endswith("?")]
+        missing = [name for name in due if not self.path(name).exists()]
+        if missing:
+            raise StepError(
+                f"{self.open_step.title} did not write {', '.join(missing)} in {self.folder}. "
+                "Run the cells above that write it"
+            )
+        others = {
+            one.rstrip("?") for step in STEPS if step != self.open_step for one in step.writes
+        }
+        names = {name.rstrip("?") for name in self.open_step.writes} | (self._written - others)
+        found = sorted(name for name in names if self.path(name).exists())
+        return {name: files.digest_of(self.path(name)) for name in found}
 
-def open_run(namespace: Mapping[str, Any]) -> Run:
-    """Open the run a notebook's `parameters` cell names, under the settings given there.
+    def _warn_of_old_inputs(self) -> None:
+        """Say which earlier steps would run again: a notebook may be opened out of order."""
+        reads = set(freshness.files_read(self.open_step, self.settings))
+        for earlier in STEPS[: STEPS.index(self.open_step)]:
+            if {name.rstrip("?") for name in earlier.writes} & reads:
+                verdict = freshness.judge(self, earlier)
+                if not verdict.fresh:
+                    log.warning("%s is out of date (%s): %s builds on what it left",
+                                earlier.title, verdict.reason, self.open_step.title)  # fmt: skip
 
-    Whatever papermill injected lies in the notebook's namespace. Names that are no settings are
-    refused: papermill itself only warns about a mistyped key.
+    def fork(self, name: str, **knobs: Any) -> Run:
+        """Start a what-if beside this run, like `run.fork("more_qat", qat={"epochs": 3})`.
+
+        Steps before the change are taken over as they are, the rest is computed anew by
+        `compute`. The same fork again is opened, not made twice.
+        """
+        folder = run_folder(str(self.folder.with_name(name)), self.root)
+        if folder.exists():
+            return self._existing_fork(folder, knobs)
+        changes = _read_changes(self.folder)
+        resolved = _resolve(folder, self.root, None, knobs, changes)
+        partial = folder.with_name(f"{files.PARTIAL}{name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        skip = shutil.ignore_patterns(LOCK_NAME, f"{files.PARTIAL}*", "html", "notebooks")
+        with self.locked():
+            shutil.copytree(self.folder, partial, ignore=skip)
+        made = Run(partial, resolved.settings, self.root)
+        made.save_settings()
+        files.write_json(partial / CHANGES_NAME, resolved.changes)
+        old = freshness.outdated(made)
+        for step in STEPS:
+            if step.number in old:
+                made._drop(step)
+        partial.rename(folder)
+        made.folder = folder
+        first = min(old, default="none")
+        log.info("%s: %s; computed anew from %s on", name, resolved.line, first)
+        return made
+
+    def _existing_fork(self, folder: Path, knobs: Mapping[str, Any]) -> Run:
+        run = existing_run(folder, self.root)
+        asked = resolve([Layer("the fork", run.settings.model_dump()), *layers_of((), knobs)])
+        if asked != run.settings:
+            found = describe_changes(*(flat_values(one.model_dump())
+                                       for one in (asked, run.settings)))  # fmt: skip
+            raise SettingsError(
+                f"{folder} exists with other settings: {found}. Take another name, or delete it"
+            )
+        return run
+
+    def _drop(self, step: Step) -> None:
+        """Remove what a step left: in a fork it would be another run's result."""
+        record = status.read_status(self.folder)["steps"].get(step.number, {})
+        for name in record.get("outputs", {name.rstrip("?"): "" for name in step.writes}):
+            path = self.path(name)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        status.forget(self.folder, step)
+
+    def compute(self, *, start: str = "", to: str = "") -> None:
+        """Run the steps that are not up to date, as the command line does, and show its lines."""
+        words = ["run", "--run", self.name]
+        words += ["--from", start] if start else []
+        words += ["--to", to] if to else []
+        with subprocess.Popen(
+            [sys.executable, "-m", "workbench", *words], cwd=self.root, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                log.info("%s", line.rstrip())
+        if process.returncode:
+            raise StepError(f"{self.name} stopped: {lines[-1].strip() if lines else 'no word'}")
+
+
+_watched: dict[str, tuple[Run, CellWatcher]] = {}  # what this kernel works on: one step at a time
+
+
+def _watch(run: Run) -> None:
+    """Record a cell that fails, until the step is done."""
+
+    def fail(error: BaseException) -> None:
+        by_person = isinstance(error, KeyboardInterrupt)
+        reason = "interrupted by a person" if by_person else f"{type(error).__name__}: {error}"
+        with suppress(Exception):  # the cell's own error is what a person has to read
+            state = "interrupted" if by_person else "failed"
+            status.record_failure(run.folder, run.open_step, reason, state)
+
+    if "now" in _watched:
+        _watched.pop("now")[1].stop()
+    watcher = CellWatcher(fail)
+    watcher.start()
+    _watched["now"] = run, watcher
+
+
+def _unwatch(run: Run) -> None:
+    if "now" in _watched and _watched["now"][0] is run:
+        _watched["now"][1].stop()
+
+
+def _busy_seconds(run: Run) -> float:
+    watched, watcher = _watched["now"]
+    return watcher.busy_seconds() if watched is run else 0.0
+
+
+def open_run(
+    run_dir: str | Path,
+    parameters: str | None = None,
+    *,
+    step: str | None = None,
+    knobs: Mapping[str, Any] | None = None,
+) -> Run:
+    """Open the run of a notebook under its settings, and say what they change.
+
+    Settings are the defaults, the parameter file, the dataset's config.yaml, what the run has
+    changed before, and the knobs of the parameters cell (or `knobs`). A run remembers the file it
+    was made from; `parameters` counts where the run is new.
     """
     configure_logging()
-    given = _given_settings(namespace)
     root = project_root()
-    folder = run_folder(namespace["run_dir"], root)
-    saved = saved_settings(folder) if (folder / CONFIG_NAME).exists() else None
-    if saved and (not given or given == differences(saved)):
-        run = Run(folder, saved, root)
-    else:
-        run = Run(folder, read_settings(None, (), given, root), root)
+    folder = run_folder(run_dir, root)
+    _refuse_a_new_folder(folder, step)
+    file, given = _what_the_cells_say(folder, parameters, knobs)
+    resolved = _resolve(folder, root, file, given, _read_changes(folder))
+    run = Run(folder, resolved.settings, root)
+    before = saved_settings(folder) if run.path(CONFIG_NAME).exists() else None
+    log.info("%s", describe_source(resolved))
+    for line in resolved.lines:
+        log.info("%s", line)
+    if before is None or before != resolved.settings or not run.path(CHANGES_NAME).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        run.save_settings()
+        with run.locked():
+            run.save_settings()
+            files.write_json(run.path(CHANGES_NAME), resolved.changes)
+    if before and before != resolved.settings:
+        _say_what_is_old(run, before)
     prepare_process(run.settings)
+    if step:
+        run.begin(step)
     return run
 
 
+def _refuse_a_new_folder(folder: Path, step: str | None) -> None:
+    """Let 01 alone start a run: a mistyped run_dir must not leave a folder behind."""
+    if folder.exists() or step is None or find_step(step) == STEPS[0]:
+        return
+    there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG_NAME}"))
+    raise MissingInputError(
+        f"{folder} does not exist. {STEPS[0].notebook[:-6]} starts a run; there are: "
+        f"{', '.join(there) or 'none yet'}"
+    )
+
+
+def _what_the_cells_say(
+    folder: Path, parameters: str | None, knobs: Mapping[str, Any] | None
+) -> tuple[Path | None, dict[str, Any]]:
+    """Return the parameter file to start from and the knobs that are set on top of it."""
+    root = project_root()
+    remembered = _read_changes(folder).get("parameters")
+    new = not (folder / CONFIG_NAME).exists()
+    if knobs is not None:
+        return _file(parameters if new else remembered, root), dict(knobs)
+    cells = read_cells()
+    if not new and held_by_parent(folder):
+        if cells.own.keys() - {"run_dir", "parameters"}:
+            log.info("the command line has the settings; knobs in this notebook are left out")
+        return _file(remembered, root), {}
+    asked = cells.injected.get("parameters")
+    if new and cells.injected.keys() - {"run_dir", "parameters"} and asked is None:
+        return None, cells.knobs  # `papermill -f FILE` brings the whole file, over the defaults
+    if not new and asked is None and parameters and parameters != remembered:
+        log.info("%s was made from %s; parameters = %r counts for new runs",
+                 folder.name, remembered or "the defaults", parameters)  # fmt: skip
+    return _file(asked or (parameters if new else remembered), root), cells.knobs
+
+
+def _file(name: str | None, root: Path) -> Path | None:
+    return root / name if name else None
+
+
+@dataclass(frozen=True)
+class _Resolution:
+    settings: Settings
+    changes: dict[str, Any]  # what changes.json will hold
+    lines: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        return "; ".join(self.lines) or "no change"
+
+
+def _resolve(
+    folder: Path, root: Path, file: Path | None, given: Any, before: Mapping[str, Any]
+) -> _Resolution:
+    """Merge every layer; what the caller changes is remembered as a change of this run.
+
+    A remembered change holds as long as what it changed stands: a knob that its parameter file
+    has been given since wins, for it was said later.
+    """
+    last = given if isinstance(given, list) else layers_of((), given)
+    name = _relative(file, root) if file else before.get("parameters")
+    file = file or _file(name, root)
+    base = resolve_layers(file, {}, last, root).base
+    own, lines = {}, []
+    for key, change in before.get("changes", {}).items():
+        if key in base and base[key] == change["from"]:
+            own[key] = change["to"]
+        elif key in base:
+            lines.append(f"{name} says {key} {base[key]} now; the run's own {change['to']} goes")
+    resolved = resolve_layers(file, own, last, root)
+    values = flat_values(resolved.settings.model_dump())
+    said = {key for layer in last for key in flat_values(layer.values)} | set(own)
+    changed = {key: {"from": base[key], "to": values[key]}
+               for key in sorted(said) if values[key] != base[key]}  # fmt: skip
+    changes = {"schema": 1, "parameters": name, "changes": changed}
+    return _Resolution(resolved.settings, changes, (*lines, *resolved.lines))
+
+
+def _relative(file: Path, root: Path) -> str:
+    file = file.resolve()
+    return str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
+
+
+def _read_changes(folder: Path, root: Path | None = None) -> dict[str, Any]:
+    """Read what made the run's settings; a run that does not say holds all of them as changes."""
+    path = folder / CHANGES_NAME
+    if not path.exists():
+        return _changes_of_settings(folder)
+    held = files.read_json(path)
+    try:
+        kept = {key: {"from": one["from"], "to": one["to"]} for key, one in held["changes"].items()}
+        if not isinstance(held["parameters"], str | None):
+            raise TypeError
+    except (KeyError, TypeError, AttributeError):
+        raise SettingsError(f"{path} is damaged. Delete it and run again") from None
+    if held["parameters"] and not ((root or project_root()) / held["parameters"]).is_file():
+        log.info("%s is gone; the run keeps the settings it has", held["parameters"])
+        return _changes_of_settings(folder)
+    return {"parameters": held["parameters"], "changes": kept}
+
+
+def _changes_of_settings(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG_NAME).exists():
+        return {}
+    old, new = (flat_values(one.model_dump()) for one in (Settings(), saved_settings(folder)))
+    changed = {key: {"from": old[key], "to": new[key]} for key in new if new[key] != old[key]}
+    return {"parameters": None, "changes": changed}
+
+
+def resolve_run(
+    folder: Path, root: Path, file: Path | None, assignments: Iterable[str] = ()
+) -> tuple[Run, dict[str, Any], tuple[str, ...]]:
+    """Resolve a run's settings for the command line: the run, its changes, and what to say."""
+    resolved = _resolve(folder, root, file, layers_of(assignments), _read_changes(folder))
+    return Run(folder, resolved.settings, root), resolved.changes, resolved.lines
+
+
+def _say_what_is_old(run: Run, before: Settings) -> None:
+    old, new = (flat_values(one.model_dump()) for one in (before, run.settings))
+    log.info("changed in %s: %s", run.name, describe_changes(old, new))
+    outdated = freshness.outdated(run)
+    log.info("out of date now: %s", ", ".join(outdated) if outdated else "nothing")
+
+
 def saved_settings(folder: Path) -> Settings:
+    """Read the settings that a run was last resolved to."""
     path = folder / CONFIG_NAME
     if not path.exists():
         raise MissingInputError(f"No {CONFIG_NAME} in {folder}: is it a run folder?")
     values = files.read_json(path)
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds no settings. Delete it and run again")
-    # What the dataset's config.yaml had to say is in it already, and so is what --set changed.
     return resolve([Layer(str(path), values)])
 
 
-def _given_settings(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    shell = namespace.get("get_ipython")
-    hidden = set(shell().user_ns_hidden) if shell else set()
-    names = {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_")
-        and name not in hidden | {"run_dir", "In", "Out", "exit", "quit", "get_ipython", "open"}
-        and not callable(value)
-        and not isinstance(value, type(sys))
-    }
-    hidden_by_import = {name for name in Settings.model_fields if name in namespace} - set(names)
-    if hidden_by_import:
-        raise SettingsError(
-            f'notebook: an import hides the setting "{min(hidden_by_import)}". Import it under '
-            "another name, or call open_run before it"
-        )
-    for name in names:
-        if name not in Settings.model_fields:
-            raise SettingsError(
-                f'notebook parameters: unknown key "{name}". {nearest_key((name,))}'
-            )
-    return names
+def existing_run(folder: Path, root: Path | None = None) -> Run:
+    folder = folder.resolve()
+    return Run(folder, saved_settings(folder), root or project_root())
 
 
-def run_folder(run_dir: str, root: Path) -> Path:
+def run_folder(run_dir: str | Path, root: Path) -> Path:
     folder = Path(run_dir)
     check_run_name(folder.name)
     return folder if folder.is_absolute() else root / folder
@@ -195,13 +476,13 @@ def check_run_name(name: str) -> None:
 
 def configure_logging() -> None:
     """One plain line a decision, on standard output, where notebooks and batch logs show it."""
-    room = logging.getLogger("workbench")
-    if not room.handlers:
+    logger = logging.getLogger("workbench")
+    if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(message)s"))
-        room.addHandler(handler)
-        room.setLevel(logging.INFO)
-        room.propagate = False
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 def prepare_process(settings: Settings) -> None:
@@ -214,7 +495,8 @@ def prepare_process(settings: Settings) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def describe_settings(settings: Settings) -> str:
-    """Say in one line what differs from the defaults."""
-    changed = differences(settings)
-    return json.dumps(changed) if changed else "the defaults"
+def describe_source(resolved: _Resolution) -> str:
+    """Say in one line where the settings come from and how far they are from the defaults."""
+    count = len(flat_values(differences(resolved.settings)))
+    source = resolved.changes["parameters"] or "the defaults"
+    return f"settings from {source}: {count} differ from the defaults"

@@ -1,14 +1,16 @@
 """The dataset as a table: one row an image, its split, labels, and where that was written.
 
-`read_dataset` reads anybody's layout and refuses what is wrong with file and row; `write_dataset`
-and `load_dataset` are what notebook 01 leaves to all others. No pixel is decoded here.
+`read_dataset` reads anybody's layout and refuses what is wrong with file and row; `write_tables`
+and `read_tables` are what the steps hand to each other. No pixel is decoded here.
 """
 
 from __future__ import annotations
 
-import hashlib
+import csv
+import difflib
+import io
 import logging
-import os
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,19 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.data.cells import (
-    MOST_CLASSES,
-    Labels,
-    class_problems,
-    csv_rows,
-    csv_text,
-    folder_label,
-    join_labels,
-    nearest,
-    parse_labels,
-    read_text,
-    unguard,
-)
 from workbench.data.layouts import (
     COLUMNS,
     CSV_NAMES,
@@ -38,156 +27,20 @@ from workbench.data.layouts import (
     Problems,
     RawTable,
     check_paths,
+    csv_rows,
+    guard,
     read_layout,
+    read_text,
+    unguard,
 )
 from workbench.data.splits import assign_splits
-from workbench.errors import DatasetError, MissingInputError
-from workbench.files import read_json, write_bytes, write_json, write_text
+from workbench.errors import DatasetError
+from workbench.files import write_text
 from workbench.settings import Settings
 
+# From raw tables to checked rows: labels parsed, classes found, files there, nothing twice.
+
 log = logging.getLogger(__name__)
-
-QUARANTINE_COLUMNS = ["split", "filepath", "reason", "source", "line"]
-QUARANTINE = "quarantine.csv"
-LABELS = "labels.txt"
-MANIFEST = "dataset_manifest.json"
-TABLES = "splits"  # the folder of a run that holds the tables
-
-Grouping = Callable[[Sequence[Path]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split as arrays; `targets` and `mask` are float32 [images, classes]."""
-
-    name: str
-    filepaths: tuple[str, ...]
-    images: Path
-    classes: tuple[str, ...]
-    targets: np.ndarray
-    mask: np.ndarray  # 0 where the label is unknown
-
-    def __len__(self) -> int:
-        return len(self.filepaths)
-
-    def path(self, index: int) -> Path:
-        return self.images / self.filepaths[index]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """All splits; `rows` has split, filepath, labels, unknown (tuples), source, line."""
-
-    images: Path  # the folder that filepaths are relative to
-    classes: tuple[str, ...]  # by code point; the index is the class id
-    rows: pd.DataFrame
-    quarantine: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=QUARANTINE_COLUMNS)
-    )
-
-    def split(self, name: str) -> Split:
-        if name not in SPLITS:
-            raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
-        rows = self.rows[self.rows["split"] == name]
-        return Split(
-            name=name,
-            filepaths=tuple(rows["filepath"]),
-            images=self.images,
-            classes=self.classes,
-            targets=_indicators(rows["labels"], self.classes),
-            mask=1 - _indicators(rows["unknown"], self.classes),
-        )
-
-    def without(self, reasons: Mapping[str, str]) -> Dataset:
-        """Move images to the quarantine; `reasons` says why, by filepath."""
-        bad = self.rows["filepath"].isin(list(reasons))
-        if not bad.any():
-            return self
-        moved = self.rows[bad].assign(reason=self.rows["filepath"].map(reasons))
-        frames = [frame for frame in (self.quarantine, moved[QUARANTINE_COLUMNS]) if len(frame)]
-        quarantine = pd.concat(frames, ignore_index=True)
-        return replace(self, rows=self.rows[~bad].reset_index(drop=True), quarantine=quarantine)
-
-
-def _indicators(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> np.ndarray:
-    number = {name: index for index, name in enumerate(classes)}
-    labels = list(labels)
-    matrix = np.zeros((len(labels), len(classes)), np.float32)
-    rows = np.repeat(np.arange(len(labels)), [len(names) for names in labels])
-    matrix[rows, [number[name] for names in labels for name in names]] = 1
-    return matrix
-
-
-def read_dataset(
-    folder: Path, settings: Settings, *, group_images: Grouping | None = None
-) -> Dataset:
-    """Read the dataset in `folder`, whatever its layout, and check everything but the pixels.
-
-    A layout without splits is split here; `group_images` gives images that must stay together
-    the same number. Without it every image is looked at once, to find copies of a photo.
-    """
-    layout = read_layout(Path(folder), settings.dataset.layout)
-    problems = Problems()
-    rows = parse_rows(layout, settings, problems)
-    classes = find_classes(rows, problems)
-    bad = check_files(layout.images, rows, settings, problems)
-    problems.refuse()
-    check_class_count(classes, settings)
-    dataset = Dataset(layout.images, classes, rows).without(bad)
-    if layout.tables[0].split is None:
-        dataset = _split(dataset, settings, group_images)
-    if settings.dataset.folds:
-        dataset = _fold(dataset, settings, group_images)
-    _log_dataset(dataset, layout.kind)
-    return dataset
-
-
-def _split(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
-    """Split rows in the order of their paths, so that the order of a listing does not matter."""
-    rows = dataset.rows.sort_values("filepath", ignore_index=True)
-    fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
-    numbers = _deal(dataset, rows, fractions, settings, group_images)
-    rows["split"] = np.array(SPLITS, dtype=object)[numbers]
-    return replace(dataset, rows=rows)
-
-
-def _fold(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
-    """Deal train and val anew into equal parts, one of which validates; test stays what it is."""
-    rows = dataset.rows.sort_values("filepath", ignore_index=True)
-    inside = rows["split"].isin(["train", "val"])
-    parts = [1 / settings.dataset.folds] * settings.dataset.folds
-    numbers = _deal(dataset, rows[inside], parts, settings, group_images)
-    rows.loc[inside, "split"] = np.where(numbers == settings.dataset.fold, "val", "train")
-    return replace(dataset, rows=rows)
-
-
-def _deal(
-    dataset: Dataset,
-    rows: pd.DataFrame,
-    fractions: Sequence[float],
-    settings: Settings,
-    group_images: Grouping | None,
-) -> np.ndarray:
-    # Imported here: most datasets come with splits and need neither OpenCV nor SciPy for reading.
-    from workbench.data.duplicates import group_same_photos
-
-    group_images = group_images or group_same_photos(settings)
-    groups = group_images([dataset.images / filepath for filepath in rows["filepath"]])
-    return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
-
-
-def _log_dataset(dataset: Dataset, kind: str) -> None:
-    counts = dataset.rows["split"].value_counts()
-    sizes = ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS)
-    log.info("Read %s layout: %s images, %d classes", kind, sizes, len(dataset.classes))
-    if len(dataset.quarantine):
-        row = dataset.quarantine.iloc[0]
-        log.warning(
-            "%d images are in quarantine, first %s: %s",
-            len(dataset.quarantine),
-            row["filepath"],
-            row["reason"],
-        )
 
 
 def parse_rows(layout: Layout, settings: Settings, problems: Problems) -> pd.DataFrame:
@@ -326,30 +179,284 @@ def _warn_of_case_twins(rows: pd.DataFrame) -> None:
         )
 
 
+# What a labels cell means and what a class may be called.
+
+MOST_CLASSES = 10_000
+LONGEST_NAME = 200
+# control, format (zero-width, bidi), private use, lone surrogates, line and paragraph separators
+INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+WRONG_SEPARATORS = (",", ";", "/", "\t")
+
+Labels = tuple[tuple[str, ...], tuple[str, ...]]  # known, unknown
+
+
+def parse_labels(cell: str) -> Labels:
+    """Split `a|b|?c` into labels (a, b) and unknown (c); ValueError says what is wrong."""
+    if not cell:
+        return (), ()
+    names = [name.strip() for name in cell.split("|")]
+    if any(not name.removeprefix("?").strip() for name in names):
+        raise ValueError(f'labels {cell!r} hold an empty name. Write them as "a|b"')
+    labels = sorted(name for name in names if not name.startswith("?"))
+    unknown = sorted(name[1:].strip() for name in names if name.startswith("?"))
+    twice = [name for name in labels + unknown if (labels + unknown).count(name) > 1]
+    if twice:
+        raise ValueError(f"labels {cell!r} name {twice[0]!r} twice. Write every label once")
+    return tuple(labels), tuple(unknown)
+
+
+def folder_label(name: str) -> Labels:
+    """Take the name of a class folder as the one label it is."""
+    if "|" in name or name.startswith("?") or name != name.strip():
+        raise ValueError(
+            f'class folder {name!r}: a class cannot hold "|", start with "?" or have spaces around '
+            "it. Rename the folder"
+        )
+    return (name,), ()
+
+
+def join_labels(labels: Collection[str], unknown: Collection[str]) -> str:
+    return "|".join([*labels, *(f"?{name}" for name in unknown)])
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Return ' Did you mean "…"' or nothing."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f'. Did you mean "{close[0]}"' if close else ""
+
+
+def class_problems(names: Collection[str]) -> list[tuple[str, str]]:
+    """List (class, what is wrong with its name and the remedy)."""
+    problems = [(name, problem) for name in sorted(names) if (problem := _name_problem(name))]
+    problems += _twins(names)
+    for separator in WRONG_SEPARATORS:
+        problems += _joined_names(names, separator)
+    return problems
+
+
+def _name_problem(name: str) -> str | None:
+    if len(name) > LONGEST_NAME:
+        return (
+            f"class {name[:40]!r}… has {len(name)} characters, at most {LONGEST_NAME}. Shorten it"
+        )
+    for character in name:
+        if unicodedata.category(character) in INVISIBLE:
+            words = unicodedata.name(character, "control character").lower()
+            return f"class {name!a} holds the invisible U+{ord(character):04X} ({words}). Remove it"
+    return None
+
+
+def _twins(names: Collection[str]) -> list[tuple[str, str]]:
+    """Names that people cannot tell apart: case, Unicode composition, spaces."""
+    seen: dict[str, str] = {}
+    problems = []
+    for name in sorted(names):
+        other = seen.setdefault(_look(name), name)
+        if other != name:
+            problems.append(
+                (
+                    name,
+                    f"classes {other!a} and {name!a} look alike (letter case, accents written in "
+                    "two ways, or spaces). Give both the same spelling",
+                )
+            )
+    return problems
+
+
+def _look(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _joined_names(names: Collection[str], separator: str) -> list[tuple[str, str]]:
+    """Classes such as `cat,dog` beside `cat`: the labels were joined by the wrong character."""
+    parts = {name: {part.strip() for part in name.split(separator)} for name in sorted(names)}
+    uses: dict[str, int] = {}
+    for part in (part for name in parts for part in parts[name]):
+        uses[part] = uses.get(part, 0) + 1
+    return [
+        (
+            name,
+            f'class {name!r} looks like several labels joined by {separator!r}. Join labels by "|"',
+        )
+        for name in parts
+        if len(parts[name]) > 1 and any(uses[part] > 1 for part in parts[name])
+    ]
+
+
+QUARANTINE_COLUMNS = ["split", "filepath", "reason", "source", "line"]
+QUARANTINE_NAME = "quarantine.csv"
+LABELS_NAME = "labels.txt"
+
+Grouping = Callable[[Sequence[Path]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split as arrays; `targets` and `mask` are float32 [images, classes]."""
+
+    name: str
+    filepaths: tuple[str, ...]
+    images: Path
+    classes: tuple[str, ...]
+    targets: np.ndarray
+    mask: np.ndarray  # 0 where the label is unknown
+
+    def __len__(self) -> int:
+        return len(self.filepaths)
+
+    def path(self, index: int) -> Path:
+        return self.images / self.filepaths[index]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All splits; `rows` has split, filepath, labels, unknown (tuples), source, line."""
+
+    images: Path  # the folder that filepaths are relative to
+    classes: tuple[str, ...]  # by code point; the index is the class id
+    rows: pd.DataFrame
+    quarantine: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=QUARANTINE_COLUMNS)
+    )
+
+    def split(self, name: str) -> Split:
+        if name not in SPLITS:
+            raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
+        rows = self.rows[self.rows["split"] == name]
+        return Split(
+            name=name,
+            filepaths=tuple(rows["filepath"]),
+            images=self.images,
+            classes=self.classes,
+            targets=_indicators(rows["labels"], self.classes),
+            mask=1 - _indicators(rows["unknown"], self.classes),
+        )
+
+    def without(self, reasons: Mapping[str, str]) -> Dataset:
+        """Move images to the quarantine; `reasons` says why, by filepath."""
+        bad = self.rows["filepath"].isin(list(reasons))
+        if not bad.any():
+            return self
+        moved = self.rows[bad].assign(reason=self.rows["filepath"].map(reasons))
+        frames = [frame for frame in (self.quarantine, moved[QUARANTINE_COLUMNS]) if len(frame)]
+        quarantine = pd.concat(frames, ignore_index=True)
+        return replace(self, rows=self.rows[~bad].reset_index(drop=True), quarantine=quarantine)
+
+
+def _indicators(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> np.ndarray:
+    number = {name: index for index, name in enumerate(classes)}
+    labels = list(labels)
+    matrix = np.zeros((len(labels), len(classes)), np.float32)
+    rows = np.repeat(np.arange(len(labels)), [len(names) for names in labels])
+    matrix[rows, [number[name] for names in labels for name in names]] = 1
+    return matrix
+
+
+def read_dataset(
+    folder: Path, settings: Settings, *, group_images: Grouping | None = None
+) -> Dataset:
+    """Read the dataset in `folder`, whatever its layout, and check everything but the pixels.
+
+    A layout without splits is split here; `group_images` gives images that must stay together
+    the same number. Without it every image is looked at once, to find copies of a photo.
+    """
+    layout = read_layout(Path(folder), settings.dataset.layout)
+    problems = Problems()
+    rows = parse_rows(layout, settings, problems)
+    classes = find_classes(rows, problems)
+    bad = check_files(layout.images, rows, settings, problems)
+    problems.refuse()
+    check_class_count(classes, settings)
+    dataset = Dataset(layout.images, classes, rows).without(bad)
+    if layout.tables[0].split is None:
+        dataset = _split(dataset, settings, group_images)
+    if settings.dataset.folds:
+        dataset = _fold(dataset, settings, group_images)
+    _log_dataset(dataset, layout.kind)
+    return dataset
+
+
+def _split(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
+    """Split rows in the order of their paths, so that the order of a listing does not matter."""
+    rows = dataset.rows.sort_values("filepath", ignore_index=True)
+    fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
+    numbers = _deal(dataset, rows, fractions, settings, group_images)
+    rows["split"] = np.array(SPLITS, dtype=object)[numbers]
+    return replace(dataset, rows=rows)
+
+
+def _fold(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
+    """Deal train and val anew into equal parts, one of which validates; test stays what it is."""
+    rows = dataset.rows.sort_values("filepath", ignore_index=True)
+    inside = rows["split"].isin(["train", "val"])
+    parts = [1 / settings.dataset.folds] * settings.dataset.folds
+    numbers = _deal(dataset, rows[inside], parts, settings, group_images)
+    rows.loc[inside, "split"] = np.where(numbers == settings.dataset.fold, "val", "train")
+    return replace(dataset, rows=rows)
+
+
+def _deal(
+    dataset: Dataset,
+    rows: pd.DataFrame,
+    fractions: Sequence[float],
+    settings: Settings,
+    group_images: Grouping | None,
+) -> np.ndarray:
+    # Imported here: most datasets come with splits and need neither OpenCV nor SciPy for reading.
+    from workbench.data.duplicates import group_same_photos
+
+    group_images = group_images or group_same_photos(settings)
+    groups = group_images([dataset.images / filepath for filepath in rows["filepath"]])
+    return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
+
+
+def _log_dataset(dataset: Dataset, kind: str) -> None:
+    counts = dataset.rows["split"].value_counts()
+    sizes = ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS)
+    log.info("Read %s layout: %s images, %d classes", kind, sizes, len(dataset.classes))
+    if len(dataset.quarantine):
+        row = dataset.quarantine.iloc[0]
+        log.warning(
+            "%d images are in quarantine, first %s: %s",
+            len(dataset.quarantine),
+            row["filepath"],
+            row["reason"],
+        )
+
+
 def write_tables(dataset: Dataset, folder: Path) -> None:
     """Write one CSV a split, labels.txt and quarantine.csv; `read_tables` gives them back."""
     for split, name in CSV_NAMES.items():
         rows = dataset.rows[dataset.rows["split"] == split]
         cells = [join_labels(*row) for row in zip(rows["labels"], rows["unknown"], strict=True)]
-        write_text(folder / name, csv_text(COLUMNS, zip(rows["filepath"], cells, strict=True)))
-    write_text(folder / LABELS, "".join(f"{name}\n" for name in dataset.classes))
+        write_text(folder / name, _csv_text(COLUMNS, zip(rows["filepath"], cells, strict=True)))
+    write_text(folder / LABELS_NAME, "".join(f"{name}\n" for name in dataset.classes))
     rows = dataset.quarantine[QUARANTINE_COLUMNS].itertuples(index=False)
-    write_text(folder / QUARANTINE, csv_text(QUARANTINE_COLUMNS, rows))
+    write_text(folder / QUARANTINE_NAME, _csv_text(QUARANTINE_COLUMNS, rows))
+
+
+def _csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([guard(str(cell)) for cell in row] for row in rows)
+    return text.getvalue()
 
 
 def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None) -> Dataset:
     """Read what `write_tables` wrote; `classes` defaults to the labels.txt beside it."""
     if classes is None:
-        classes = read_text(folder / LABELS).splitlines()
+        classes = read_text(folder / LABELS_NAME).splitlines()
     frames = [_read_split(folder, split, name) for split, name in CSV_NAMES.items()]
     rows = pd.concat(frames, ignore_index=True)
-    unknown = set().union(*set(rows["labels"]), *set(rows["unknown"])) - set(classes)
-    if unknown:
+    strangers = set().union(*set(rows["labels"]), *set(rows["unknown"])) - set(classes)
+    if strangers:
         raise DatasetError(
-            f"{folder}: label {min(unknown)!r} is not in {LABELS}. Run 01_dataset_audit again."
+            f"{folder}: label {min(strangers)!r} is not in {LABELS_NAME}. "
+            "Run 01_dataset_audit again."
         )
     quarantine = pd.DataFrame(
-        _read_own(folder / QUARANTINE, QUARANTINE_COLUMNS), columns=QUARANTINE_COLUMNS
+        _read_own(folder / QUARANTINE_NAME, QUARANTINE_COLUMNS), columns=QUARANTINE_COLUMNS
     )
     return Dataset(Path(images), tuple(classes), rows, quarantine)
 
@@ -374,52 +481,3 @@ def _read_own(path: Path, columns: Sequence[str]) -> list[list[str]]:
     if rows[:1] != [list(columns)] or any(len(fields) != len(columns) for fields in rows):
         raise DatasetError(f"{path} is damaged. Run 01_dataset_audit again.")
     return [[unguard(field) for field in fields] for fields in rows[1:]]
-
-
-def write_dataset(
-    dataset: Dataset, folder: Path, root: Path, *, task: str, sha256: Mapping[str, str]
-) -> dict[str, Any]:
-    """Write what later notebooks rely on into the run folder; return the manifest.
-
-    `sha256` is each image's by filepath. Paths are written relative to `root`, the project, so
-    that they mean the same on another machine.
-    """
-    write_tables(dataset, folder / TABLES)
-    for name in (LABELS, QUARANTINE):
-        write_bytes(folder / name, (folder / TABLES / name).read_bytes())
-    manifest = {
-        "schema": 1,
-        "task": task,
-        "images_folder": os.path.relpath(dataset.images, root),
-        "classes": list(dataset.classes),
-        "images": {name: int((dataset.rows["split"] == name).sum()) for name in SPLITS},
-        "quarantined": len(dataset.quarantine),
-        "content_sha256": _content_digest(dataset.rows, sha256),
-    }
-    write_json(folder / MANIFEST, manifest)
-    return manifest
-
-
-def _content_digest(rows: pd.DataFrame, sha256: Mapping[str, str]) -> str:
-    """Hash every image's name and content, and its labels, in the order of the tables."""
-    digest = hashlib.sha256()
-    for row in rows.itertuples():
-        cell = join_labels(row.labels, row.unknown)
-        line = f"{row.split}\0{row.filepath}\0{sha256[row.filepath]}\0{cell}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def load_dataset(folder: Path, root: Path) -> Dataset:
-    """Read back what `write_dataset` left in the run folder."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise MissingInputError(f"No {MANIFEST} in {folder}. Run 01_dataset_audit first")
-    manifest = read_json(path)
-    images = root / manifest["images_folder"]
-    if not images.is_dir():
-        raise MissingInputError(
-            f"The images of this run lay in {images}, which is gone. Put them back, or run "
-            "01_dataset_audit with the new dataset.dir"
-        )
-    return read_tables(folder / TABLES, images, manifest["classes"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.data.views import letterboxed
+from workbench.data.pipeline import letterboxed
 from workbench.deploy import tflite
 from workbench.deploy.bundle import withdrawn_on_failure
 from workbench.deploy.config import MODEL_FILE, inference_config
@@ -17,7 +17,7 @@ from workbench.deploy.parity import Networks, Parity, rehearse, require_parity
 from workbench.deploy.quantize import choose_calibration
 from workbench.deploy.tflite import Scan
 from workbench.files import write_bytes
-from workbench.metadata import PACKAGES, installed
+from workbench.machine import PACKAGES, installed
 from workbench.nets.teacher import student_view, teacher_view
 from workbench.run import Run
 from workbench.settings import Settings

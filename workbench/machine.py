@@ -1,19 +1,23 @@
-"""What a person wants to know before a long run: the device, the threads, the time, the batch."""
+"""What a person wants to know of the machine before a long run, and what a run records of it."""
 
 from __future__ import annotations
 
 import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from workbench import status
-from workbench.chain import Step
+from workbench import __version__, status
+from workbench.chain import STEPS, Step
 from workbench.run import Run
 from workbench.settings import Settings
 
 GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
+PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
+            "pandas", "opencv-python-headless", "pillow", "papermill", "jupyterlab")  # fmt: skip
 
 # Seconds a megapixel takes to train on two CPU cores, measured: B3 at 300 px 4.6 images/s,
 # Lite1 at 240 px 21.5 images/s. Other sizes of a family scale with their published FLOPs.
@@ -24,6 +28,7 @@ BATCH_ADVICE = {1: (16, 32), 2: (32, 64), 4: (64, 128), 8: (128, 256)}
 
 
 def startup_lines(run: Run, steps: tuple[Step, ...]) -> list[str]:
+    """Name the run, the device and the time to expect."""
     threads = run.settings.run.threads or os.cpu_count()
     memory = psutil.virtual_memory().available / 2**30
     return [
@@ -43,24 +48,24 @@ def _expected_time(run: Run, steps: tuple[Step, ...]) -> str:
     known = [status.state_of(run.folder, step) for step in steps]
     if all("seconds" in record for record in known):
         total = sum(record["seconds"] for record in known)
-        return f"{_minutes(total)} if every step runs (as last time)"
+        return f"{minutes(total)} if every step runs (as last time)"
     if describe_device() != "CPU":
         return "unknown on this GPU; the first epoch of each training tells"
-    return f"about {_minutes(_guess(run.settings, run, steps))} if every step runs on this CPU"
+    guess = minutes(_guess(run, {step.number for step in steps}))
+    return f"about {guess} if every step runs on this CPU"
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
-def _guess(settings: Settings, run: Run, steps: tuple[Step, ...]) -> float:
-    images = _count_training_images(run.dataset_folder)
+def _guess(run: Run, numbers: set[str]) -> float:
+    settings, images = run.settings, _count_training_images(run.dataset_folder)
     speed = 2 / (os.cpu_count() or 1)
-    numbers = {step.number for step in steps}
-    seconds = sum(OVERHEAD_SECONDS[number] for number in numbers)
     student = _epoch_seconds("lite1", settings.student_size, images) * speed
+    teacher = _epoch_seconds("efficientnet_b3", settings.teacher_size, images) * speed
+    seconds: float = sum(OVERHEAD_SECONDS[number] for number in numbers)
     if "03" in numbers:
-        teacher = _epoch_seconds("efficientnet_b3", settings.teacher_size, images) * speed
         seconds += teacher * (settings.teacher.epochs_head + settings.teacher.epochs_finetune)
     if "04" in numbers:
         seconds += student * (settings.student.epochs_head + settings.student.epochs_finetune)
@@ -90,4 +95,40 @@ def batch_advice(settings: Settings) -> list[str]:
     return [*lines, f"the parameters say: {chosen} per device"]
 
 
-__all__: list[Any] = ["batch_advice", "describe_device", "startup_lines"]
+def write_run_metadata(run: Run) -> None:
+    """Write run_metadata.json: system, versions and times, without names or paths."""
+    run.write_json("run_metadata.json", {
+        "run": run.name,
+        "workbench": __version__,
+        "system": describe_system(),
+        "versions": {name: installed(name) for name in PACKAGES},
+        "steps": {step.number: _times(run, step) for step in STEPS},
+    })  # fmt: skip
+
+
+def describe_system() -> dict[str, Any]:
+    return {
+        "os": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """List the packages that a result depends on, with the versions installed here."""
+    return {name: found for name in PACKAGES if (found := installed(name))}
+
+
+def _times(run: Run, step: Step) -> dict[str, Any]:
+    record = status.state_of(run.folder, step)
+    kept = ("state", "started", "finished", "seconds", "accepted")
+    return {key: record[key] for key in kept if key in record}

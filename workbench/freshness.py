@@ -1,0 +1,197 @@
+"""Is a step up to date? One fingerprint a step, of settings, inputs and the code it computes with.
+
+The parts of a training come from `train.phases.phase_parts`, which its checkpoints use as well, so
+the chain and the checkpoints cannot disagree. No step runs here.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import status
+from workbench.chain import STEPS, Step
+from workbench.files import digest_of, read_json
+from workbench.fingerprint import code_digest
+from workbench.parameters import describe_changes, flat_values
+
+if TYPE_CHECKING:
+    from workbench.run import Run
+    from workbench.settings import Settings
+
+
+PACKAGE = Path(__file__).parent
+COMPUTING = ("data", "nets", "train", "deploy", "decide")  # settings and records count by value
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a step may be skipped, and why or why not, in words."""
+
+    fresh: bool
+    reason: str
+
+
+def fingerprint(run: Run, step: Step) -> dict[str, Any]:
+    """Gather, part by part, everything the step's result depends on, as of now.
+
+    Settings stand with their values, so that a verdict can say what they were before.
+    """
+    from workbench.data.stamp import stamp_dataset
+
+    parts: dict[str, Any] = {"settings": step_settings(run.settings, step)}
+    for name in files_read(step, run.settings):
+        path = run.path(name)
+        parts[f"file {name}"] = digest_of(path) if path.exists() else "absent"
+    for phase in step.phases(run.settings):
+        found = _phase_parts(phase, run.settings)
+        parts |= {f"{phase.name}, {part}": value for part, value in found.items()}
+    parts |= {f"code of {name}": code_digest(*names) for name, names in code_behind(step).items()}
+    parts["notebook"] = notebook_digest(run.root / "notebooks" / step.notebook)
+    if not step.reads:
+        parts["dataset"] = stamp_dataset(run.dataset_folder, run.folder)
+    return parts
+
+
+def code_behind(step: Step) -> dict[str, list[str]]:
+    """List the modules that a step computes with, by package: those it names and their imports."""
+    found: set[Path] = set()
+    ahead = [path for name in step.code for path in _modules(name)]
+    while ahead:
+        path = ahead.pop()
+        if path not in found:
+            found.add(path)
+            ahead += _imported(path, path.stat().st_mtime_ns)
+    names = sorted(
+        str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".") for path in found
+    )
+    return {key: list(group) for key, group in groupby(names, lambda name: name.split(".")[0])}
+
+
+def _modules(name: str) -> list[Path]:
+    base = PACKAGE / name.replace(".", "/")
+    if base.is_dir():
+        return [path for path in base.rglob("*.py") if "templates" not in path.parts]
+    return [base.with_suffix(".py")] if base.with_suffix(".py").exists() else []
+
+
+@cache
+def _imported(path: Path, _changed: int) -> list[Path]:
+    """List the modules of the computing packages that a module imports, also inside functions."""
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench"):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            inner = [name.removeprefix("workbench").removeprefix(".") for name in names]
+            found += [module for name in inner if name.split(".")[0] in COMPUTING and "." in name
+                      for module in _modules(name)]  # fmt: skip
+    return found
+
+
+def _phase_parts(phase: Any, settings: Settings) -> dict[str, str]:
+    from workbench.train.phases import phase_parts
+
+    return phase_parts(phase, settings)
+
+
+def step_settings(settings: Settings, step: Step) -> dict[str, Any]:
+    """List the dotted knobs that a step heeds itself, with their values."""
+    values = flat_values(settings.model_dump())
+    return {key: value for key, value in values.items() if _heeds(step, key)}
+
+
+def _heeds(step: Step, key: str) -> bool:
+    return any(key == knob or key.startswith(f"{knob}.") for knob in step.knobs)
+
+
+def files_read(step: Step, settings: Settings) -> list[str]:
+    """List the files of the run folder that a step reads under these settings."""
+    values = flat_values(settings.model_dump())
+    asked = (file for knob, file in step.reads_if if values[knob])
+    return [name.rstrip("?") for name in (*step.reads, *asked)]
+
+
+def notebook_digest(path: Path) -> str:
+    """Hash the code cells but the parameters: new words and other knobs are no other program."""
+    if not path.exists():
+        return "absent"
+    cells = [cell for cell in read_json(path)["cells"] if cell["cell_type"] == "code"]
+    code = ["".join(cell["source"]) for cell in cells
+            if "parameters" not in cell["metadata"].get("tags", [])]  # fmt: skip
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
+
+
+def judge(run: Run, step: Step, parts: dict[str, Any] | None = None) -> Verdict:
+    """Say whether the step must run, and why."""
+    before = status.state_of(run.folder, step)
+    if before["state"] != "ok":
+        reasons = {"pending": "not run yet", "failed": "failed last time"}
+        return Verdict(False, reasons.get(before["state"], f"was {before['state']}"))
+    changed = changes(before["fingerprint"], fingerprint(run, step) if parts is None else parts)
+    if changed:
+        more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
+        return Verdict(False, "; ".join(changed[:2]) + more)
+    for name, value in before["outputs"].items():
+        path = run.path(name)
+        if not path.exists() or digest_of(path) != value:
+            return Verdict(False, f"{name} is missing or was changed")
+    accepted = f" (accepted: {before['accepted']})" if "accepted" in before else ""
+    return Verdict(True, f"settings, inputs, code and outputs are unchanged{accepted}")
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Name the parts of a fingerprint that differ, settings with their values."""
+    found = []
+    if settings := describe_changes(before.get("settings", {}), now["settings"]):
+        found.append(settings)
+    names = [name for name in now if name != "settings" and before.get(name) != now[name]]
+    return [*found, *(f"{name} changed" for name in names)]
+
+
+def outdated(run: Run) -> dict[str, str]:
+    """Give each step that a run of the whole chain would or may do now, with the reason.
+
+    A step that reads what an outdated one writes may follow; it is left alone in the end where
+    the same bytes come out again.
+    """
+    found: dict[str, str] = {}
+    written: dict[str, Step] = {}
+    for step in STEPS:
+        verdict = judge(run, step)
+        sources = [written[n] for n in files_read(step, run.settings) if n in written]
+        if not verdict.fresh:
+            found[step.number] = verdict.reason
+        elif sources:
+            found[step.number] = f"reads what {sources[0].title} writes"
+        if step.number in found:
+            written |= {name.rstrip("?"): step for name in step.writes}
+    return found
+
+
+def accept(run: Run, step: Step) -> str:
+    """Keep a finished result although its code or settings changed; say what was accepted."""
+    from workbench.errors import InputError
+
+    record = status.state_of(run.folder, step)
+    if record["state"] != "ok":
+        raise InputError(f"{step.title} has no finished result to accept: it {record['state']}")
+    for name, value in record["outputs"].items():
+        if not run.path(name).exists() or digest_of(run.path(name)) != value:
+            raise InputError(f"{step.title} cannot be accepted: {name} is missing or was changed")
+    now = fingerprint(run, step)
+    changed = changes(record["fingerprint"], now)
+    if not changed:
+        return f"{step.title} is up to date; there is nothing to accept"
+    for phase in step.phases(run.settings):
+        from workbench.train import checkpoints
+
+        checkpoints.accept(run.folder, phase, run.settings)
+    words = f"{status.now()[:10]}, {'; '.join(changed)}"
+    status.record(run.folder, step, **(record | {"fingerprint": now, "accepted": words}))
+    return f"{step.title} accepted: {'; '.join(changed)}"
