@@ -17,8 +17,8 @@ import workbench  # noqa: F401
 import tensorflow as tf
 
 from tests.training_doubles import small_network
-from workbench.data.pipeline import View
 from workbench.data.tables import read_dataset
+from workbench.data.views import View
 from workbench.settings import Settings
 from workbench.train.devices import choose_strategy, meet_other_machines, seed_everything
 from workbench.train.distill import FromLabels

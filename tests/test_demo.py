@@ -61,6 +61,15 @@ def test_somebody_elses_folder_is_never_overwritten(tmp_path):
     assert (tmp_path / "holiday.jpg").read_bytes() == b"mine"
 
 
+def test_a_drawing_of_an_earlier_version_is_kept_aside_and_drawn_anew(tmp_path):
+    folder = draw_demo(tmp_path / "demo", images=20).folder
+    recipe = (folder / "demo.json").read_text()
+    (folder / "demo.json").write_text(recipe.replace('"version": 2', '"version": 1'))
+    (folder / "train_labels.csv").write_text("edited")
+    assert draw_demo(folder, images=20).drawn
+    assert (tmp_path / "demo_version_1/train_labels.csv").read_text() == "edited"
+
+
 def test_a_killed_drawing_leaves_no_half_dataset(tmp_path, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt

@@ -150,7 +150,7 @@ def test_the_scores_of_examples_are_the_probabilities_of_the_task(task, total):
 @pytest.mark.parametrize("bright", [[0, 255], [200, 255]])
 @pytest.mark.parametrize("normalization", ["none", "lite"])
 def test_tensorboard_shows_pictures_as_bright_as_they_are(normalization, bright):
-    from workbench.data.pipeline import normalize
+    from workbench.data.views import normalize
     from workbench.train.tensorboard import _displayable
 
     pixels = np.full((1, 1, 3), bright[1], np.uint8)

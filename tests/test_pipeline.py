@@ -11,28 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
+from PIL import Image
 
 from tests.test_augment import OFF as NO_AUGMENTATION
 from workbench.benchmarks import pipeline as benchmark
 from workbench.data import pipeline
+from workbench.data.cache import default_folder
 from workbench.data.letterbox import letterbox_reference
 from workbench.data.pipeline import (
     TrainingBatches,
-    View,
-    default_folder,
     evaluation_batches,
-    letterboxed,
     mix_up,
     plain_errors,
     training_batches,
 )
 from workbench.data.tables import Split
+from workbench.data.views import View, augmented, letterboxed
 from workbench.errors import DatasetError, StepError
 from workbench.settings import DatasetSettings, Mixup, Settings
 
@@ -242,6 +237,57 @@ def test_a_file_damaged_after_the_audit_is_named(split):
 def test_other_errors_of_tensorflow_pass_unchanged():
     with pytest.raises(tf.errors.InvalidArgumentError), plain_errors():
         raise tf.errors.InvalidArgumentError(None, None, "shapes do not match")
+
+
+# A person's own augmentation
+
+
+def darken(image, rng):
+    return (image * rng.uniform(0.2, 0.6)).astype(np.uint8)
+
+
+def fail(image, rng):
+    raise ValueError(f"no good:\n{image.ndim} sides")
+
+
+def test_a_function_of_ones_own_takes_the_place_of_the_augmentation(split):
+    batches = training_batches(split, VIEWS[:1], 11, Settings(), augment=darken)
+    (views,), _, _ = epoch_of(batches)
+    plain = [square.mean() for square in squares(split, 48)]
+    assert all(0.15 * min(plain) < view.mean() < 0.65 * max(plain) for view in views)
+
+
+def test_ones_own_augmentation_gets_the_same_random_numbers_again(split):
+    first, second = (
+        epoch_of(training_batches(split, VIEWS, 4, Settings(), augment=darken)) for _ in range(2)
+    )
+    assert np.array_equal(first[0][0], second[0][0])
+
+
+def test_an_error_in_ones_own_augmentation_names_function_and_photo(split):
+    batches = training_batches(split, VIEWS, 11, Settings(), augment=fail)
+    words = r"^augment=fail failed on \d+\.png: ValueError: no good: 3 sides$"
+    with pytest.raises(StepError, match=words), plain_errors():
+        next(iter(batches.dataset))
+
+
+@pytest.mark.parametrize(
+    ("own", "found"),
+    [
+        (lambda image, rng: None, "returned None"),
+        (lambda image, rng: image / 255, r"returned float64 \[\d+, \d+, 3\]"),
+        (lambda image, rng: image[:, :, 0], r"returned uint8 \[\d+, \d+\]"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_it_is(split, own, found):
+    with pytest.raises(StepError, match=rf"augment=<lambda>.*{found}.* must return an image"):
+        augmented(split, 0, 0, Settings(), own=own)
+
+
+@pytest.mark.parametrize("change", [{"settings": Settings(seed=2)}, {"epoch": 1}, {"index": 1}])
+def test_another_seed_epoch_or_image_gives_another_view(split, change):
+    place = {"index": 0, "epoch": 0, "settings": Settings()}
+    assert not np.array_equal(augmented(split, **place), augmented(split, **(place | change)))
 
 
 # The cache

@@ -14,8 +14,15 @@ import pytest
 from PIL import Image
 
 from tests.prove import table_rows
-from workbench.data.tables import Dataset, read_dataset, read_tables, write_tables
-from workbench.errors import DatasetError
+from workbench.data.tables import (
+    Dataset,
+    load_dataset,
+    read_dataset,
+    read_tables,
+    write_dataset,
+    write_tables,
+)
+from workbench.errors import DatasetError, MissingInputError
 from workbench.settings import DatasetSettings, Settings
 
 ANY = Settings(num_classes="auto")
@@ -730,6 +737,46 @@ def test_naughty_names_survive_from_table_to_table(folder, tmp_path):
     folder.table("train", buffer.getvalue())
     dataset = folder.read()
     assert set(names) <= set(round_trip(dataset, tmp_path / "run").classes)
+
+
+def in_a_run(folder: Folder) -> tuple[Dataset, dict]:
+    """Write the dataset into a run folder beside it, as notebook 01 does."""
+    dataset = folder.read()
+    sha256 = dict.fromkeys(dataset.rows["filepath"], "0")
+    root = folder.root.parent
+    return dataset, write_dataset(dataset, root / "run", root, task="multilabel", sha256=sha256)
+
+
+def test_later_notebooks_get_the_dataset_that_the_first_one_wrote(folder, tmp_path):
+    folder.train("a.jpg,cat|?dog")
+    dataset, _ = in_a_run(folder)
+    again = load_dataset(tmp_path / "run", tmp_path)
+    assert again.classes == dataset.classes and again.images == dataset.images
+    assert np.array_equal(again.split("train").mask, [[1, 0]])
+
+
+def test_a_run_moved_with_its_project_still_finds_its_images(folder, tmp_path):
+    in_a_run(folder)
+    moved = tmp_path.rename(tmp_path.with_name("moved_project"))
+    assert load_dataset(moved / "run", moved).images == moved / "pets/images"
+
+
+def test_another_label_changes_the_digest_of_the_content(folder):
+    _, before = in_a_run(folder)
+    folder.train("a.jpg,cat")
+    assert in_a_run(folder)[1]["content_sha256"] != before["content_sha256"]
+
+
+def test_without_a_manifest_the_first_notebook_is_named(tmp_path):
+    with pytest.raises(MissingInputError, match=r"No dataset_manifest\.json.*01_dataset_audit"):
+        load_dataset(tmp_path, tmp_path)
+
+
+def test_images_that_are_gone_are_named_with_their_place(folder, tmp_path):
+    in_a_run(folder)
+    (folder.root / "images").rename(tmp_path / "elsewhere")
+    with pytest.raises(MissingInputError, match=r"pets/images, which is gone"):
+        load_dataset(tmp_path / "run", tmp_path)
 
 
 def test_tables_that_do_not_fit_their_labels_txt_are_refused(folder, tmp_path):

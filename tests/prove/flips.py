@@ -50,7 +50,7 @@ def _compare(the_run: Any, split: Any) -> dict[str, Any]:
 
 
 def _letterboxed(the_run: Any, split: Any) -> Any:
-    from workbench.data.pipeline import letterboxed
+    from workbench.data.views import letterboxed
 
     return letterboxed(split, the_run.settings.student_size, the_run.settings)
 

@@ -30,7 +30,7 @@ def run(*, run_folder: Path | None = None, count: int = SEEDS) -> dict[str, Any]
 
 def study(settings: Settings, dataset: Any, student: Any, *, seeds: int) -> dict[str, Any]:
     """Score every size, choice and seed against the float student on validation."""
-    from workbench.data.pipeline import letterboxed
+    from workbench.data.views import letterboxed
     from workbench.deploy.convert import keras_logits
     from workbench.deploy.fallbacks import Truth, f1_macro, mean_average_precision
 
@@ -54,7 +54,7 @@ def study(settings: Settings, dataset: Any, student: Any, *, seeds: int) -> dict
 
 
 def _score(settings, dataset, student, images, truth, size, choice, seed) -> dict[str, Any]:
-    from workbench.data.pipeline import letterboxed
+    from workbench.data.views import letterboxed
     from workbench.deploy import tflite
     from workbench.deploy.convert import convert_full_integer
     from workbench.deploy.fallbacks import f1_macro, mean_average_precision

@@ -22,8 +22,9 @@ import tensorflow as tf
 from workbench.benchmarks.photos import list_photos
 from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.letterbox import trusted_library
-from workbench.data.pipeline import View, evaluation_batches, training_batches
+from workbench.data.pipeline import evaluation_batches, training_batches
 from workbench.data.tables import Split
+from workbench.data.views import View
 from workbench.settings import AugmentationSettings, ColorJitter, Cutout, RunSettings, Settings
 
 WIDTH, HEIGHT, QUALITY = 500, 400, 90

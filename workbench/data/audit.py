@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from workbench.data.cells import csv_text
 from workbench.data.decode import count_cores, examine_image
 from workbench.data.duplicates import Duplicates, find_duplicates, groups_of, judge_duplicates
 from workbench.data.facts import collect_facts
@@ -32,7 +31,6 @@ from workbench.data.findings import (
 from workbench.data.label_errors import COLUMNS as SUSPECT_COLUMNS
 from workbench.data.label_errors import judge_suspects, suspect_labels
 from workbench.data.label_statistics import SPLITS, LabelStatistics, label_statistics
-from workbench.data.layouts import guard
 from workbench.data.likeness import Thumbnails
 from workbench.data.resplit import ASIDE, Resplit, propose_resplit
 from workbench.data.tables import Dataset, write_tables
@@ -232,6 +230,11 @@ class Audit:
     quarantine: pd.DataFrame
     on_bad_image: str
 
+    @property
+    def sha256(self) -> dict[str, str]:
+        """The hash of every image's bytes, by its path."""
+        return dict(zip(self.facts["image"], self.facts["sha256"], strict=True))
+
     def raise_if_unfit(self) -> None:
         """Refuse to go on with an unreadable image, where that means to fail, or an empty split."""
         if self.unreadable and self.on_bad_image == "fail":
@@ -359,17 +362,12 @@ def _log(audit: Audit) -> None:
 def write_audit(audit: Audit, folder: Path) -> tuple[Path, ...]:
     """Write findings, summary and the proposed split; cells cannot run as spreadsheet formulas."""
     proposal = folder / PROPOSAL_NAME
-    _write_csv(folder / FINDINGS_NAME, audit.findings)
+    _write_table(folder / FINDINGS_NAME, audit.findings)
     write_json(folder / SUMMARY_NAME, audit.summary)
     write_tables(audit.proposal.dataset, proposal)
-    _write_csv(proposal / MOVES_NAME, audit.proposal.moves)
+    _write_table(proposal / MOVES_NAME, audit.proposal.moves)
     return folder / FINDINGS_NAME, folder / SUMMARY_NAME, proposal
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.columns)
-    rows = table.itertuples(index=False)
-    writer.writerows([guard(str(cell)) for cell in row] for row in rows)
-    write_text(path, text.getvalue())
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, csv_text(table.columns, table.itertuples(index=False)))

@@ -1,4 +1,4 @@
-"""Augmentation as a pure function of (seed, epoch, image): no state, no global random numbers.
+"""Augmentation as a function of an image and its random numbers: no state, nothing global.
 
 Pixels in, pixels out, uint8 RGB: one augmented view, which the pipeline then letterboxes for the
 teacher and for the student. Geometry is one warp, colour one matrix, however many of them are
@@ -27,21 +27,17 @@ NOISE_SAMPLES = 1 << 20  # drawn once; every image takes a window at a random pl
 
 def augment(
     image: np.ndarray,
-    *,
-    seed: int,
-    epoch: int,
-    index: int,
+    rng: np.random.Generator,
     settings: AugmentationSettings,
     longest: int | None = None,
 ) -> np.ndarray:
-    """Return the augmented view of uint8 [height, width, 3]; the input is left as it is.
+    """Return an augmented view of uint8 [height, width, 3]; the input is left as it is.
 
     A view with a side above `longest` is drawn smaller, by the same interpolation; without
     augmentation the image comes back untouched.
     """
     if not _changes_anything(settings):
         return image
-    rng = np.random.default_rng([seed, epoch, index])
     view = _move(image, rng, settings, longest or max(image.shape[:2]))
     view = _colour(view, rng, settings.color_jitter)
     view = _texture(view, rng, settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import csv
 import io
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from workbench.data.randomness import Purpose, random_stream
 from workbench.errors import DatasetError
 from workbench.files import read_json, write_json, write_text
+
+log = logging.getLogger(__name__)
 
 # class: (shape, hue in degrees); colour and shape together are what a network learns quickly
 CLASSES = {
@@ -32,6 +36,7 @@ CLASSES = {
 }
 SPLITS = {"train": 0.72, "val": 0.14, "test": 0.14}
 RECIPE_NAME = "demo.json"
+VERSION = 2  # of the pictures: 2 draws from other random numbers than 1
 EMPTY_SHARE = 0.06
 OVERSAMPLING = 2  # drawn twice as large and reduced: smooth edges
 
@@ -45,9 +50,12 @@ class DemoDataset:
 
 def draw_demo(folder: Path, images: int = 1400, seed: int = 1337) -> DemoDataset:
     """Draw the dataset beside its place and move it there whole; never overwrite anybody's."""
-    recipe = {"images": images, "seed": seed, "version": 1}
-    if (folder / RECIPE_NAME).is_file() and read_json(folder / RECIPE_NAME) == recipe:
+    recipe = {"images": images, "seed": seed, "version": VERSION}
+    found = read_json(folder / RECIPE_NAME) if (folder / RECIPE_NAME).is_file() else {}
+    if found == recipe:
         return DemoDataset(folder, images, drawn=False)
+    if found and found | {"version": VERSION} == recipe:
+        _set_aside(folder, found["version"])
     if folder.exists() and any(folder.iterdir()):
         raise DatasetError(f"{folder} holds something else. Name an empty or new folder")
     partial = folder.with_name(f".partial_{folder.name}")
@@ -57,6 +65,18 @@ def draw_demo(folder: Path, images: int = 1400, seed: int = 1337) -> DemoDataset
     write_json(partial / RECIPE_NAME, recipe)
     os.replace(partial, folder)
     return DemoDataset(folder, images, drawn=True)
+
+
+def _set_aside(folder: Path, version: int) -> None:
+    """Keep what an earlier version drew: somebody may have edited it."""
+    aside = folder.with_name(f"{folder.name}_version_{version}")
+    if aside.exists():
+        raise DatasetError(
+            f"{folder} was drawn by an earlier version, and {aside} is taken already. Delete one "
+            "of the two"
+        )
+    folder.rename(aside)
+    log.info("%s was drawn by an earlier version: kept as %s, drawn anew", folder, aside)
 
 
 def _draw_splits(folder: Path, images: int, seed: int) -> None:
@@ -72,7 +92,7 @@ def _draw_split(folder: Path, split: str, numbers: range, seed: int) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["filepath", "labels"])
     for number in numbers:
-        rng = np.random.default_rng([seed, number])
+        rng = random_stream(Purpose.DRAW, seed, number)
         labels = _choose_labels(rng)
         name = f"photo_{number:05d}.{'png' if number % 8 == 0 else 'jpg'}"
         _save(draw_photo(labels, rng), folder / "images" / name)

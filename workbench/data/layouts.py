@@ -1,27 +1,228 @@
 """The four layouts a dataset may come in, read into raw tables: path, labels cell, line.
 
 Tolerant of what is harmless (a byte order mark, CR, CRLF, spaces around values, blank lines) and
-exact about the rest. What the values mean is judged in `tables`.
+exact about the rest; `check_paths` says which paths are files inside the images folder. What the
+values mean is judged in `tables`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workbench.data.cells import csv_rows, read_text, unguard
 from workbench.errors import DatasetError, InputError
 from workbench.files import safe_join
 
-# Which of a table's paths are files inside the images folder, found with one listing a folder.
+log = logging.getLogger(__name__)
 
+SPLITS = ("train", "val", "test")
+COLUMNS = ["filepath", "labels"]
+CSV_NAMES = {split: f"{split}_labels.csv" for split in SPLITS}
+TXT_NAMES = {split: f"{split}.txt" for split in SPLITS}
+TABLE_NAME = "labels.csv"
+IMAGES = "images"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
+# Left behind by file managers; hidden files (.DS_Store, ._photo.jpg) are told by their dot.
+LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
+FEW = 10
 SUSPICIOUS = re.compile(r"[\\~:\0-\x1f\x7f\ud800-\udfff]|\.\.|^/|^$")
+
+
+@dataclass
+class RawTable:
+    """One table as it stands: parallel lists, and the file it came from."""
+
+    source: str
+    split: str | None
+    filepaths: list[str] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, filepath: str, cell: str, line: int) -> None:
+        self.filepaths.append(filepath)
+        self.cells.append(cell)
+        self.lines.append(line)
+
+
+@dataclass(frozen=True)
+class Layout:
+    kind: str  # csv | txt | table | folders
+    images: Path
+    tables: list[RawTable]
+
+
+class Problems:
+    """Collects what is wrong, so that one run shows the first few of everything."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, source: str, line: int | None, text: str) -> None:
+        place = source if line is None else f"{source}, line {line}"
+        self._lines.append(f"{place}: {text}.")
+
+    def about(self, source: str) -> bool:
+        return any(line.startswith(source) for line in self._lines)
+
+    def refuse(self) -> None:
+        """Raise one `DatasetError` when anything was added."""
+        if not self._lines:
+            return
+        shown = self._lines[:FEW]
+        if len(self._lines) > FEW:
+            shown.append(f"… and {len(self._lines) - FEW} more.")
+        raise DatasetError("\n".join(shown))
+
+
+def read_layout(folder: Path, layout: str) -> Layout:
+    """Read the tables of `folder`; `auto` takes the first layout that is there."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder. dataset.dir names the dataset's folder.")
+    kind = _find_kind(folder) if layout == "auto" else layout
+    if kind == "folders":
+        return _read_folders(folder)
+    images = folder / IMAGES
+    if not images.is_dir():
+        raise DatasetError(f"{images} does not exist. The tables' paths are relative to it.")
+    problems = Problems()
+    if kind == "table":
+        tables = [_read_csv(folder, TABLE_NAME, None, problems)]
+    else:
+        names, read = (CSV_NAMES, _read_csv) if kind == "csv" else (TXT_NAMES, _read_txt)
+        _require(folder, names)
+        tables = [read(folder, name, split, problems) for split, name in names.items()]
+    problems.refuse()
+    return Layout(kind, images, tables)
+
+
+def _find_kind(folder: Path) -> str:
+    if any((folder / name).exists() for name in CSV_NAMES.values()):
+        return "csv"
+    if any((folder / name).exists() for name in TXT_NAMES.values()):
+        return "txt"
+    if (folder / TABLE_NAME).exists():
+        return "table"
+    root = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    if any(entry.is_dir() and not is_litter(entry.name) for entry in os.scandir(root)):
+        return "folders"
+    raise DatasetError(
+        f"{folder} holds no dataset: neither {CSV_NAMES['train']} nor {TXT_NAMES['train']} nor "
+        f"{TABLE_NAME} nor one folder a class."
+    )
+
+
+def _require(folder: Path, names: dict[str, str]) -> None:
+    missing = [name for name in names.values() if not (folder / name).exists()]
+    if missing:
+        raise DatasetError(
+            f"{folder}: {', '.join(missing)} missing. Every split needs its table; to let the "
+            f"workbench split, put all rows into one {TABLE_NAME} instead."
+        )
+
+
+def _read_csv(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
+    table = RawTable(name, split)
+    rows = csv_rows(read_text(folder / name), name)
+    _check_header(name, next(rows, (1, []))[1])
+    for line, fields in rows:
+        if len(fields) != len(COLUMNS):
+            problems.add(name, line, f"{len(fields)} fields, expected 2 ({','.join(COLUMNS)})")
+            continue
+        table.add(unguard(fields[0].strip()), unguard(fields[1].strip()), line)
+    _refuse_empty(table, problems)
+    return table
+
+
+def _check_header(name: str, fields: list[str]) -> None:
+    found = [field.strip() for field in fields]
+    if found == COLUMNS:
+        return
+    wanted = ",".join(COLUMNS)
+    if not found:
+        reason = "the file is empty"
+    elif len(found) == 1 and any(mark in found[0] for mark in ";\t|"):
+        reason = f"found {found[0]!r}: columns are separated by commas"
+    else:
+        reason = f"found {','.join(found)!r}"
+    raise DatasetError(f"{name}, line 1: the header must be {wanted!r}; {reason}.")
+
+
+def _refuse_empty(table: RawTable, problems: Problems) -> None:
+    if not table.filepaths and not problems.about(table.source):
+        problems.add(table.source, None, "no rows. Every split needs at least one image")
+
+
+def _read_txt(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
+    """Read `path<TAB>labels`, or a comma where a line has no tab (the last one: paths may)."""
+    table = RawTable(name, split)
+    for line, row in enumerate(read_text(folder / name).split("\n"), start=1):
+        if not row.strip() or (line == 1 and row.replace("\t", ",").split(",") == COLUMNS):
+            continue
+        path, separator, cell = row.partition("\t") if "\t" in row else row.rpartition(",")
+        if not separator:
+            problems.add(name, line, f"{row!r} has no tab or comma between path and labels")
+            continue
+        table.add(unguard(path.strip()), unguard(cell.strip()), line)
+    _refuse_empty(table, problems)
+    return table
+
+
+def _read_folders(folder: Path) -> Layout:
+    """Read one folder a class, under `images/` where there is one, inside splits if they exist."""
+    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    problems = Problems()
+    splits = {entry.name for entry in _entries(images, problems)}
+    roots = [(split, images / split) for split in SPLITS] if splits == set(SPLITS) else None
+    tables = []
+    for split, root in roots or [(None, images)]:
+        table = RawTable(str(root), split)
+        for entry in _entries(root, problems):
+            _read_class(images, entry, table, problems)
+        _refuse_empty(table, problems)
+        tables.append(table)
+    problems.refuse()
+    return Layout("folders", images, tables)
+
+
+def _entries(root: Path, problems: Problems) -> list[os.DirEntry]:
+    """Return the class folders of `root`; other files there may be notes, but not images."""
+    found = []
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if is_litter(entry.name):
+            log.info("%s is ignored: left behind by a file manager", entry.path)
+        elif entry.is_dir(follow_symlinks=False):
+            found.append(entry)
+        elif entry.is_dir():
+            problems.add(entry.path, None, "is a link to a folder. Copy the folder itself")
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            problems.add(entry.path, None, "is an image outside of the class folders. Move it")
+        else:
+            log.info("%s is ignored: a file beside the class folders", entry.path)
+    return found
+
+
+def _read_class(images: Path, entry: os.DirEntry, table: RawTable, problems: Problems) -> None:
+    """Add every image below one class folder; the folder's name is the label."""
+    for root, folders, names in os.walk(entry.path, followlinks=False):
+        folders[:] = sorted(folder for folder in folders if not is_litter(folder))
+        for name in sorted(names):
+            path = Path(root, name)
+            if is_litter(name):
+                log.info("%s is ignored: left behind by a file manager", path)
+            elif path.suffix.lower() not in SUFFIXES:
+                problems.add(str(path), None, "is not an image. Move it out of the class folder")
+            else:
+                table.add(path.relative_to(images).as_posix(), entry.name, len(table.lines) + 1)
+
+
+def is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
 
 
 @dataclass(frozen=True)
@@ -132,259 +333,3 @@ def _lookalike(name: str, folder: _Folder) -> str:
 
 def _look(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
-COLUMNS = ["filepath", "labels"]
-CSV_NAMES = {split: f"{split}_labels.csv" for split in SPLITS}
-TXT_NAMES = {split: f"{split}.txt" for split in SPLITS}
-TABLE_NAME = "labels.csv"
-IMAGES = "images"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
-# Left behind by file managers; hidden files (.DS_Store, ._photo.jpg) are told by their dot.
-LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
-SPREADSHEET_TRIGGERS = ("=", "+", "-", "@", "\t", "\r")
-FEW = 10
-
-
-@dataclass
-class RawTable:
-    """One table as it stands: parallel lists, and the file it came from."""
-
-    source: str
-    split: str | None
-    filepaths: list[str] = field(default_factory=list)
-    cells: list[str] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-
-    def add(self, filepath: str, cell: str, line: int) -> None:
-        self.filepaths.append(filepath)
-        self.cells.append(cell)
-        self.lines.append(line)
-
-
-@dataclass(frozen=True)
-class Layout:
-    kind: str  # csv | txt | table | folders
-    images: Path
-    tables: list[RawTable]
-
-
-class Problems:
-    """Collects what is wrong, so that one run shows the first few of everything."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-
-    def add(self, source: str, line: int | None, text: str) -> None:
-        place = source if line is None else f"{source}, line {line}"
-        self._lines.append(f"{place}: {text}.")
-
-    def about(self, source: str) -> bool:
-        return any(line.startswith(source) for line in self._lines)
-
-    def refuse(self) -> None:
-        """Raise one `DatasetError` when anything was added."""
-        if not self._lines:
-            return
-        shown = self._lines[:FEW]
-        if len(self._lines) > FEW:
-            shown.append(f"… and {len(self._lines) - FEW} more.")
-        raise DatasetError("\n".join(shown))
-
-
-def read_layout(folder: Path, layout: str) -> Layout:
-    """Read the tables of `folder`; `auto` takes the first layout that is there."""
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder. dataset.dir names the dataset's folder.")
-    kind = _find_kind(folder) if layout == "auto" else layout
-    if kind == "folders":
-        return _read_folders(folder)
-    images = folder / IMAGES
-    if not images.is_dir():
-        raise DatasetError(f"{images} does not exist. The tables' paths are relative to it.")
-    problems = Problems()
-    if kind == "table":
-        tables = [_read_csv(folder, TABLE_NAME, None, problems)]
-    else:
-        names, read = (CSV_NAMES, _read_csv) if kind == "csv" else (TXT_NAMES, _read_txt)
-        _require(folder, names)
-        tables = [read(folder, name, split, problems) for split, name in names.items()]
-    problems.refuse()
-    return Layout(kind, images, tables)
-
-
-def _find_kind(folder: Path) -> str:
-    if any((folder / name).exists() for name in CSV_NAMES.values()):
-        return "csv"
-    if any((folder / name).exists() for name in TXT_NAMES.values()):
-        return "txt"
-    if (folder / TABLE_NAME).exists():
-        return "table"
-    root = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-    if any(entry.is_dir() and not is_litter(entry.name) for entry in os.scandir(root)):
-        return "folders"
-    raise DatasetError(
-        f"{folder} holds no dataset: neither {CSV_NAMES['train']} nor {TXT_NAMES['train']} nor "
-        f"{TABLE_NAME} nor one folder a class."
-    )
-
-
-def _require(folder: Path, names: dict[str, str]) -> None:
-    missing = [name for name in names.values() if not (folder / name).exists()]
-    if missing:
-        raise DatasetError(
-            f"{folder}: {', '.join(missing)} missing. Every split needs its table; to let the "
-            f"workbench split, put all rows into one {TABLE_NAME} instead."
-        )
-
-
-def read_text(path: Path) -> str:
-    """Read UTF-8 with or without a byte order mark and with any line ends."""
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist or is not a file.")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DatasetError(f"{path.name} is UTF-16. Save it as UTF-8.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        wrong = f"byte 0x{data[error.start]:02X} is not UTF-8"
-        raise DatasetError(f"{path.name}, line {line}: {wrong}. Save the file as UTF-8.") from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DatasetError(f"{path.name}, line {line}: a NUL byte. Export the table again as text.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_csv(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
-    table = RawTable(name, split)
-    rows = csv_rows(read_text(folder / name), name)
-    _check_header(name, next(rows, (1, []))[1])
-    for line, fields in rows:
-        if len(fields) != len(COLUMNS):
-            problems.add(name, line, f"{len(fields)} fields, expected 2 ({','.join(COLUMNS)})")
-            continue
-        table.add(unguard(fields[0].strip()), unguard(fields[1].strip()), line)
-    _refuse_empty(table, problems)
-    return table
-
-
-def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of every row that is not blank."""
-    reader = csv.reader(io.StringIO(text), strict=True)
-    line = 1
-    try:
-        for fields in reader:
-            if fields and not (len(fields) == 1 and not fields[0].strip()):
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DatasetError(
-            f"{name}, line {line}: {error}. A quoted value starts here and does not end as it "
-            'should; a quote inside quotes is written "".'
-        ) from None
-
-
-def _check_header(name: str, fields: list[str]) -> None:
-    found = [field.strip() for field in fields]
-    if found == COLUMNS:
-        return
-    wanted = ",".join(COLUMNS)
-    if not found:
-        reason = "the file is empty"
-    elif len(found) == 1 and any(mark in found[0] for mark in ";\t|"):
-        reason = f"found {found[0]!r}: columns are separated by commas"
-    else:
-        reason = f"found {','.join(found)!r}"
-    raise DatasetError(f"{name}, line 1: the header must be {wanted!r}; {reason}.")
-
-
-def _refuse_empty(table: RawTable, problems: Problems) -> None:
-    if not table.filepaths and not problems.about(table.source):
-        problems.add(table.source, None, "no rows. Every split needs at least one image")
-
-
-def _read_txt(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
-    """Read `path<TAB>labels`, or a comma where a line has no tab (the last one: paths may)."""
-    table = RawTable(name, split)
-    for line, row in enumerate(read_text(folder / name).split("\n"), start=1):
-        if not row.strip() or (line == 1 and row.replace("\t", ",").split(",") == COLUMNS):
-            continue
-        path, separator, cell = row.partition("\t") if "\t" in row else row.rpartition(",")
-        if not separator:
-            problems.add(name, line, f"{row!r} has no tab or comma between path and labels")
-            continue
-        table.add(unguard(path.strip()), unguard(cell.strip()), line)
-    _refuse_empty(table, problems)
-    return table
-
-
-def _read_folders(folder: Path) -> Layout:
-    """Read one folder a class, under `images/` where there is one, inside splits if they exist."""
-    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-    problems = Problems()
-    splits = {entry.name for entry in _entries(images, problems)}
-    roots = [(split, images / split) for split in SPLITS] if splits == set(SPLITS) else None
-    tables = []
-    for split, root in roots or [(None, images)]:
-        table = RawTable(str(root), split)
-        for entry in _entries(root, problems):
-            _read_class(images, entry, table, problems)
-        _refuse_empty(table, problems)
-        tables.append(table)
-    problems.refuse()
-    return Layout("folders", images, tables)
-
-
-def _entries(root: Path, problems: Problems) -> list[os.DirEntry]:
-    """Return the class folders of `root`; other files there may be notes, but not images."""
-    found = []
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if is_litter(entry.name):
-            log.info("%s is ignored: left behind by a file manager", entry.path)
-        elif entry.is_dir(follow_symlinks=False):
-            found.append(entry)
-        elif entry.is_dir():
-            problems.add(entry.path, None, "is a link to a folder. Copy the folder itself")
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
-            problems.add(entry.path, None, "is an image outside of the class folders. Move it")
-        else:
-            log.info("%s is ignored: a file beside the class folders", entry.path)
-    return found
-
-
-def _read_class(images: Path, entry: os.DirEntry, table: RawTable, problems: Problems) -> None:
-    """Add every image below one class folder; the folder's name is the label."""
-    for root, folders, names in os.walk(entry.path, followlinks=False):
-        folders[:] = sorted(folder for folder in folders if not is_litter(folder))
-        for name in sorted(names):
-            path = Path(root, name)
-            if is_litter(name):
-                log.info("%s is ignored: left behind by a file manager", path)
-            elif path.suffix.lower() not in SUFFIXES:
-                problems.add(str(path), None, "is not an image. Move it out of the class folder")
-            else:
-                table.add(path.relative_to(images).as_posix(), entry.name, len(table.lines) + 1)
-
-
-def is_litter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LITTER
-
-
-def guard(cell: str) -> str:
-    """Keep a spreadsheet from running a cell as a formula: a leading apostrophe makes it text."""
-    return f"'{cell}" if cell.lstrip("'").startswith(SPREADSHEET_TRIGGERS) else cell
-
-
-def unguard(cell: str) -> str:
-    """Undo `guard`, on our own tables and on anybody's."""
-    if cell.startswith("'") and cell.lstrip("'").startswith(SPREADSHEET_TRIGGERS):
-        return cell[1:]
-    return cell

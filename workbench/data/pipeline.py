@@ -7,160 +7,30 @@ Python only looks after the order; decoding (OpenCV) and letterboxing (C) leave 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import re
-import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal, Protocol
 
-import cv2
 import numpy as np
 import tensorflow as tf
 
-from workbench.data.augment import augment, view_side
-from workbench.data.decode import Buffers, count_cores, decode_image, map_in_order
-from workbench.data.letterbox import letterbox, letterbox_all
+from workbench.data.cache import Cache, cache_key, open_cache
+from workbench.data.decode import Buffers, count_cores, decode_image
+from workbench.data.letterbox import letterbox_all
+from workbench.data.randomness import Purpose, random_stream
 from workbench.data.tables import Split
+from workbench.data.views import Augment, View, augmented, normalize
 from workbench.errors import DatasetError, StepError
-from workbench.settings import DatasetSettings, Mixup, Settings
-
-# A cache of letterboxed evaluation images, in memory or on disk.
-
-ARITHMETIC = "q8-1"  # raise the number when decoding or letterbox give other bytes
-CHECKSUM_BYTES = 4
-
-Squares = list[np.ndarray]
-
-
-class Cache(Protocol):
-    def read(self, key: str, sizes: Sequence[int]) -> Squares | None: ...
-
-    def write(self, key: str, squares: Squares) -> None: ...
-
-
-def open_cache(settings: DatasetSettings) -> Cache | None:
-    """Open what `dataset.cache` asks for; None for none."""
-    if settings.cache == "none":
-        return None
-    return MemoryCache() if settings.cache == "memory" else DiskCache(default_folder())
-
-
-def default_folder() -> Path:
-    """Return the cache folder of this user below the system's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"workbench_cache_{os.getuid()}"
-
-
-def cached(
-    cache: Cache | None,
-    split: Split,
-    index: int,
-    sizes: Sequence[int],
-    settings: DatasetSettings,
-    make: Callable[[], Squares],
-) -> Squares:
-    """Return the squares of an image, from the cache where they are, else made and kept."""
-    if cache is None:
-        return make()
-    key = _key(split.path(index), sizes, settings)
-    squares = cache.read(key, sizes)
-    if squares is None:
-        squares = make()
-        cache.write(key, squares)
-    return squares
-
-
-def _key(path: Path, sizes: Sequence[int], settings: DatasetSettings) -> str:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.") from None
-    state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    rules = (ARITHMETIC, settings.exif, settings.max_pixels)
-    return hashlib.sha256(repr((str(path), state, rules, tuple(sizes))).encode()).hexdigest()
-
-
-class MemoryCache:
-    def __init__(self) -> None:
-        self._squares: dict[str, Squares] = {}
-
-    def read(self, key: str, sizes: Sequence[int]) -> Squares | None:
-        return self._squares.get(key)
-
-    def write(self, key: str, squares: Squares) -> None:
-        self._squares[key] = squares
-
-
-class DiskCache:
-    """One file an image: the squares' bytes and a checksum, since a crash may tear a file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise DatasetError(
-                f"{folder} belongs to somebody else, who could change cached images. Remove it, or "
-                "set dataset.cache: memory"
-            )
-
-    def read(self, key: str, sizes: Sequence[int]) -> Squares | None:
-        try:
-            data = self._path(key).read_bytes()
-        except FileNotFoundError:
-            return None
-        pixels = data[:-CHECKSUM_BYTES]
-        if zlib.crc32(pixels).to_bytes(CHECKSUM_BYTES, "big") != data[-CHECKSUM_BYTES:]:
-            return None
-        ends = np.cumsum([3 * size**2 for size in sizes])
-        flat = np.split(np.frombuffer(pixels, np.uint8), ends[:-1])
-        return [part.reshape(size, size, 3) for part, size in zip(flat, sizes, strict=True)]
-
-    def write(self, key: str, squares: Squares) -> None:
-        pixels = b"".join(square.tobytes() for square in squares)
-        checksum = zlib.crc32(pixels).to_bytes(CHECKSUM_BYTES, "big")
-        try:
-            self._place(self._path(key), pixels + checksum)
-        except OSError as error:
-            raise StepError(
-                f"{self._folder} cannot keep images: {error.strerror}. Make room there, or set "
-                "dataset.cache: none"
-            ) from None
-
-    def _place(self, path: Path, data: bytes) -> None:
-        """Write beside and rename; not `files.writing`, whose flush costs more than the image."""
-        path.parent.mkdir(exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(partial, path)
-        except OSError:
-            os.unlink(partial)
-            raise
-
-    def _path(self, key: str) -> Path:
-        return self._folder / key[:2] / key
-
+from workbench.settings import Mixup, Settings
 
 log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 2
 
 Batch = list[np.ndarray]  # the views, targets, mask
-
-
-@dataclass(frozen=True)
-class View:
-    """How one network wants an image: its side and its numbers."""
-
-    size: int
-    normalization: Literal["none", "lite"]  # none: float32 [0, 255]; lite: (x - 127) / 128
 
 
 @dataclass(frozen=True)
@@ -175,17 +45,19 @@ def training_batches(
     batch_size: int,
     settings: Settings,
     *,
+    augment: Augment | None = None,
     first_epoch: int = 0,
     shard: tuple[int, int] = (0, 1),
 ) -> TrainingBatches:
     """Stream augmented batches over epochs `first_epoch`, `first_epoch` + 1, …
 
+    `augment`, a function (image, rng) -> image, takes the place of the settings' augmentation.
     Batches of an epoch differ by at most one image, so that none is tiny and nothing is dropped.
     `shard` (worker, workers) gives every worker equally many steps; the last images of an epoch
     may be seen by two workers for that.
     """
     plan = _TrainingPlan(len(split), batch_size, settings.seed, shard)
-    loader = _Loader(split, views, settings)
+    loader = _Loader(split, views, settings, own=augment)
 
     def load(number: np.int64) -> Batch:
         epoch, step = divmod(int(number), plan.steps)
@@ -199,7 +71,7 @@ def evaluation_batches(
     split: Split, views: tuple[View, ...], batch_size: int, settings: Settings
 ) -> tf.data.Dataset:
     """Give every image once, in order, the last batch as small as it comes."""
-    loader = _Loader(split, views, settings, open_cache(settings.dataset))
+    loader = _Loader(split, views, settings, cache=open_cache(settings.dataset))
     if settings.dataset.cache != "none":
         size = len(split) * sum(3 * view.size**2 for view in views) / 1e6
         log.info("%s images take %.0f MB of cache (%s)", split.name, size, settings.dataset.cache)
@@ -210,18 +82,6 @@ def evaluation_batches(
 
     numbers = tf.data.Dataset.range(-(-len(split) // batch_size))
     return _dataset(numbers, load, split, views, settings)
-
-
-def letterboxed(
-    split: Split, size: int, settings: Settings, indices: Sequence[int] | None = None
-) -> Iterator[np.ndarray]:
-    """Yield uint8 [size, size, 3] of every image, or of those at `indices`, without TensorFlow."""
-
-    def square(index: int) -> np.ndarray:
-        return letterbox(decode_image(split.path(index), settings.dataset), size)
-
-    wanted = range(len(split)) if indices is None else indices
-    yield from map_in_order(square, wanted, count_cores(settings.run.threads))
 
 
 @contextmanager
@@ -285,7 +145,7 @@ class _TrainingPlan:
         return order[slice(*bounds)]
 
     def _draw_order(self, epoch: int) -> np.ndarray:
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._images)
+        order = random_stream(Purpose.ORDER, self._seed, epoch).permutation(self._images)
         return np.resize(order, self._share * self._workers)[self._worker :: self._workers]
 
 
@@ -293,20 +153,32 @@ class _Loader:
     """Turns indices into the float32 arrays of one batch."""
 
     def __init__(
-        self, split: Split, views: tuple[View, ...], settings: Settings, cache: Cache | None = None
+        self,
+        split: Split,
+        views: tuple[View, ...],
+        settings: Settings,
+        *,
+        own: Augment | None = None,
+        cache: Cache | None = None,
     ) -> None:
-        self._split, self._views, self._settings, self._cache = split, views, settings, cache
+        self._split, self._views, self._settings = split, views, settings
+        self._own, self._cache = own, cache
         self._sizes = [view.size for view in views]
-        self._view_side = view_side(self._sizes)
         self._buffers = Buffers()
-        # tf.data already runs one batch a core; threads inside OpenCV would fight over the cores.
-        cv2.setNumThreads(0)
 
-    def training_batch(self, indices: np.ndarray, epoch: int, step: int, worker: int) -> Batch:
-        batch = self._batch(indices, lambda index: self._augmented(index, epoch))
+    def training_batch(self, indices: Sequence[int], epoch: int, step: int, worker: int) -> Batch:
+        """Augment each image once and letterbox the one view for every network."""
+
+        def squares(index: int) -> list[np.ndarray]:
+            view = augmented(
+                self._split, index, epoch, self._settings, sizes=self._sizes, own=self._own
+            )
+            return letterbox_all(view, self._sizes)
+
+        batch = self._batch(indices, squares)
         mixup = self._settings.augmentation.mixup
         if mixup.enabled:
-            rng = np.random.default_rng([self._settings.seed, epoch, step, worker])
+            rng = random_stream(Purpose.MIXUP, self._settings.seed, epoch, step, worker)
             batch = mix_up(batch, rng, mixup)
         return batch
 
@@ -314,25 +186,15 @@ class _Loader:
         return self._batch(indices, self._as_it_is)
 
     def _as_it_is(self, index: int) -> list[np.ndarray]:
-        def make() -> list[np.ndarray]:
-            return letterbox_all(self._decode(index), self._sizes)
-
-        return cached(self._cache, self._split, index, self._sizes, self._settings.dataset, make)
-
-    def _augmented(self, index: int, epoch: int) -> list[np.ndarray]:
-        """Augment once and letterbox the one view for every network."""
-        view = augment(
-            self._decode(index),
-            seed=self._settings.seed,
-            epoch=epoch,
-            index=int(index),
-            settings=self._settings.augmentation,
-            longest=self._view_side,
-        )
-        return letterbox_all(view, self._sizes)
-
-    def _decode(self, index: int) -> np.ndarray:
-        return decode_image(self._split.path(index), self._settings.dataset)
+        path, dataset = self._split.path(index), self._settings.dataset
+        if self._cache is None:
+            return letterbox_all(decode_image(path, dataset), self._sizes)
+        key = cache_key(path, self._sizes, dataset)
+        squares = self._cache.read(key, self._sizes)
+        if squares is None:
+            squares = letterbox_all(decode_image(path, dataset), self._sizes)
+            self._cache.write(key, squares)
+        return squares
 
     def _batch(
         self, indices: Sequence[int], squares_of: Callable[[int], list[np.ndarray]]
@@ -343,14 +205,6 @@ class _Loader:
                 normalize(square, view.normalization, out=batch[row])
         rows = np.asarray(indices)
         return [*images, self._split.targets[rows], self._split.mask[rows]]
-
-
-def normalize(square: np.ndarray, normalization: str, out: np.ndarray) -> None:
-    """Write uint8 pixels as the network's float32 numbers; both forms are exact."""
-    if normalization == "none":
-        np.copyto(out, square)
-    else:  # one pass; 1/128 and 127/128 are exact, so this is (x - 127) / 128 to the bit
-        cv2.addWeighted(square, 1 / 128, square, 0, -127 / 128, dst=out, dtype=cv2.CV_32F)
 
 
 def mix_up(batch: Batch, rng: np.random.Generator, mixup: Mixup) -> Batch:
@@ -366,42 +220,3 @@ def mix_up(batch: Batch, rng: np.random.Generator, mixup: Mixup) -> Batch:
         weight = share.reshape(-1, *[1] * (array.ndim - 1))
         mixed.append(weight * array + (1 - weight) * array[partner])
     return [*mixed, mask * mask[partner]]
-
-
-# A sheet of what becomes of an image: as read, augmented, and as each network sees it.
-
-
-@dataclass(frozen=True)
-class SheetRow:
-    """One image through the pipeline, every picture uint8 [H, W, 3]."""
-
-    title: str
-    original: np.ndarray
-    augmented: tuple[np.ndarray, ...]  # the same image in the first epochs
-    teacher: np.ndarray  # the first augmented view, letterboxed for the teacher
-    student: np.ndarray  # and the very same view, letterboxed for the student
-
-
-def sample_sheet(split: Split, settings: Settings, count: int, variants: int = 3) -> list[SheetRow]:
-    """Take `count` images spread over the split through decoding, augmentation and letterbox."""
-    places = np.linspace(0, len(split) - 1, min(count, len(split))).astype(int)
-    return [_row(split, int(place), settings, variants) for place in places]
-
-
-def _row(split: Split, index: int, settings: Settings, variants: int) -> SheetRow:
-    original = decode_image(split.path(index), settings.dataset)
-    longest = view_side((settings.teacher_size, settings.student_size))
-    views = tuple(
-        augment(
-            original,
-            seed=settings.seed,
-            epoch=epoch,
-            index=index,
-            settings=settings.augmentation,
-            longest=longest,
-        )
-        for epoch in range(variants)
-    )
-    teacher = letterbox(views[0], settings.teacher_size)
-    student = letterbox(views[0], settings.student_size)
-    return SheetRow(split.filepaths[index], original, views, teacher, student)

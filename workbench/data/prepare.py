@@ -6,8 +6,6 @@ listed with its labels in `unreadable.csv` and left out of the tables, so the co
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import shutil
@@ -20,19 +18,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from workbench.data.cells import csv_rows, csv_text, read_text, unguard
 from workbench.data.decode import count_cores, examine_image, map_in_order
-from workbench.data.layouts import (
-    COLUMNS,
-    CSV_NAMES,
-    IMAGES,
-    TABLE_NAME,
-    TXT_NAMES,
-    csv_rows,
-    guard,
-    is_litter,
-    read_text,
-    unguard,
-)
+from workbench.data.layouts import COLUMNS, CSV_NAMES, IMAGES, TABLE_NAME, TXT_NAMES, is_litter
 from workbench.errors import InputError
 from workbench.settings import DatasetSettings
 
@@ -286,8 +274,4 @@ def _follow(
 
 
 def _write_csv(path: Path, columns: list[str], rows: list[list[str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([guard(field) for field in row] for row in rows)
-    path.write_text(text.getvalue(), encoding="utf-8")
+    path.write_text(csv_text(columns, rows), encoding="utf-8")

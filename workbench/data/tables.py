@@ -1,16 +1,14 @@
 """The dataset as a table: one row an image, its split, labels, and where that was written.
 
-`read_dataset` reads anybody's layout and refuses what is wrong with file and row; `write_tables`
-and `read_tables` are what the steps hand to each other. No pixel is decoded here.
+`read_dataset` reads anybody's layout and refuses what is wrong with file and row; `write_dataset`
+and `load_dataset` are what notebook 01 leaves to all others. No pixel is decoded here.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
+import hashlib
 import logging
-import unicodedata
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +17,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.data.cells import (
+    MOST_CLASSES,
+    Labels,
+    class_problems,
+    csv_rows,
+    csv_text,
+    folder_label,
+    join_labels,
+    nearest,
+    parse_labels,
+    read_text,
+    unguard,
+)
 from workbench.data.layouts import (
     COLUMNS,
     CSV_NAMES,
@@ -27,265 +38,20 @@ from workbench.data.layouts import (
     Problems,
     RawTable,
     check_paths,
-    csv_rows,
-    guard,
     read_layout,
-    read_text,
-    unguard,
 )
 from workbench.data.splits import assign_splits
-from workbench.errors import DatasetError
-from workbench.files import write_text
+from workbench.errors import DatasetError, MissingInputError
+from workbench.files import read_json, write_bytes, write_json, write_text
 from workbench.settings import Settings
-
-# From raw tables to checked rows: labels parsed, classes found, files there, nothing twice.
 
 log = logging.getLogger(__name__)
 
-
-def parse_rows(layout: Layout, settings: Settings, problems: Problems) -> pd.DataFrame:
-    """Turn raw tables into one frame: split, filepath, labels, unknown, source, line."""
-    parse = folder_label if layout.kind == "folders" else parse_labels
-    frames = [_parse_table(table, parse, settings, problems) for table in layout.tables]
-    rows = pd.concat(frames, ignore_index=True)
-    _refuse_repeated(rows, problems)
-    return rows
-
-
-def _parse_table(
-    table: RawTable, parse: Callable[[str], Labels], settings: Settings, problems: Problems
-) -> pd.DataFrame:
-    """Parse every distinct labels cell once: a million rows share a few hundred."""
-    parsed: dict[str, Labels] = {}
-    wrong: dict[str, str] = {}
-    for cell in dict.fromkeys(table.cells):
-        try:
-            parsed[cell] = parse(cell)
-            _check_count(cell, parsed[cell], settings)
-        except ValueError as error:
-            parsed[cell], wrong[cell] = ((), ()), str(error)
-    if wrong:
-        for cell, line in zip(table.cells, table.lines, strict=True):
-            if cell in wrong:
-                problems.add(table.source, line, wrong[cell])
-    return pd.DataFrame(
-        {
-            "split": table.split or "",
-            "filepath": [_canonical(path) for path in table.filepaths],
-            "labels": [parsed[cell][0] for cell in table.cells],
-            "unknown": [parsed[cell][1] for cell in table.cells],
-            "source": table.source,
-            "line": table.lines,
-        }
-    )
-
-
-def _check_count(cell: str, parsed: Labels, settings: Settings) -> None:
-    labels, unknown = parsed
-    if settings.task == "single_label" and (len(labels) != 1 or unknown):
-        raise ValueError(
-            f"labels {cell!r}: task single_label takes exactly one class an image. Set task: "
-            "multilabel, or correct the labels"
-        )
-    if not (labels or unknown or settings.dataset.allow_empty_labels):
-        raise ValueError(
-            "no labels, and dataset.allow_empty_labels is false. Label the image or set it to true"
-        )
-
-
-def _canonical(filepath: str) -> str:
-    """`./a//b.jpg` and `a/b.jpg` are one file and must be seen as one."""
-    if "://" in filepath:
-        return filepath
-    if "//" not in filepath and not filepath.startswith("./") and "/./" not in filepath:
-        return filepath
-    root = "/" if filepath.startswith("/") else ""
-    return root + "/".join(part for part in filepath.split("/") if part not in ("", "."))
-
-
-def _refuse_repeated(rows: pd.DataFrame, problems: Problems) -> None:
-    repeated = rows[rows.duplicated("filepath", keep="first")]
-    first = rows[rows["filepath"].isin(repeated["filepath"])].drop_duplicates("filepath")
-    first = first.set_index("filepath")
-    for row in repeated.itertuples():
-        other = first.loc[row.filepath]
-        labels = "the same labels" if other["labels"] == row.labels else "other labels"
-        splits = "" if other["split"] == row.split else ", in another split"
-        problems.add(
-            row.source,
-            row.line,
-            f"{row.filepath} stands already in {other['source']}, line {other['line']}{splits}, "
-            f"with {labels}. Keep one of the two",
-        )
-
-
-def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
-    """Collect the classes in code point order, and what is wrong with their names."""
-    labelled = set().union(*set(rows["labels"]))
-    for name in sorted(set().union(*set(rows["unknown"])) - labelled):
-        text = f'"?{name}" is unknown here, but no image has the label{nearest(name, labelled)}'
-        problems.add(*_first_place(rows["unknown"], name, rows), text)
-    for name, text in class_problems(labelled):
-        problems.add(*_first_place(rows["labels"], name, rows), text)
-    return tuple(sorted(labelled))
-
-
-def _first_place(labels: pd.Series, name: str, rows: pd.DataFrame) -> tuple[str, int]:
-    row = rows.iloc[next(index for index, names in enumerate(labels) if name in names)]
-    return row["source"], int(row["line"])
-
-
-def check_class_count(classes: Collection[str], settings: Settings) -> None:
-    """Hold the number of classes against `num_classes`."""
-    shown = ", ".join(list(classes)[:20]) + (" …" if len(classes) > 20 else "")
-    if not classes:
-        raise DatasetError("No image has a label, so there is no class to learn.")
-    if len(classes) > MOST_CLASSES:
-        raise DatasetError(
-            f"Found {len(classes)} classes, at most {MOST_CLASSES} are supported: {shown}. "
-            'Are labels joined by something else than "|"?'
-        )
-    if settings.num_classes not in ("auto", len(classes)):
-        raise DatasetError(
-            f"Expected {settings.num_classes} classes, found {len(classes)}: {shown}. "
-            f"Correct the labels, or set num_classes: {len(classes)} (or auto)."
-        )
-
-
-def check_files(
-    images: Path, rows: pd.DataFrame, settings: Settings, problems: Problems
-) -> dict[str, str]:
-    """Refuse rows without a file; with `on_bad_image: quarantine` return them with the reason."""
-    findings = check_paths(images, rows["filepath"])
-    refused = dict(findings.unsafe)
-    if settings.dataset.on_bad_image == "fail":
-        refused |= {path: f"{images.name}/{path} {why}" for path, why in findings.bad.items()}
-    if refused:
-        for row in rows[rows["filepath"].isin(refused)].itertuples():
-            problems.add(row.source, row.line, refused[row.filepath])
-    _warn_of_case_twins(rows)
-    return {} if settings.dataset.on_bad_image == "fail" else findings.bad
-
-
-def _warn_of_case_twins(rows: pd.DataFrame) -> None:
-    names = rows["filepath"].drop_duplicates()
-    twins = names[names.str.casefold().duplicated(keep=False)]
-    if len(twins):
-        log.warning(
-            "%d file names differ only in letter case, for example %r and %r: on Windows and macOS "
-            "they are one file",
-            len(twins),
-            *sorted(twins, key=str.casefold)[:2],
-        )
-
-
-# What a labels cell means and what a class may be called.
-
-MOST_CLASSES = 10_000
-LONGEST_NAME = 200
-# control, format (zero-width, bidi), private use, lone surrogates, line and paragraph separators
-INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
-WRONG_SEPARATORS = (",", ";", "/", "\t")
-
-Labels = tuple[tuple[str, ...], tuple[str, ...]]  # known, unknown
-
-
-def parse_labels(cell: str) -> Labels:
-    """Split `a|b|?c` into labels (a, b) and unknown (c); ValueError says what is wrong."""
-    if not cell:
-        return (), ()
-    names = [name.strip() for name in cell.split("|")]
-    if any(not name.removeprefix("?").strip() for name in names):
-        raise ValueError(f'labels {cell!r} hold an empty name. Write them as "a|b"')
-    labels = sorted(name for name in names if not name.startswith("?"))
-    unknown = sorted(name[1:].strip() for name in names if name.startswith("?"))
-    twice = [name for name in labels + unknown if (labels + unknown).count(name) > 1]
-    if twice:
-        raise ValueError(f"labels {cell!r} name {twice[0]!r} twice. Write every label once")
-    return tuple(labels), tuple(unknown)
-
-
-def folder_label(name: str) -> Labels:
-    """Take the name of a class folder as the one label it is."""
-    if "|" in name or name.startswith("?") or name != name.strip():
-        raise ValueError(
-            f'class folder {name!r}: a class cannot hold "|", start with "?" or have spaces around '
-            "it. Rename the folder"
-        )
-    return (name,), ()
-
-
-def join_labels(labels: Collection[str], unknown: Collection[str]) -> str:
-    return "|".join([*labels, *(f"?{name}" for name in unknown)])
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """Return ' Did you mean "…"' or nothing."""
-    close = difflib.get_close_matches(name, names, n=1)
-    return f'. Did you mean "{close[0]}"' if close else ""
-
-
-def class_problems(names: Collection[str]) -> list[tuple[str, str]]:
-    """List (class, what is wrong with its name and the remedy)."""
-    problems = [(name, problem) for name in sorted(names) if (problem := _name_problem(name))]
-    problems += _twins(names)
-    for separator in WRONG_SEPARATORS:
-        problems += _joined_names(names, separator)
-    return problems
-
-
-def _name_problem(name: str) -> str | None:
-    if len(name) > LONGEST_NAME:
-        return (
-            f"class {name[:40]!r}… has {len(name)} characters, at most {LONGEST_NAME}. Shorten it"
-        )
-    for character in name:
-        if unicodedata.category(character) in INVISIBLE:
-            words = unicodedata.name(character, "control character").lower()
-            return f"class {name!a} holds the invisible U+{ord(character):04X} ({words}). Remove it"
-    return None
-
-
-def _twins(names: Collection[str]) -> list[tuple[str, str]]:
-    """Names that people cannot tell apart: case, Unicode composition, spaces."""
-    seen: dict[str, str] = {}
-    problems = []
-    for name in sorted(names):
-        other = seen.setdefault(_look(name), name)
-        if other != name:
-            problems.append(
-                (
-                    name,
-                    f"classes {other!a} and {name!a} look alike (letter case, accents written in "
-                    "two ways, or spaces). Give both the same spelling",
-                )
-            )
-    return problems
-
-
-def _look(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-
-
-def _joined_names(names: Collection[str], separator: str) -> list[tuple[str, str]]:
-    """Classes such as `cat,dog` beside `cat`: the labels were joined by the wrong character."""
-    parts = {name: {part.strip() for part in name.split(separator)} for name in sorted(names)}
-    uses: dict[str, int] = {}
-    for part in (part for name in parts for part in parts[name]):
-        uses[part] = uses.get(part, 0) + 1
-    return [
-        (
-            name,
-            f'class {name!r} looks like several labels joined by {separator!r}. Join labels by "|"',
-        )
-        for name in parts
-        if len(parts[name]) > 1 and any(uses[part] > 1 for part in parts[name])
-    ]
-
-
 QUARANTINE_COLUMNS = ["split", "filepath", "reason", "source", "line"]
-QUARANTINE_NAME = "quarantine.csv"
-LABELS_NAME = "labels.txt"
+QUARANTINE = "quarantine.csv"
+LABELS = "labels.txt"
+MANIFEST = "dataset_manifest.json"
+TABLES = "splits"  # the folder of a run that holds the tables
 
 Grouping = Callable[[Sequence[Path]], np.ndarray]
 
@@ -424,39 +190,166 @@ def _log_dataset(dataset: Dataset, kind: str) -> None:
         )
 
 
+def parse_rows(layout: Layout, settings: Settings, problems: Problems) -> pd.DataFrame:
+    """Turn raw tables into one frame: split, filepath, labels, unknown, source, line."""
+    parse = folder_label if layout.kind == "folders" else parse_labels
+    frames = [_parse_table(table, parse, settings, problems) for table in layout.tables]
+    rows = pd.concat(frames, ignore_index=True)
+    _refuse_repeated(rows, problems)
+    return rows
+
+
+def _parse_table(
+    table: RawTable, parse: Callable[[str], Labels], settings: Settings, problems: Problems
+) -> pd.DataFrame:
+    """Parse every distinct labels cell once: a million rows share a few hundred."""
+    parsed: dict[str, Labels] = {}
+    wrong: dict[str, str] = {}
+    for cell in dict.fromkeys(table.cells):
+        try:
+            parsed[cell] = parse(cell)
+            _check_count(cell, parsed[cell], settings)
+        except ValueError as error:
+            parsed[cell], wrong[cell] = ((), ()), str(error)
+    if wrong:
+        for cell, line in zip(table.cells, table.lines, strict=True):
+            if cell in wrong:
+                problems.add(table.source, line, wrong[cell])
+    return pd.DataFrame(
+        {
+            "split": table.split or "",
+            "filepath": [_canonical(path) for path in table.filepaths],
+            "labels": [parsed[cell][0] for cell in table.cells],
+            "unknown": [parsed[cell][1] for cell in table.cells],
+            "source": table.source,
+            "line": table.lines,
+        }
+    )
+
+
+def _check_count(cell: str, parsed: Labels, settings: Settings) -> None:
+    labels, unknown = parsed
+    if settings.task == "single_label" and (len(labels) != 1 or unknown):
+        raise ValueError(
+            f"labels {cell!r}: task single_label takes exactly one class an image. Set task: "
+            "multilabel, or correct the labels"
+        )
+    if not (labels or unknown or settings.dataset.allow_empty_labels):
+        raise ValueError(
+            "no labels, and dataset.allow_empty_labels is false. Label the image or set it to true"
+        )
+
+
+def _canonical(filepath: str) -> str:
+    """`./a//b.jpg` and `a/b.jpg` are one file and must be seen as one."""
+    if "://" in filepath:
+        return filepath
+    if "//" not in filepath and not filepath.startswith("./") and "/./" not in filepath:
+        return filepath
+    root = "/" if filepath.startswith("/") else ""
+    return root + "/".join(part for part in filepath.split("/") if part not in ("", "."))
+
+
+def _refuse_repeated(rows: pd.DataFrame, problems: Problems) -> None:
+    repeated = rows[rows.duplicated("filepath", keep="first")]
+    first = rows[rows["filepath"].isin(repeated["filepath"])].drop_duplicates("filepath")
+    first = first.set_index("filepath")
+    for row in repeated.itertuples():
+        other = first.loc[row.filepath]
+        labels = "the same labels" if other["labels"] == row.labels else "other labels"
+        splits = "" if other["split"] == row.split else ", in another split"
+        problems.add(
+            row.source,
+            row.line,
+            f"{row.filepath} stands already in {other['source']}, line {other['line']}{splits}, "
+            f"with {labels}. Keep one of the two",
+        )
+
+
+def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
+    """Collect the classes in code point order, and what is wrong with their names."""
+    labelled = set().union(*set(rows["labels"]))
+    for name in sorted(set().union(*set(rows["unknown"])) - labelled):
+        text = f'"?{name}" is unknown here, but no image has the label{nearest(name, labelled)}'
+        problems.add(*_first_place(rows["unknown"], name, rows), text)
+    for name, text in class_problems(labelled):
+        problems.add(*_first_place(rows["labels"], name, rows), text)
+    return tuple(sorted(labelled))
+
+
+def _first_place(labels: pd.Series, name: str, rows: pd.DataFrame) -> tuple[str, int]:
+    row = rows.iloc[next(index for index, names in enumerate(labels) if name in names)]
+    return row["source"], int(row["line"])
+
+
+def check_class_count(classes: Collection[str], settings: Settings) -> None:
+    """Hold the number of classes against `num_classes`."""
+    shown = ", ".join(list(classes)[:20]) + (" …" if len(classes) > 20 else "")
+    if not classes:
+        raise DatasetError("No image has a label, so there is no class to learn.")
+    if len(classes) > MOST_CLASSES:
+        raise DatasetError(
+            f"Found {len(classes)} classes, at most {MOST_CLASSES} are supported: {shown}. "
+            'Are labels joined by something else than "|"?'
+        )
+    if settings.num_classes not in ("auto", len(classes)):
+        raise DatasetError(
+            f"Expected {settings.num_classes} classes, found {len(classes)}: {shown}. "
+            f"Correct the labels, or set num_classes: {len(classes)} (or auto)."
+        )
+
+
+def check_files(
+    images: Path, rows: pd.DataFrame, settings: Settings, problems: Problems
+) -> dict[str, str]:
+    """Refuse rows without a file; with `on_bad_image: quarantine` return them with the reason."""
+    findings = check_paths(images, rows["filepath"])
+    refused = dict(findings.unsafe)
+    if settings.dataset.on_bad_image == "fail":
+        refused |= {path: f"{images.name}/{path} {why}" for path, why in findings.bad.items()}
+    if refused:
+        for row in rows[rows["filepath"].isin(refused)].itertuples():
+            problems.add(row.source, row.line, refused[row.filepath])
+    _warn_of_case_twins(rows)
+    return {} if settings.dataset.on_bad_image == "fail" else findings.bad
+
+
+def _warn_of_case_twins(rows: pd.DataFrame) -> None:
+    names = rows["filepath"].drop_duplicates()
+    twins = names[names.str.casefold().duplicated(keep=False)]
+    if len(twins):
+        log.warning(
+            "%d file names differ only in letter case, for example %r and %r: on Windows and macOS "
+            "they are one file",
+            len(twins),
+            *sorted(twins, key=str.casefold)[:2],
+        )
+
+
 def write_tables(dataset: Dataset, folder: Path) -> None:
     """Write one CSV a split, labels.txt and quarantine.csv; `read_tables` gives them back."""
     for split, name in CSV_NAMES.items():
         rows = dataset.rows[dataset.rows["split"] == split]
         cells = [join_labels(*row) for row in zip(rows["labels"], rows["unknown"], strict=True)]
-        write_text(folder / name, _csv_text(COLUMNS, zip(rows["filepath"], cells, strict=True)))
-    write_text(folder / LABELS_NAME, "".join(f"{name}\n" for name in dataset.classes))
+        write_text(folder / name, csv_text(COLUMNS, zip(rows["filepath"], cells, strict=True)))
+    write_text(folder / LABELS, "".join(f"{name}\n" for name in dataset.classes))
     rows = dataset.quarantine[QUARANTINE_COLUMNS].itertuples(index=False)
-    write_text(folder / QUARANTINE_NAME, _csv_text(QUARANTINE_COLUMNS, rows))
-
-
-def _csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([guard(str(cell)) for cell in row] for row in rows)
-    return text.getvalue()
+    write_text(folder / QUARANTINE, csv_text(QUARANTINE_COLUMNS, rows))
 
 
 def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None) -> Dataset:
     """Read what `write_tables` wrote; `classes` defaults to the labels.txt beside it."""
     if classes is None:
-        classes = read_text(folder / LABELS_NAME).splitlines()
+        classes = read_text(folder / LABELS).splitlines()
     frames = [_read_split(folder, split, name) for split, name in CSV_NAMES.items()]
     rows = pd.concat(frames, ignore_index=True)
-    strangers = set().union(*set(rows["labels"]), *set(rows["unknown"])) - set(classes)
-    if strangers:
+    unknown = set().union(*set(rows["labels"]), *set(rows["unknown"])) - set(classes)
+    if unknown:
         raise DatasetError(
-            f"{folder}: label {min(strangers)!r} is not in {LABELS_NAME}. "
-            "Run 01_dataset_audit again."
+            f"{folder}: label {min(unknown)!r} is not in {LABELS}. Run 01_dataset_audit again."
         )
     quarantine = pd.DataFrame(
-        _read_own(folder / QUARANTINE_NAME, QUARANTINE_COLUMNS), columns=QUARANTINE_COLUMNS
+        _read_own(folder / QUARANTINE, QUARANTINE_COLUMNS), columns=QUARANTINE_COLUMNS
     )
     return Dataset(Path(images), tuple(classes), rows, quarantine)
 
@@ -481,3 +374,52 @@ def _read_own(path: Path, columns: Sequence[str]) -> list[list[str]]:
     if rows[:1] != [list(columns)] or any(len(fields) != len(columns) for fields in rows):
         raise DatasetError(f"{path} is damaged. Run 01_dataset_audit again.")
     return [[unguard(field) for field in fields] for fields in rows[1:]]
+
+
+def write_dataset(
+    dataset: Dataset, folder: Path, root: Path, *, task: str, sha256: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write what later notebooks rely on into the run folder; return the manifest.
+
+    `sha256` is each image's by filepath. Paths are written relative to `root`, the project, so
+    that they mean the same on another machine.
+    """
+    write_tables(dataset, folder / TABLES)
+    for name in (LABELS, QUARANTINE):
+        write_bytes(folder / name, (folder / TABLES / name).read_bytes())
+    manifest = {
+        "schema": 1,
+        "task": task,
+        "images_folder": os.path.relpath(dataset.images, root),
+        "classes": list(dataset.classes),
+        "images": {name: int((dataset.rows["split"] == name).sum()) for name in SPLITS},
+        "quarantined": len(dataset.quarantine),
+        "content_sha256": _content_digest(dataset.rows, sha256),
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _content_digest(rows: pd.DataFrame, sha256: Mapping[str, str]) -> str:
+    """Hash every image's name and content, and its labels, in the order of the tables."""
+    digest = hashlib.sha256()
+    for row in rows.itertuples():
+        cell = join_labels(row.labels, row.unknown)
+        line = f"{row.split}\0{row.filepath}\0{sha256[row.filepath]}\0{cell}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def load_dataset(folder: Path, root: Path) -> Dataset:
+    """Read back what `write_dataset` left in the run folder."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise MissingInputError(f"No {MANIFEST} in {folder}. Run 01_dataset_audit first")
+    manifest = read_json(path)
+    images = root / manifest["images_folder"]
+    if not images.is_dir():
+        raise MissingInputError(
+            f"The images of this run lay in {images}, which is gone. Put them back, or run "
+            "01_dataset_audit with the new dataset.dir"
+        )
+    return read_tables(folder / TABLES, images, manifest["classes"])

@@ -16,8 +16,8 @@ import pandas as pd
 import tf_keras as keras
 
 from workbench.data.decode import decode_image
-from workbench.data.pipeline import letterboxed
 from workbench.data.tables import Split
+from workbench.data.views import letterboxed
 from workbench.decide import metrics
 from workbench.decide import outcomes as answers
 from workbench.decide.outcomes import probabilities

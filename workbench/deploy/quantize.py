@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import tf_keras as keras
 
-from workbench.data.pipeline import letterboxed
 from workbench.data.tables import Dataset
+from workbench.data.views import letterboxed
 from workbench.deploy import convert, qat, tflite
 from workbench.deploy import qat as ranges
 from workbench.deploy.fallbacks import (

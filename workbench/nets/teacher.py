@@ -12,7 +12,7 @@ import numpy as np
 import tf_keras as keras
 from tf_keras import layers
 
-from workbench.data.pipeline import View
+from workbench.data.views import View
 from workbench.nets.lite import build_lite, head, restartable_randomness
 from workbench.settings import TEACHER_SIZES, Settings, TeacherSettings
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from workbench.data.pipeline import SheetRow
+from workbench.data.views import SheetRow
 from workbench.show.figures import BAD, INK, NO, QUIET, YES, described, new_axes, plain, short
 from workbench.show.gallery import Picture, gallery_figure
 

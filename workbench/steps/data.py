@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from workbench.data import tables
 from workbench.data.audit import Audit, audit_dataset, write_audit
-from workbench.data.pipeline import SheetRow, sample_sheet
-from workbench.data.tables import Dataset, read_dataset, read_tables, write_tables
-from workbench.errors import MissingInputError
-from workbench.files import write_bytes, write_json
+from workbench.data.tables import MANIFEST, Dataset, read_dataset, write_dataset
+from workbench.data.views import SheetRow, sample_rows
+from workbench.files import write_json
 from workbench.run import Run
 from workbench.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "dataset_manifest.json"
-SPLITS = ("train", "val", "test")
+
+__all__ = ["MANIFEST", "load_dataset"]
 
 
 def audit(run: Run) -> Audit:
@@ -34,53 +32,14 @@ def audit(run: Run) -> Audit:
         report = audit_dataset(dataset, run.settings)
         write_audit(report, run.folder)
         report.raise_if_unfit()
-        write_splits(run, report)
+        write_dataset(report.dataset, run.folder, run.root, task=run.settings.task,
+                      sha256=report.sha256)  # fmt: skip
     return report
-
-
-def write_splits(run: Run, report: Audit) -> None:
-    """Write the tables, labels.txt, the quarantine and the manifest of what was read."""
-    write_tables(report.dataset, run.path("splits"))
-    for name in ("labels.txt", "quarantine.csv"):
-        write_bytes(run.path(name), run.path(f"splits/{name}").read_bytes())
-    run.write_json(MANIFEST, describe_dataset(run, report))
-
-
-def describe_dataset(run: Run, report: Audit) -> dict[str, Any]:
-    """Describe the dataset by content, with paths that mean the same on another machine."""
-    dataset = report.dataset
-    return {
-        "schema": 1,
-        "task": run.settings.task,
-        "images_folder": os.path.relpath(dataset.images, run.root),
-        "classes": list(dataset.classes),
-        "images": {name: int((dataset.rows["split"] == name).sum()) for name in SPLITS},
-        "quarantined": len(report.quarantine),
-        "content_sha256": _content_digest(report),
-    }
-
-
-def _content_digest(report: Audit) -> str:
-    """Hash every image's name and content, and its labels, in the order of the tables."""
-    contents = dict(zip(report.facts["image"], report.facts["sha256"], strict=True))
-    digest = hashlib.sha256()
-    for row in report.dataset.rows.itertuples():
-        labels = "|".join((*row.labels, *(f"?{name}" for name in row.unknown)))
-        line = f"{row.split}\0{row.filepath}\0{contents[row.filepath]}\0{labels}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def load_dataset(run: Run) -> Dataset:
     """Read back the dataset as 01 wrote it."""
-    manifest = run.read_json(MANIFEST)
-    images = run.root / manifest["images_folder"]
-    if not images.is_dir():
-        raise MissingInputError(
-            f"The images of this run lay in {images}, which is gone. Put them back, or run "
-            "01_dataset_audit with the new dataset.dir"
-        )
-    return read_tables(run.path("splits"), images, manifest["classes"])
+    return tables.load_dataset(run.folder, run.root)
 
 
 def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[str, dict[str, Any]]:
@@ -122,7 +81,7 @@ def check_pipelines(run: Run, sheet_images: int = 8) -> PipelineCheck:
             _measure("training, augmented", training, 8),
             _measure("validation", evaluation_batches(val, views, size, settings), 8),
         ]
-        check = PipelineCheck(pd.DataFrame(streams), sample_sheet(train, settings, sheet_images))
+        check = PipelineCheck(pd.DataFrame(streams), sample_rows(train, settings, sheet_images))
         write_json(run.path("pipeline_check.json"), {"streams": streams})
     return check
 

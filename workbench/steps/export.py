@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.data.pipeline import letterboxed
+from workbench.data.views import letterboxed
 from workbench.deploy import tflite
 from workbench.deploy.bundle import withdrawn_on_failure
 from workbench.deploy.config import MODEL_FILE, inference_config

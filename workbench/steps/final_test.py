@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import tf_keras as keras
 
-from workbench.data.pipeline import letterboxed
 from workbench.data.tables import Split
+from workbench.data.views import letterboxed
 from workbench.decide import metrics, reading
 from workbench.decide.calibration import correct
 from workbench.decide.comparison import Comparison, Predictions, compare

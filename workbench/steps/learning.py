@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
-from workbench.data.pipeline import View
 from workbench.data.tables import Dataset
+from workbench.data.views import View
 from workbench.files import read_json, writing
 from workbench.nets.teacher import build_teacher, student_view, teacher_view
 from workbench.nets.weights import load_weights_into

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import tf_keras as keras
 
-from workbench.data.pipeline import letterboxed
+from workbench.data.views import letterboxed
 from workbench.deploy.bundle import withdrawn_on_failure
 from workbench.deploy.convert import convert_full_integer
 from workbench.deploy.layers import COLUMNS, layer_errors

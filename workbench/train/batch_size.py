@@ -17,7 +17,7 @@ import psutil
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.data.pipeline import View
+from workbench.data.views import View
 from workbench.nets.teacher import build_teacher, student_view, teacher_view
 from workbench.settings import Settings
 from workbench.train.devices import precision, prepare_devices, seed_everything

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from workbench.data.pipeline import View, evaluation_batches, training_batches
+from workbench.data.pipeline import evaluation_batches, training_batches
 from workbench.data.tables import Dataset
+from workbench.data.views import View
 from workbench.errors import SettingsError
 from workbench.settings import Settings
 from workbench.train.devices import worker

@@ -12,8 +12,8 @@ import pandas as pd
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.data.pipeline import View
 from workbench.data.tables import Dataset
+from workbench.data.views import View
 from workbench.nets.lite import backbone_layers
 from workbench.nets.weights import fits_head, imagenet_weights, load_weights_into, save_weights
 from workbench.settings import Settings, StudentSettings, TeacherSettings

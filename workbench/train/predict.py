@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.data.pipeline import View, evaluation_batches
+from workbench.data.pipeline import evaluation_batches
 from workbench.data.tables import Split
+from workbench.data.views import View
 from workbench.settings import Settings
 
 # Keyed weakly: a compiled function must not keep a network alive that nobody uses any more.

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.data.pipeline import View
 from workbench.data.tables import Dataset
+from workbench.data.views import View
 from workbench.nets.lite import build_lite
 from workbench.nets.teacher import build_teacher, student_view, teacher_view
 from workbench.settings import Settings
