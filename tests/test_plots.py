@@ -14,7 +14,16 @@ from workbench.decide.calibration import reliability
 from workbench.decide.levels import Quantization
 from workbench.decide.metrics import evaluate, worst_mistakes
 from workbench.show import gallery, plots
-from workbench.show.figures import class_colour, contrast_on_white, described, plain
+from workbench.show.figures import (
+    alt_text,
+    class_colour,
+    contrast_on_white,
+    described,
+    display_image,
+    html_image,
+    plain,
+    png,
+)
 
 
 def answers(classes):
@@ -58,10 +67,10 @@ def figures(request):
 
 def test_every_figure_is_drawn_with_its_words_inside(figures):
     for name, figure in figures.items():
-        image = Image.open(io.BytesIO(plots.png(figure)))
+        image = Image.open(io.BytesIO(png(figure)))
         assert image.width > 300, name
-        assert image.text["Description"] == plots.alt_text(figure), name
-        assert plots.alt_text(figure).endswith("."), name
+        assert image.text["Description"] == alt_text(figure), name
+        assert alt_text(figure).endswith("."), name
 
 
 def test_no_figure_touches_global_state(figures):
@@ -76,21 +85,29 @@ def test_a_figure_is_drawn_into_given_axes():
 
 def test_titles_and_axes_take_any_name_as_text():
     ax = Figure().add_subplot()
-    plots.png(described(plain(ax, r"$\frac{$", r"$\frac{$", r"$\frac{$"), "Nothing."))
+    png(described(plain(ax, r"$\frac{$", r"$\frac{$", r"$\frac{$"), "Nothing."))
 
 
 def test_the_same_figure_is_the_same_bytes():
     y_true, scores, known = answers(3)
-    first, second = (plots.png(plots.roc(y_true, scores, known)) for _ in range(2))
+    first, second = (png(plots.roc(y_true, scores, known)) for _ in range(2))
     assert first == second
+
+
+def test_a_matrix_says_which_side_is_which_and_takes_names_as_text():
+    figure = plots.confusion_matrix(np.array([[3, 1], [0, 2]]), [r"$\frac{$", "dog"])
+    ax = figure.axes[0]
+    png(figure)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("said", "really")
+    assert [label.get_text() for label in ax.get_yticklabels()] == [r"$\frac{$", "dog"]
 
 
 def test_classes_that_never_occur_are_survived():
     nothing, scores = np.zeros((5, 2)), np.full((5, 2), 0.5)
-    assert "no class occurs" in plots.alt_text(plots.roc(nothing, scores, ["a", "b"]))
-    assert "no class occurs" in plots.alt_text(plots.precision_recall(nothing, scores, ["a", "b"]))
+    assert "no class occurs" in alt_text(plots.roc(nothing, scores, ["a", "b"]))
+    assert "no class occurs" in alt_text(plots.precision_recall(nothing, scores, ["a", "b"]))
     table = evaluate(nothing, scores, 0.5, ["a", "b"], task="multilabel").table
-    assert "undefined" in plots.alt_text(plots.class_bars({"INT8": table}))
+    assert "undefined" in alt_text(plots.class_bars({"INT8": table}))
 
 
 def test_a_precision_recall_dot_stands_where_the_threshold_is():
@@ -120,15 +137,15 @@ def test_contrast_is_what_the_standard_says():
 
 def test_alt_text_is_escaped_in_html():
     y_true, scores, known = answers(2)
-    text = plots.html_image(plots.roc(y_true, scores, known))
+    text = html_image(plots.roc(y_true, scores, known))
     assert "<script" not in text and text.count("<") == 1
 
 
 def test_a_notebook_shows_the_alt_text():
     y_true, scores, known = answers(2)
     figure = plots.roc(y_true, scores, known)
-    _, metadata = plots.display_image(figure)._repr_mimebundle_()
-    assert metadata["image/png"]["alt"] == plots.alt_text(figure)
+    _, metadata = display_image(figure)._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == alt_text(figure)
 
 
 def mistakes(classes=3):
@@ -145,7 +162,7 @@ def test_the_error_gallery_shows_every_mistake_small():
     pictures = gallery.mistake_pictures(mistakes(), grey)
     assert len(pictures) == 10
     assert max(pictures[0].image.shape) == gallery.SIDE
-    assert "10" not in plots.alt_text(gallery.gallery_figure(pictures[:2], "Worst mistakes"))
+    assert "10" not in alt_text(gallery.gallery_figure(pictures[:2], "Worst mistakes"))
 
 
 def test_a_heat_map_is_laid_over_its_image():
@@ -165,4 +182,4 @@ def test_the_gallery_page_holds_names_as_text():
 
 def test_an_empty_gallery_says_so():
     assert "Nothing to show" in gallery.fragment([], "Worst mistakes")
-    assert "no pictures" in plots.alt_text(gallery.gallery_figure([], "Worst mistakes"))
+    assert "no pictures" in alt_text(gallery.gallery_figure([], "Worst mistakes"))

@@ -8,9 +8,9 @@ import pytest
 from tests.decision_doubles import NAUGHTY, draw, tuned, tuned_unknown
 from tests.prove import slider
 from workbench.decide.reading import from_json
-from workbench.show.figures import curve_chart, score_chart
 from workbench.show.gallery import Picture
 from workbench.show.sliders import Tuning
+from workbench.show.tuner_charts import curve_chart, score_chart
 from workbench.show.widgets import picture_gallery, threshold_tuner
 
 

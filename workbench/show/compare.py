@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from workbench.decide.comparison import Comparison
 from workbench.show.figures import BAD, GOOD, QUIET, described, html_image, new_axes, plain, short
-from workbench.show.metric_plots import ROW_INCHES
+from workbench.show.plots import ROW_INCHES
 
 NAMES = {
     "f1_macro": "F1 macro",

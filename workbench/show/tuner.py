@@ -10,8 +10,8 @@ import ipywidgets as ipw
 
 from workbench.decide.levels import LevelCounts
 from workbench.decide.recommendation import Thresholds
-from workbench.show.figures import curve_chart, score_chart
 from workbench.show.sliders import Tuning
+from workbench.show.tuner_charts import curve_chart, score_chart
 
 RULES = (
     ("best balance (F1)", "f1_macro"),

@@ -1,0 +1,79 @@
+"""Tables in notebooks: every cell is escaped text, whatever classes and files are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from workbench.settings import Settings
+from workbench.status import digest_of
+
+if TYPE_CHECKING:
+    from workbench.run import Run
+
+
+@dataclass(frozen=True)
+class Table:
+    """A DataFrame that shows itself as plain, escaped HTML, and as text where HTML is not."""
+
+    frame: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        return self.frame.to_html(
+            index=False, escape=True, border=0, classes="frame", na_rep="–",
+            float_format=lambda value: f"{value:.3f}",
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=False, na_rep="–")
+
+
+def table(rows: pd.DataFrame | Mapping[str, Any] | Sequence[Any]) -> Table:
+    """Show a DataFrame, a mapping of names to values, or a list of rows."""
+    if isinstance(rows, Mapping):
+        rows = pd.DataFrame({"name": list(rows), "value": [str(v) for v in rows.values()]})
+    return Table(pd.DataFrame(rows))
+
+
+def knobs(settings: Settings, *names: str) -> Table:
+    """Show the settings that matter here, each with the reason the code gives for it."""
+    rows = [row for name in names for row in _knob_rows(settings, name)]
+    return table(pd.DataFrame(rows, columns=["knob", "value", "default", "why"]))
+
+
+def _knob_rows(settings: Settings, dotted: str) -> list[tuple[str, str, str, str]]:
+    value, default, reason = settings, Settings(), ""
+    for part in dotted.split("."):
+        reason = type(value).model_fields[part].description or ""
+        value, default = getattr(value, part), getattr(default, part)
+    if not hasattr(value, "model_fields_set"):
+        return [(dotted, str(value), "" if value == default else str(default), reason)]
+    inner = [f"{dotted}.{name}" for name in type(value).model_fields]
+    return [row for name in inner for row in _knob_rows(settings, name)]
+
+
+def file_table(folder: Path, names: Iterable[str]) -> Table:
+    """Show files and folders of a run: name, size and the start of the sha256."""
+    rows = [
+        {"file": name, "size": _size(folder / name), "sha256": digest_of(folder / name)[:12]}
+        for name in names
+    ]
+    return table(pd.DataFrame(rows, columns=["file", "size", "sha256"]))
+
+
+def written(run: Run, number: str) -> Table:
+    """Show what a step left in the run folder."""
+    from workbench.chain import find_step
+
+    return file_table(run.folder, find_step(number).writes)
+
+
+def _size(path: Path) -> str:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    total = sum(file.stat().st_size for file in files)
+    count = "" if path.is_file() else f" in {len(files)} files"
+    return f"{total / 1024:,.1f} KiB{count}"
