@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from workbench.settings import Settings
-from workbench.status import digest_of
+from workbench.files import digest_of
 
 if TYPE_CHECKING:
     from workbench.run import Run
