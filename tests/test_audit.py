@@ -13,10 +13,10 @@ from PIL import Image
 
 from tests.prove import planted_faults
 from workbench.benchmarks import audit as benchmark
-from workbench.data.audit import audit_dataset, write_audit
+from workbench.data.audit.duplicates import group_same_photos
+from workbench.data.audit.report import audit_dataset, write_audit
 from workbench.data.decode import decode_image
 from workbench.data.demo import draw_demo
-from workbench.data.duplicates import group_same_photos
 from workbench.data.tables import Dataset, read_dataset, read_tables
 from workbench.errors import DatasetError
 from workbench.settings import AuditSettings, DatasetSettings, Settings

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from workbench.data.audit import audit_dataset
+from workbench.data.audit.report import audit_dataset
 from workbench.data.tables import Dataset
 from workbench.settings import Settings
 from workbench.show import audit_plots

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.data.label_errors import audit_labels, suspect_labels
+from workbench.data.audit.label_errors import audit_labels, suspect_labels
 from workbench.data.tables import Dataset
 from workbench.errors import InputError
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from workbench.benchmarks.audit import draw_image
-from workbench.data.duplicates import WINDOW, candidate_pairs, connect, find_near_duplicates
-from workbench.data.facts import collect_facts
-from workbench.data.likeness import RECORD_BYTES, SIDE, Thumbnails, compare, fingerprints
+from workbench.data.audit.duplicates import WINDOW, candidate_pairs, connect, find_near_duplicates
+from workbench.data.audit.facts import collect_facts
+from workbench.data.audit.likeness import RECORD_BYTES, SIDE, Thumbnails, compare, fingerprints
 from workbench.settings import DatasetSettings
 
 BITS = 10
@@ -120,7 +120,7 @@ def test_pairs_grow_with_the_images_even_where_all_hashes_are_alike():
 
 
 def test_a_crowd_of_copies_takes_no_more_than_a_few_looks_at_each(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.data.duplicates.FIRST_ROUND", 16)
+    monkeypatch.setattr("workbench.data.audit.duplicates.FIRST_ROUND", 16)
     photo = drawn(6)
     rng = np.random.default_rng(0)
     crowd = [np.clip(photo * rng.uniform(0.9, 1.1), 0, 255).astype(np.uint8) for _ in range(60)]

@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 
 from workbench.benchmarks.photos import list_photos
-from workbench.data.audit import audit_dataset
+from workbench.data.audit.report import audit_dataset
 from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.tables import Dataset
 from workbench.settings import DatasetSettings, RunSettings, Settings

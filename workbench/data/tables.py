@@ -169,7 +169,7 @@ def _deal(
     group_images: Grouping | None,
 ) -> np.ndarray:
     # Imported here: most datasets come with splits and need neither OpenCV nor SciPy for reading.
-    from workbench.data.duplicates import group_same_photos
+    from workbench.data.audit.duplicates import group_same_photos
 
     group_images = group_images or group_same_photos(settings)
     groups = group_images([dataset.images / filepath for filepath in rows["filepath"]])

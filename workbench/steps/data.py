@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.data import tables
-from workbench.data.audit import Audit, audit_dataset, write_audit
+from workbench.data.audit.report import Audit, audit_dataset, write_audit
 from workbench.data.tables import MANIFEST, Dataset, read_dataset, write_dataset
 from workbench.data.views import SheetRow, sample_rows
 from workbench.files import write_json

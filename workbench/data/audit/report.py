@@ -16,11 +16,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data.cells import csv_text
-from workbench.data.decode import count_cores, examine_image
-from workbench.data.duplicates import Duplicates, find_duplicates, groups_of, judge_duplicates
-from workbench.data.facts import collect_facts
-from workbench.data.findings import (
+from workbench.data.audit.duplicates import Duplicates, find_duplicates, groups_of, judge_duplicates
+from workbench.data.audit.facts import collect_facts
+from workbench.data.audit.findings import (
     KINDS,
     SEVERITIES,
     Findings,
@@ -28,11 +26,13 @@ from workbench.data.findings import (
     judge_labels,
     judge_pictures,
 )
-from workbench.data.label_errors import COLUMNS as SUSPECT_COLUMNS
-from workbench.data.label_errors import judge_suspects, suspect_labels
-from workbench.data.label_statistics import SPLITS, LabelStatistics, label_statistics
-from workbench.data.likeness import Thumbnails
-from workbench.data.resplit import ASIDE, Resplit, propose_resplit
+from workbench.data.audit.label_errors import COLUMNS as SUSPECT_COLUMNS
+from workbench.data.audit.label_errors import judge_suspects, suspect_labels
+from workbench.data.audit.label_statistics import SPLITS, LabelStatistics, label_statistics
+from workbench.data.audit.likeness import Thumbnails
+from workbench.data.audit.resplit import ASIDE, Resplit, propose_resplit
+from workbench.data.cells import csv_text
+from workbench.data.decode import count_cores, examine_image
 from workbench.data.tables import Dataset, write_tables
 from workbench.errors import DatasetError
 from workbench.files import write_json, write_text

@@ -14,10 +14,17 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from workbench.data.audit.facts import CONSTANT_RANGE, Collection, collect_facts
+from workbench.data.audit.findings import Findings, Severity
+from workbench.data.audit.likeness import (
+    MINIMUM_CONTRAST,
+    SAME,
+    Thumbnails,
+    compare,
+    distance,
+    unpack,
+)
 from workbench.data.decode import count_cores, map_in_order
-from workbench.data.facts import CONSTANT_RANGE, Collection, collect_facts
-from workbench.data.findings import Findings, Severity
-from workbench.data.likeness import MINIMUM_CONTRAST, SAME, Thumbnails, compare, distance, unpack
 from workbench.settings import Settings
 
 # Which images show the same photo: a near-linear search, then a strict comparison.

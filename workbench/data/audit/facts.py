@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data import likeness as thumbnails
+from workbench.data.audit import likeness as thumbnails
+from workbench.data.audit.likeness import COLOUR_SIDE, CUTS, SIDE, Thumbnails, fingerprints
 from workbench.data.decode import ImageFacts, count_cores, examine_image, map_in_order
-from workbench.data.likeness import COLOUR_SIDE, CUTS, SIDE, Thumbnails, fingerprints
 from workbench.settings import DatasetSettings
 
 BLOCK_IMAGES = 64  # enough for NumPy to work in bulk, little enough to keep every core busy

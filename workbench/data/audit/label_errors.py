@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workbench.data.findings import Findings
-from workbench.data.label_statistics import label_matrix
+from workbench.data.audit.findings import Findings
+from workbench.data.audit.label_statistics import label_matrix
 from workbench.errors import InputError
 
 if TYPE_CHECKING:

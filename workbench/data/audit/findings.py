@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from workbench.data.facts import CONSTANT_RANGE
-from workbench.data.label_statistics import SPLITS, LabelStatistics
+from workbench.data.audit.facts import CONSTANT_RANGE
+from workbench.data.audit.label_statistics import SPLITS, LabelStatistics
 from workbench.settings import AuditSettings, DatasetSettings
 
 COLUMNS = ("image", "split", "kind", "severity", "detail")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from workbench.data.duplicates import Duplicates, disputed_labels, groups_of
+from workbench.data.audit.duplicates import Duplicates, disputed_labels, groups_of
 from workbench.data.tables import Dataset
 
 MOVE_COLUMNS = ["image", "from", "to", "reason"]

@@ -1,0 +1,1 @@
+"""The audit: is this dataset fit to train on? See `report`."""
