@@ -55,7 +55,8 @@ class Step:
         return found
 
 
-PIXELS = ("data.augment", "data.decode", "data.letterbox", "data.pipeline", "data.tables")
+PIXELS = ("data.augment", "data.cache", "data.decode", "data.letterbox", "data.pipeline",
+          "data.randomness", "data.tables", "data.views")  # fmt: skip
 SCORING = ("decide.intervals", "decide.metrics")  # what scores a network, not what tunes thresholds
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
 PIXEL_KNOBS = ("dataset.exif", "dataset.max_pixels")
