@@ -3,9 +3,9 @@
 import numpy as np
 
 from workbench.decide.levels import LevelCounts, count_levels
-from workbench.decide.recommendation import Thresholds
-from workbench.decide.thresholds import search, search_unknown
-from workbench.decide.unknown import UnknownThreshold
+from workbench.decide.recommendation import Thresholds, UnknownThreshold
+from workbench.decide.thresholds import search
+from workbench.decide.unknown import search_unknown
 from workbench.settings import SingleLabelSettings, ThresholdSearchSettings
 
 SCALE, ZERO_POINT = 0.06, -10

@@ -100,13 +100,13 @@ def test_a_run_compares_with_itself_as_equal(multilabel, capsys, monkeypatch):
 
 def test_edited_thresholds_flow_into_the_app_without_training(multilabel, monkeypatch, capsys):
     monkeypatch.chdir(multilabel.parent.parent)
-    from workbench.decide import reading
+    from workbench.decide.recommendation import read
     from workbench.files import write_json
 
-    found = reading.read(multilabel / "threshold_recommendation.json")
+    found = read(multilabel / "threshold_recommendation.json")
     name = found.names[0]
     edited = found.edited({name: int(found.integer[0]) + 3}, "Ada", "2026-01-01T00:00:00", "try")
-    write_json(multilabel.parent / "choice.json", edited.to_json())
+    write_json(multilabel.parent / "choice.json", edited.model_dump(mode="json"))
     assert main(["thresholds", str(multilabel), str(multilabel.parent / "choice.json")]) == 0
     assert main(["run", f"parameters/{multilabel.name}.yaml", "--only", "06"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]

@@ -10,8 +10,9 @@ import pytest
 
 from tests.decision_doubles import NAUGHTY, tuned, tuned_unknown
 from tests.prove.slider import CHROMIUM
+from workbench.decide.choice import accept
 from workbench.decide.levels import Objective, best
-from workbench.decide.reading import accept, from_json
+from workbench.decide.recommendation import from_json
 from workbench.show import explorer, gallery
 from workbench.show.figures import contrast_on_white
 from workbench.show.gallery import Picture

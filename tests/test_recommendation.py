@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from workbench.decide.reading import accept, from_json, read
-from workbench.decide.thresholds import search, search_unknown
+from workbench.decide.recommendation import from_json, read
+from workbench.decide.thresholds import search
+from workbench.decide.unknown import search_unknown
 from workbench.errors import InputError
 from workbench.settings import SingleLabelSettings, ThresholdSearchSettings
 
@@ -34,7 +35,7 @@ def unknown():
 
 
 def written(thresholds):
-    return json.loads(json.dumps(thresholds.to_json(), allow_nan=False))
+    return json.loads(json.dumps(thresholds.model_dump(mode="json"), allow_nan=False))
 
 
 def test_what_is_written_is_read_back_equal(found):
@@ -57,7 +58,7 @@ def test_a_single_label_one_is_read_back_equal(unknown):
 
 def test_a_file_is_read(found, tmp_path):
     path = tmp_path / "threshold_recommendation.json"
-    path.write_text(json.dumps(found.to_json()), encoding="utf-8")
+    path.write_text(json.dumps(found.model_dump(mode="json")), encoding="utf-8")
     assert read(path) == found
 
 
@@ -139,25 +140,7 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path, text):
 
 def test_a_key_that_is_there_twice_is_refused(found, tmp_path):
     path = tmp_path / "threshold_recommendation.json"
-    text = json.dumps(found.to_json())
+    text = json.dumps(found.model_dump(mode="json"))
     path.write_text(text.replace('"seed": 1,', '"seed": 1, "seed": 2,', 1), encoding="utf-8")
     with pytest.raises(InputError, match="'seed' is there twice"):
         read(path)
-
-
-def test_an_edit_made_elsewhere_is_accepted_for_its_own_run(found):
-    edited = from_json(written(found.edited({"NA": 20}, "Ada", WHEN, "")))
-    taken = accept(found, edited)
-    assert taken.integer[0] == 20 and taken.curve is found.curve
-
-
-def test_an_edit_of_another_run_is_refused(found):
-    value = written(found)
-    value["scores"]["source_sha256"] = "cd" * 32
-    with pytest.raises(InputError, match="belongs to another run"):
-        accept(found, from_json(value))
-
-
-def test_an_edit_of_the_other_task_is_refused(found, unknown):
-    with pytest.raises(InputError, match="other task"):
-        accept(found, unknown)

@@ -20,8 +20,8 @@ from workbench.decide.levels import (
     on_levels,
 )
 from workbench.decide.selection import assign_folds, smooth
-from workbench.decide.thresholds import search, search_unknown
-from workbench.decide.unknown import answers
+from workbench.decide.thresholds import search
+from workbench.decide.unknown import answers, search_unknown
 from workbench.errors import InputError
 from workbench.settings import SingleLabelSettings, ThresholdSearchSettings
 
@@ -200,7 +200,7 @@ def test_a_class_without_examples_keeps_the_global_threshold():
     y_true, raw = draw(0)
     y_true[:, 1] = False
     entry = find(y_true, raw).classes[1]
-    assert (entry.integer, entry.adopted) == (find(y_true, raw).shared, False)
+    assert (entry.integer, entry.adopted) == (find(y_true, raw).shared.integer, False)
     assert "no image with this class" in entry.note
 
 
@@ -215,14 +215,14 @@ def test_a_class_that_every_image_has_keeps_the_global_threshold():
 def test_constant_scores_are_survived(value):
     y_true, raw = draw(0)
     found = find(y_true, np.full_like(raw, value))
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(found.model_dump(), allow_nan=False)
 
 
 def test_no_positive_anywhere_is_survived():
     y_true, raw = draw(0)
     found = find(np.zeros_like(y_true), raw)
-    assert found.apparent is None
-    json.dumps(found.to_json(), allow_nan=False)
+    assert found.expected.apparent is None
+    json.dumps(found.model_dump(), allow_nan=False)
 
 
 def test_where_nothing_can_be_tuned_the_threshold_is_one_half():
@@ -234,7 +234,7 @@ def test_where_nothing_can_be_tuned_the_threshold_is_one_half():
 
 
 def test_one_image_is_survived():
-    json.dumps(find(*draw(0, images=1)).to_json(), allow_nan=False)
+    json.dumps(find(*draw(0, images=1)).model_dump(), allow_nan=False)
 
 
 def test_a_class_whose_scores_lie_elsewhere_gets_a_threshold_of_its_own():
@@ -242,7 +242,7 @@ def test_a_class_whose_scores_lie_elsewhere_gets_a_threshold_of_its_own():
     found = find(y_true, raw)
     assert found.adopted[3]
     assert found.classes[3].gain > 0.05
-    assert found.classes[3].gain_interval.low > 0
+    assert found.classes[3].gain_interval[0] > 0
 
 
 def test_classes_that_score_alike_share_one_threshold():
@@ -259,7 +259,7 @@ def test_a_gain_below_the_setting_is_not_adopted():
 def test_per_class_can_be_turned_off():
     y_true, raw = draw(0, images=3000, shift=np.array([0, 0, 0, 40]))
     found = find(y_true, raw, settings=knobs(per_class_enabled=False))
-    assert set(found.integer.tolist()) == {found.shared}
+    assert set(found.integer.tolist()) == {found.shared.integer}
 
 
 def test_a_class_seen_as_often_as_the_pull_goes_half_the_way():
@@ -286,7 +286,7 @@ def test_where_the_plain_grid_overfits_ours_does_not_over_50_seeds():
         ours = find(y_true, raw, seed)
         scores = [
             macro_f1(test_true, test_raw >= integers)
-            for integers in (plain, ours.integer, ours.shared)
+            for integers in (plain, ours.integer, ours.shared.integer)
         ]
         plain_loses += scores[0] < scores[2]
         ours_beats_plain += scores[1] > scores[0]
@@ -303,7 +303,7 @@ def test_the_held_out_estimate_is_nearer_to_the_truth_than_the_apparent_one():
         test_true, test_raw = draw(2 * seed + 1, images=10_000, classes=10, prevalence=0.05)
         found = find(y_true, raw, seed, settings=knobs(per_class_improvement_threshold=0.0))
         truth = macro_f1(test_true, found.decide(test_raw))
-        errors.append((found.apparent - truth, found.cross_fitted - truth))
+        errors.append((found.expected.apparent - truth, found.expected.cross_fitted - truth))
     apparent, held_out = np.mean(errors, axis=0)
     assert apparent > 0
     assert abs(held_out) < apparent / 2
@@ -325,7 +325,7 @@ def test_masked_labels_change_nothing():
     first = find(y_true, raw, mask=mask)
     second = find(y_true, np.where(mask, raw, 127).astype(np.int8), mask=mask)
     assert first == second
-    assert first.unknown_labels == (~mask).sum()
+    assert first.scores.unknown_labels == (~mask).sum()
 
 
 def test_the_same_seed_gives_the_same_answer():
@@ -335,7 +335,8 @@ def test_the_same_seed_gives_the_same_answer():
 
 def test_the_interval_of_the_global_threshold_holds_it():
     found = find(*draw(8, images=2000))
-    assert found.shared_interval[0] <= found.shared <= found.shared_interval[1]
+    low, high = found.shared.integer_interval
+    assert low <= found.shared.integer <= high
 
 
 def test_folds_spread_a_rare_class_evenly():
@@ -346,7 +347,7 @@ def test_folds_spread_a_rare_class_evenly():
 
 
 def test_an_interval_of_nothing_is_null():
-    assert interval(np.array([np.nan, np.nan])).to_json() is None
+    assert interval(np.array([np.nan, np.nan])) is None
 
 
 @pytest.mark.parametrize(
@@ -386,8 +387,8 @@ def find_unknown(y_true, logits, **options):
 
 def test_the_unknown_threshold_keeps_both_promises_where_it_can():
     found = find_unknown(*draw_single())
-    assert found.meets_target
-    assert found.accepted_accuracy >= 0.95 and found.coverage >= 0.60
+    assert found.unknown.meets_target
+    assert found.unknown.accepted_accuracy >= 0.95 and found.unknown.coverage >= 0.60
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0, 100.0])
@@ -402,13 +403,13 @@ def test_among_the_promises_kept_the_most_useful_is_taken(penalty):
         if accepted.mean() >= 0.6 and correct[accepted].mean() >= 0.95:
             right = correct[accepted].sum()
             utilities.append((right - penalty * (accepted.sum() - right)) / len(correct))
-    assert found.utility == pytest.approx(max(utilities), abs=1e-12)
+    assert found.unknown.utility == pytest.approx(max(utilities), abs=1e-12)
 
 
 def test_when_the_target_is_out_of_reach_the_reason_says_so():
     found = find_unknown(*draw_single(strength=1.0))
-    assert not found.meets_target and "cannot be had" in found.reason
-    assert found.coverage >= 0.60
+    assert not found.unknown.meets_target and "cannot be had" in found.unknown.reason
+    assert found.unknown.coverage >= 0.60
 
 
 def test_the_curve_marks_the_chosen_row_and_spans_all_confidences():
@@ -424,7 +425,7 @@ def test_float32_confidences_decide_as_the_search_did(seed):
     shifted = logits.astype(np.float32) - logits.max(1, keepdims=True).astype(np.float32)
     single = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
     accepted = single.max(1) >= np.float32(found.probability)
-    assert accepted.mean() == pytest.approx(found.coverage, abs=1e-9)
+    assert accepted.mean() == pytest.approx(found.unknown.coverage, abs=1e-9)
     confidence, _ = answers(y_true, logits)
     assert np.abs(confidence - found.probability).min() > 3e-7
 
@@ -433,11 +434,11 @@ def test_images_whose_class_is_unknown_take_no_part():
     y_true, logits = draw_single()
     mask = np.ones_like(y_true)
     y_true[:100], mask[:100, 2] = 0, 0
-    assert find_unknown(y_true, logits, mask=mask).images == 500
+    assert find_unknown(y_true, logits, mask=mask).scores.images == 500
 
 
 def test_a_person_moves_the_unknown_threshold_to_a_row_of_the_curve():
     found = find_unknown(*draw_single()).edited(0.75, "Ada", "2026-11-20T10:00:00+00:00", "safer")
     row = found.curve[found.curve.chosen].iloc[0]
     assert found.probability == row.threshold == pytest.approx(0.75)
-    assert found.coverage == row.coverage and found.created_by == "person"
+    assert found.unknown.coverage == row.coverage and found.created_by == "person"

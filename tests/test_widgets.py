@@ -7,7 +7,7 @@ import pytest
 
 from tests.decision_doubles import NAUGHTY, draw, tuned, tuned_unknown
 from tests.prove import slider
-from workbench.decide.reading import from_json
+from workbench.decide.recommendation import from_json
 from workbench.show.gallery import Picture
 from workbench.show.sliders import Tuning
 from workbench.show.tuner_charts import curve_chart, score_chart
@@ -103,7 +103,7 @@ def test_saving_hands_over_thresholds_with_who_when_and_why(tuner, saved):
     (edited,) = saved
     assert edited.integer[0] == 30
     assert (edited.edits[0].who, edited.edits[0].why) == ("Ada", "fewer false alarms")
-    assert from_json(edited.to_json()) == edited
+    assert from_json(edited.model_dump(mode="json")) == edited
 
 
 def test_saving_without_a_name_saves_nothing(tuner, saved):

@@ -197,10 +197,12 @@ def verify(options: Namespace) -> Answer:
 
 
 def thresholds(options: Namespace) -> Answer:
+    from workbench.decide.choice import apply_choice
     from workbench.run import existing_run
-    from workbench.steps.thresholds import apply_choice
 
-    return Answer(apply_choice(existing_run(options.run), options.choice))
+    run = existing_run(options.run)
+    with run.locked():
+        return Answer(apply_choice(run.folder, options.choice))
 
 
 def benchmark(options: Namespace) -> Answer:

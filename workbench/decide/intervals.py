@@ -7,7 +7,6 @@ differences are paired. All randomness comes from the generator that is passed i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csc_matrix
@@ -20,21 +19,13 @@ BLOCK_WEIGHTS = 1 << 24  # and no more than this many weights, 64 MB
 BLOCK_CELLS = 1 << 22  # nor counts, for thousands of classes
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % interval; both ends are None where nothing could be resampled."""
-
-    low: float | None
-    high: float | None
-
-    def to_json(self) -> list[float] | None:
-        return None if self.low is None or self.high is None else [self.low, self.high]
+Ends = tuple[float, float] | None  # of a 95 % interval; None where nothing could be resampled
 
 
-def interval(replicates: np.ndarray) -> Interval:
+def interval(replicates: np.ndarray) -> Ends:
     """Percentile interval of one figure; undefined (NaN) replicates are left out."""
     low, high = interval_ends(np.asarray(replicates, np.float64)[:, None])
-    return Interval(*(None if np.isnan(end[0]) else float(end[0]) for end in (low, high)))
+    return None if np.isnan(low[0]) else (float(low[0]), float(high[0]))
 
 
 def interval_ends(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ Works on finished scores and thresholds; chooses nothing. What is undefined is N
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 
 from workbench.decide import outcomes
 from workbench.decide.calibration import Bins, calibration_error
-from workbench.decide.intervals import Interval, count_cells, image_weights, interval_ends
+from workbench.decide.intervals import Ends, count_cells, image_weights, interval, interval_ends
 from workbench.decide.levels import (
     CELLS,
     LEVELS,
@@ -165,10 +165,7 @@ class Figure:
     """A figure and its 95 % interval; None where it is undefined."""
 
     value: float | None
-    interval: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        return {"value": self.value, "interval": self.interval.to_json()}
+    interval: Ends
 
 
 @dataclass(frozen=True)
@@ -189,25 +186,13 @@ class Evaluation:
     def value(self, name: str) -> float | None:
         return self.overall[name].value
 
-    @property
-    def summary(self) -> pd.DataFrame:
-        """The columns of `table` that fit on a page, worst F1 first."""
-        rows = self.table.sort_values("f1", kind="stable", na_position="last")
-        summary = rows[["class", "positives", "threshold"]].rename(columns={"positives": "images"})
-        summary = summary.assign(found=rows.tp, missed=rows.fn, wrong_yes=rows.fp)
-        for name in ("precision", "recall", "f1", "average_precision"):
-            summary[name] = rows[name]
-        if "f1_low" in rows:
-            summary["f1_from"], summary["f1_to"] = rows.f1_low, rows.f1_high
-        return summary.reset_index(drop=True)
-
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON: null where a figure is undefined."""
         return {
             "task": self.task,
             "images": self.images,
             "unknown_labels": self.unknown_labels,
-            "overall": {name: figure.to_json() for name, figure in self.overall.items()},
+            "overall": {name: asdict(figure) for name, figure in self.overall.items()},
             "classes": [_row_json(row) for row in self.table.to_dict("records")],
             "confusion": self.confusion.tolist(),
             "confused_pairs": _most_confused(self.confused_pairs, self.classes),
@@ -279,8 +264,7 @@ def _with_intervals(
 ) -> dict[str, Figure]:
     figures = {}
     for name, value in values.items():
-        low, high = interval_ends(drawn[name]) if name in drawn else (np.nan, np.nan)
-        figures[name] = Figure(_or_none(value), Interval(_or_none(low), _or_none(high)))
+        figures[name] = Figure(_or_none(value), interval(drawn[name]) if name in drawn else None)
     return figures
 
 

@@ -1,81 +1,196 @@
-"""What `threshold_recommendation.json` says: when the app says yes, how sure we are, and who chose.
+"""What `threshold_recommendation.json` says: when the app says yes, how sure we are, who chose.
 
-The integer decides; logit and probability are derived from it and checked when a file is read.
+The models are the file, key by key; what a browser or a person wrote is checked when it is read.
+The searches that fill them are in `thresholds` and `unknown`.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from workbench.decide.intervals import Interval
+from workbench.decide.intervals import Ends
 from workbench.decide.levels import LOWEST, NEVER, Quantization
 from workbench.errors import InputError
 
+RECOMMENDATION = "threshold_recommendation.json"
 SCHEMA = 1
+LARGEST_BYTES = 64 << 20  # 10 000 classes take 8 MB; more is not a recommendation
+TOLERANCE = 1e-6  # browsers and Python differ in the last places of a sigmoid
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass(frozen=True)
-class ClassThreshold:
-    """When the app says yes to one class."""
+class Record(BaseModel):
+    """A part of the file: every key is there, none beside them, and nothing is converted."""
 
-    name: str
-    integer: int
-    adopted: bool  # its own threshold; False follows the shared one
-    reason: str
-    note: str
-    created_by: str  # search | person
-    positives: int
-    negatives: int
-    interval: tuple[int, int]  # of the integer
-    gain: float | None
-    gain_interval: Interval
-
-    @property
-    def prevalence(self) -> float | None:
-        images = self.positives + self.negatives
-        return self.positives / images if images else None
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True,
+        validate_by_name=True, validate_by_alias=True,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(Record):
     """One change by a person: `changes` maps a class to its value before and after."""
 
     who: str
-    when: str  # ISO 8601
+    when: str
     why: str
     changes: dict[str, tuple[float, float]]
 
-    def to_json(self) -> dict[str, Any]:
-        changes = {name: list(ends) for name, ends in self.changes.items()}
-        return {"who": self.who, "when": self.when, "why": self.why, "changes": changes}
+    @field_validator("when")
+    @classmethod
+    def _is_a_date(cls, when: str) -> str:
+        try:
+            datetime.fromisoformat(when)
+        except ValueError:
+            raise ValueError(
+                f"when is {when!r}; it must be a date like 2026-11-20T09:30:00+00:00"
+            ) from None
+        return when
 
 
-@dataclass(frozen=True)
-class Thresholds:
-    """The thresholds of a multi-label run."""
+class Recommendation(Record):
+    """What the files of both tasks begin with; read as one of the two kinds below."""
 
-    classes: tuple[ClassThreshold, ...]
-    shared: int
-    shared_interval: tuple[int, int]
-    quantization: Quantization
-    objective: dict[str, Any]  # name and the figures that belong to it
-    method: str
+    schema_version: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
+    task: str
+    created_by: Literal["search", "person"]
+    _curve: pd.DataFrame | None = PrivateAttr(None)
+
+    @classmethod
+    def model_validate_json(
+        cls, text: str | bytes, **options: Any
+    ) -> Thresholds | UnknownThreshold:
+        """Read a recommendation of either task."""
+        kind = TypeAdapter(AnyRecommendation) if cls is Recommendation else TypeAdapter(cls)
+        return kind.validate_json(text, **options)
+
+    @property
+    def curve(self) -> pd.DataFrame | None:
+        """What every threshold would do; the search has it, a file has not."""
+        return self._curve
+
+    def with_curve(self, curve: pd.DataFrame | None) -> Self:
+        copy = self.model_copy()
+        copy._curve = curve
+        return copy
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for a person's edits to mean the same."""
+        return self.scores.model_dump() | {"classes": self.names}
+
+    def _after(self, edit: Edit, **changes: Any) -> Self:
+        edits = (*self.edits, edit)
+        return self.model_copy(update={"created_by": "person", "edits": edits, **changes})
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.model_dump() == other.model_dump()
+
+    @model_validator(mode="after")
+    def _names_its_author(self) -> Self:
+        author = "person" if self.edits else "search"
+        if self.created_by != author:
+            raise ValueError(
+                f"created_by is {self.created_by!r}, but the edits say {author!r}; "
+                "a person's change needs an entry in edits"
+            )
+        return self
+
+
+class Level(Record):
+    """A threshold in its three forms, of which the app compares the integer."""
+
+    probability: float
+    logit: float
+    integer: int
+    integer_interval: tuple[int, int]
+    probability_interval: tuple[float, float]
+
+
+class _Named(Record):
+    name: str
+
+
+class ClassThreshold(Level, _Named):  # in this order the name comes first in the file
+    """When the app says yes to one class."""
+
+    adopted: bool  # its own threshold; False follows the shared one
+    created_by: Literal["search", "person"]
+    reason: str
+    note: str
+    positives: int
+    negatives: int
+    prevalence: float | None
+    gain: float | None
+    gain_interval: Ends
+
+
+def forms(quantization: Quantization, integer: int, interval: tuple[int, int]) -> dict[str, Any]:
+    """Derive from the integer what a `Level` holds."""
+    probabilities = quantization.threshold_probabilities(np.array([integer, *interval])).tolist()
+    return {
+        "probability": probabilities[0],
+        "logit": float(quantization.threshold_logits(integer)),
+        "integer": int(integer),
+        "integer_interval": (int(interval[0]), int(interval[1])),
+        "probability_interval": tuple(probabilities[1:]),
+    }
+
+
+class LevelScores(Record):
+    """The integers that were searched."""
+
     split: str
     images: int
     unknown_labels: int
-    source_sha256: str | None  # of the file whose scores were searched
+    source_sha256: str | None
+    scale: float
+    zero_point: int
+
+
+class Expected(Record):
+    """The objective on the images that chose, and by the same procedure on unseen ones."""
+
+    apparent: float | None
+    apparent_interval: Ends
+    cross_fitted: float | None
+    optimism: float | None  # the difference: the luck of tuning and scoring on the same images
+
+
+class Thresholds(Recommendation):
+    """The thresholds of a multi-label run."""
+
+    task: Literal["multilabel"]
+    objective: dict[str, str | float]  # its name, the figures that belong to it, its meaning
+    method: str
+    scores: LevelScores
     seed: int
-    replicates: int
-    apparent: float | None  # the objective on the images that chose
-    apparent_interval: Interval
-    cross_fitted: float | None  # the same procedure on images it had not seen
-    edits: tuple[Edit, ...] = ()
-    curve: pd.DataFrame | None = field(default=None, compare=False, repr=False)
+    bootstrap_replicates: int
+    expected: Expected
+    shared: Level = Field(alias="global")
+    classes: tuple[ClassThreshold, ...]
+    edits: tuple[Edit, ...]
+
+    @property
+    def quantization(self) -> Quantization:
+        return Quantization(self.scores.scale, self.scores.zero_point)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,17 +211,6 @@ class Thresholds:
     @property
     def adopted(self) -> np.ndarray:
         return np.array([entry.adopted for entry in self.classes])
-
-    @property
-    def created_by(self) -> str:
-        return "person" if self.edits else "search"
-
-    @property
-    def optimism(self) -> float | None:
-        """How much of the apparent value is the luck of tuning and scoring on the same images."""
-        if self.apparent is None or self.cross_fitted is None:
-            return None
-        return self.apparent - self.cross_fitted
 
     @property
     def table(self) -> pd.DataFrame:
@@ -134,83 +238,268 @@ class Thresholds:
         before = dict(zip(self.names, self.integer.tolist(), strict=True))
         changes = {name: new for name, new in changes.items() if before.get(name) != new}
         for name, integer in changes.items():
-            _check_change(name, integer, before, self.quantization)
+            self._check_change(name, integer, before)
         if not changes:
             return self
-        edit = Edit(who, when, why, {name: (before[name], new) for name, new in changes.items()})
         reason = f"set by {who}: {why}" if why else f"set by {who}"
+        moved = {name: (float(before[name]), float(new)) for name, new in changes.items()}
         classes = tuple(
-            replace(
-                entry, integer=changes[entry.name], adopted=True, reason=reason, created_by="person"
+            self._moved(entry, changes[entry.name], reason) if entry.name in changes else entry
+            for entry in self.classes
+        )
+        return self._after(Edit(who=who, when=when, why=why, changes=moved), classes=classes)
+
+    def _moved(self, entry: ClassThreshold, integer: int, reason: str) -> ClassThreshold:
+        level = forms(self.quantization, integer, entry.integer_interval)
+        own = {"adopted": True, "created_by": "person", "reason": reason}
+        return entry.model_copy(update=level | own)
+
+    def _check_change(self, name: str, integer: int, known: dict[str, int]) -> None:
+        if name not in known:
+            raise InputError(f"{name!r} is not a class of this run; its classes are {list(known)}")
+        if integer not in self.quantization.separable():
+            raise InputError(
+                f"{name}: {integer} cannot be a threshold; choose a whole number between {LOWEST} "
+                f"(always yes) and {NEVER} (never) whose probability is not yet 1"
             )
-            if entry.name in changes
+
+    def with_edits_of(self, other: Thresholds) -> Thresholds:
+        """Put what a person changed in `other` on top of these; all else stays as searched."""
+        theirs = {entry.name: entry for entry in other.classes if entry.created_by == "person"}
+        classes = tuple(
+            self._moved(entry, theirs[entry.name].integer, theirs[entry.name].reason)
+            if entry.name in theirs
             else entry
             for entry in self.classes
         )
-        return replace(self, classes=classes, edits=(*self.edits, edit))
+        author = {"created_by": other.created_by, "edits": other.edits}
+        return self.model_copy(update={"classes": classes, **author})
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of threshold_recommendation.json, null where undefined."""
-        return {
-            "schema": SCHEMA,
-            "task": "multilabel",
-            "created_by": self.created_by,
-            "objective": self.objective,
-            "method": self.method,
-            "scores": {
-                "split": self.split,
-                "images": self.images,
-                "unknown_labels": self.unknown_labels,
-                "source_sha256": self.source_sha256,
-                "scale": self.quantization.scale,
-                "zero_point": self.quantization.zero_point,
-            },
-            "seed": self.seed,
-            "bootstrap_replicates": self.replicates,
-            "expected": {
-                "apparent": self.apparent,
-                "apparent_interval": self.apparent_interval.to_json(),
-                "cross_fitted": self.cross_fitted,
-                "optimism": self.optimism,
-            },
-            "global": self._written(self.shared, self.shared_interval),
-            "classes": [self._class_json(entry) for entry in self.classes],
-            "edits": [edit.to_json() for edit in self.edits],
-        }
-
-    def _class_json(self, entry: ClassThreshold) -> dict[str, Any]:
-        return {
-            "name": entry.name,
-            **self._written(entry.integer, entry.interval),
-            "adopted": entry.adopted,
-            "created_by": entry.created_by,
-            "reason": entry.reason,
-            "note": entry.note,
-            "positives": entry.positives,
-            "negatives": entry.negatives,
-            "prevalence": entry.prevalence,
-            "gain": entry.gain,
-            "gain_interval": entry.gain_interval.to_json(),
-        }
-
-    def _written(self, integer: int, interval: tuple[int, int]) -> dict[str, Any]:
-        probabilities = self.quantization.threshold_probabilities(np.array([integer, *interval]))
-        return {
-            "probability": float(probabilities[0]),
-            "logit": float(self.quantization.threshold_logits(integer)),
-            "integer": int(integer),
-            "integer_interval": [int(end) for end in interval],
-            "probability_interval": [float(end) for end in probabilities[1:]],
-        }
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ValueError("class names must be there and each only once")
+        allowed = set(self.quantization.separable().tolist())
+        _check_forms("global", self.shared, self.quantization, allowed)
+        last = {name: ends[1] for edit in self.edits for name, ends in edit.changes.items()}
+        for number, entry in enumerate(self.classes):
+            place = f"class {number} ({entry.name!r})"
+            _check_forms(place, entry, self.quantization, allowed)
+            if entry.created_by != ("person" if entry.name in last else "search"):
+                raise ValueError(f"{place}: created_by and the edits do not agree")
+            if entry.name in last and last[entry.name] != entry.integer:
+                raise ValueError(
+                    f"{place}: integer is {entry.integer}, but the last edit set "
+                    f"{last[entry.name]:g}"
+                )
+            if not entry.adopted and entry.integer != self.shared.integer:
+                raise ValueError(
+                    f"{place}: not adopted, so its integer must be the global "
+                    f"{self.shared.integer}, not {entry.integer}"
+                )
+        if unknown := set(last) - set(self.names):
+            raise ValueError(f"an edit names {min(unknown)!r}, which is no class")
+        return self
 
 
-def _check_change(
-    name: str, integer: int, known: dict[str, int], quantization: Quantization
-) -> None:
-    if name not in known:
-        raise InputError(f"{name!r} is not a class of this run; its classes are {list(known)}")
-    if integer not in quantization.separable():
-        raise InputError(
-            f"{name}: {integer} cannot be a threshold; choose a whole number between {LOWEST} "
-            f"(always yes) and {NEVER} (never) whose probability is not yet 1"
+def _check_forms(place: str, level: Level, quantization: Quantization, allowed: set[int]) -> None:
+    if level.integer not in allowed:
+        raise ValueError(f"{place}: integer is {level.integer}, which cannot be a threshold")
+    derived = forms(quantization, level.integer, level.integer_interval)
+    for key in ("probability", "logit"):
+        given = getattr(level, key)
+        if abs(given - derived[key]) > TOLERANCE:
+            raise ValueError(
+                f"{place}: {key} is {given:g}, but integer {level.integer} means "
+                f"{derived[key]:.6g}; the app compares the integer, so change that one and let "
+                "the rest follow"
+            )
+
+
+class Targets(Record):
+    """What was asked of a single-label run."""
+
+    target_accept_accuracy: float
+    min_coverage: float
+    penalty_incorrect: float
+
+
+class ConfidenceScores(Record):
+    """The answers that were searched."""
+
+    split: str
+    images: int
+    source_sha256: str | None
+
+
+class Unknown(Record):
+    """The confidence under which the answer is "unknown", and what that gives."""
+
+    probability: Share
+    coverage: float
+    coverage_interval: Ends
+    accepted_accuracy: float | None
+    accepted_accuracy_interval: Ends
+    utility: float
+    meets_target: bool
+    reason: str
+
+
+class UnknownThreshold(Recommendation):
+    """The confidence under which a single-label run answers "unknown"."""
+
+    task: Literal["single_label"]
+    objective: Targets
+    scores: ConfidenceScores
+    seed: int
+    bootstrap_replicates: int
+    unknown: Unknown
+    classes: tuple[str, ...]
+    edits: tuple[Edit, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.classes
+
+    @property
+    def probability(self) -> float:
+        return self.unknown.probability
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """What is asked and what is kept, to be read by people."""
+        found, asked = self.unknown, self.objective
+        nothing = (math.nan, math.nan)
+        ends = [e or nothing for e in (found.accepted_accuracy_interval, found.coverage_interval)]
+        right = math.nan if found.accepted_accuracy is None else found.accepted_accuracy
+        return pd.DataFrame(
+            {
+                "promise": ["right among the answers", "images that get an answer"],
+                "wanted": [asked.target_accept_accuracy, asked.min_coverage],
+                "reached": [right, found.coverage],
+                "from": [low for low, _ in ends],
+                "to": [high for _, high in ends],
+                "unknown below": found.probability,
+                "reason": found.reason,
+            }
         )
+
+    def edited(self, probability: float, who: str, when: str, why: str) -> UnknownThreshold:
+        """Return the threshold after a person's change to the nearest row of the curve."""
+        if not 0 <= probability <= 1:
+            raise InputError(f"the confidence threshold is {probability}; it must be 0 to 1")
+        found = self._at_row(probability, f"set by {who}: {why}" if why else f"set by {who}")
+        changes = {"unknown": (self.probability, found.probability)}
+        edit = Edit(who=who, when=when, why=why, changes=changes)
+        chosen = self.curve.threshold == found.probability
+        return self._after(edit, unknown=found).with_curve(self.curve.assign(chosen=chosen))
+
+    def _at_row(self, probability: float, reason: str) -> Unknown:
+        row = self.curve.iloc[(self.curve.threshold - probability).abs().argmin()]
+        accuracy = float(row.accepted_accuracy)
+        return Unknown(
+            probability=float(row.threshold),
+            coverage=float(row.coverage),
+            coverage_interval=None,
+            accepted_accuracy=None if math.isnan(accuracy) else accuracy,
+            accepted_accuracy_interval=None,
+            utility=float(row.utility),
+            meets_target=bool(row.meets_target),
+            reason=reason,
+        )
+
+    def with_edits_of(self, other: UnknownThreshold) -> UnknownThreshold:
+        """Put a person's confidence on top of this one, judged by this run's targets."""
+        if not other.edits:
+            return self
+        found = self._at_row(other.probability, other.unknown.reason)
+        moved = {"created_by": "person", "edits": other.edits, "unknown": found}
+        chosen = self.curve.threshold == found.probability
+        return self.model_copy(update=moved).with_curve(self.curve.assign(chosen=chosen))
+
+
+AnyRecommendation = Annotated[Thresholds | UnknownThreshold, Field(discriminator="task")]
+
+
+def read(path: Path) -> Thresholds | UnknownThreshold:
+    """Read a recommendation file."""
+    path = Path(path)
+    if path.stat().st_size > LARGEST_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size} bytes; it is no recommendation")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    return from_json(value, path.name)
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twin = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twin!r} is there twice")
+    return dict(pairs)
+
+
+def from_json(value: Any, where: str = RECOMMENDATION) -> Thresholds | UnknownThreshold:
+    """Rebuild what was written, refusing everything that would not have been."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be an object, not {type(value).__name__}")
+    try:
+        return Recommendation.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error.errors()[0], value)}") from None
+
+
+WANTED = {
+    "int_type": "int",
+    "float_type": "int or float",
+    "bool_type": "bool",
+    "string_type": "str",
+    "tuple_type": "list",
+    "model_type": "dict",
+    "dict_type": "dict",
+    "finite_number": "finite",
+    "less_than_equal": "0 to 1",
+    "greater_than_equal": "0 to 1",
+    "too_long": "two ends",
+}
+
+
+def _explain(error: dict[str, Any], value: dict[str, Any]) -> str:
+    """Say one refusal in plain words, with its place in the file."""
+    kind, loc = error["type"], error["loc"][1:]  # without the task
+    if kind == "missing" and isinstance(loc[-1], int):
+        kind, loc = "too_long", loc[:-1]  # a pair with one end: the pair is named
+    place, key = _place(loc, value)
+    given = f"{key} is {repr(error['input'])[:100]}"
+    if kind == "value_error":
+        return f"{place}{error['ctx']['error']}"
+    if kind == "json_invalid":
+        return f"a text in it is no valid Unicode: {error['ctx']['error']}"
+    if kind.startswith("union_tag"):
+        if "task" not in value:
+            return "task is missing"
+        return f"task is {value['task']!r}; it must be multilabel or single_label"
+    if key == "schema" and kind.endswith("than_equal"):
+        return f"{given}, this version reads {SCHEMA}; run 06_tune_thresholds"
+    if kind == "extra_forbidden":
+        return f"{place}unknown key {key!r}; remove it"
+    if kind == "missing":
+        return f"{place}{key} is missing"
+    wanted = WANTED.get(kind, error["msg"].removeprefix("Input should be "))
+    return f"{place}{given}; it must be {wanted}"
+
+
+def _place(loc: tuple[int | str, ...], value: dict[str, Any]) -> tuple[str, int | str]:
+    """Say where an error lies, like "class 3 ('cat'), gain_interval: ", and at which key."""
+    *parents, key = [part for part in loc if part not in ("str", "float")] or [""]
+    match parents:
+        case ["classes", number, *rest]:
+            entry = value["classes"][number]
+            name = f" ({entry.get('name')!r})" if isinstance(entry, dict) else ""
+            parents = [f"class {number}{name}", *rest]
+        case ["edits", number, *rest]:
+            parents = [f"edit {number}", *rest]
+    key = f"entry {key}" if isinstance(key, int) else key
+    return ", ".join(map(str, parents)) + ": " if parents else "", key

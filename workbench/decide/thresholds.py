@@ -1,6 +1,6 @@
 """When should the app say yes? Search the thresholds on validation scores of the phone file.
 
-`search` is for several classes at once, `search_unknown` for exactly one class or "unknown".
+For several classes at once; `unknown` is for exactly one class or none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from workbench.decide.intervals import Interval, interval, interval_ends, resampled_levels
+from workbench.decide.intervals import interval, interval_ends, resampled_levels
 from workbench.decide.levels import (
     LOWEST,
     NEVER,
@@ -26,7 +26,15 @@ from workbench.decide.levels import (
     mean_defined,
     ratio,
 )
-from workbench.decide.recommendation import ClassThreshold, Thresholds
+from workbench.decide.recommendation import (
+    SCHEMA,
+    ClassThreshold,
+    Expected,
+    Level,
+    LevelScores,
+    Thresholds,
+    forms,
+)
 from workbench.decide.selection import (
     Choice,
     Rules,
@@ -37,13 +45,10 @@ from workbench.decide.selection import (
     tune,
     value_at,
 )
-from workbench.decide.unknown import search_unknown
 from workbench.errors import InputError
 
 if TYPE_CHECKING:
     from workbench.settings import ThresholdSearchSettings
-
-__all__ = ["best_thresholds", "search", "search_unknown"]
 
 log = logging.getLogger(__name__)
 FOLDS = 5  # of the cross-fitting; more change little and cost positives in none
@@ -79,24 +84,35 @@ def search(
         choice.adopted.sum(),
         len(classes),
     )
+    apparent = _or_none(value_at(counts, choice.integers, rules.objective))
+    cross_fitted = _or_none(held_out_value(folds, rules, rng))
+    known = apparent is not None and cross_fitted is not None
     return Thresholds(
-        classes=tuple(_describe(classes, counts, choice, replicates, rules)),
-        shared=choice.shared,
-        shared_interval=_integer_interval(replicates.shared),
-        quantization=quantization,
+        schema_version=SCHEMA,
+        task="multilabel",
+        created_by="search",
         objective=objective_json(rules.objective),
         method=settings.method,
-        split=split,
-        images=len(raw),
-        unknown_labels=0 if mask is None else int((np.asarray(mask) <= 0.5).sum()),
-        source_sha256=source_sha256,
+        scores=LevelScores(
+            split=split,
+            images=len(raw),
+            unknown_labels=0 if mask is None else int((np.asarray(mask) <= 0.5).sum()),
+            source_sha256=source_sha256,
+            scale=quantization.scale,
+            zero_point=quantization.zero_point,
+        ),
         seed=seed,
-        replicates=settings.bootstrap_replicates,
-        apparent=_or_none(value_at(counts, choice.integers, rules.objective)),
-        apparent_interval=interval(replicates.value),
-        cross_fitted=_or_none(held_out_value(folds, rules, rng)),
-        curve=shared_curve(counts, quantization, rules.objective, choice.shared),
-    )
+        bootstrap_replicates=settings.bootstrap_replicates,
+        expected=Expected(
+            apparent=apparent,
+            apparent_interval=interval(replicates.value),
+            cross_fitted=cross_fitted,
+            optimism=apparent - cross_fitted if known else None,
+        ),
+        shared=Level(**forms(quantization, choice.shared, _integer_interval(replicates.shared))),
+        classes=tuple(_describe(classes, counts, choice, replicates, rules, quantization)),
+        edits=(),
+    ).with_curve(shared_curve(counts, quantization, rules.objective, choice.shared))
 
 
 def best_thresholds(
@@ -181,25 +197,28 @@ def _describe(
     choice: Choice,
     replicates: _Replicates,
     rules: Rules,
+    quantization: Quantization,
 ) -> Iterator[ClassThreshold]:
-    positives, negatives = counts.totals
+    positives, negatives = (total.tolist() for total in counts.totals)
     for index, name in enumerate(classes):
         adopted = bool(choice.adopted[index])
-        drawn = replicates.own[:, index] if adopted else replicates.shared
+        drawn = _integer_interval(replicates.own[:, index] if adopted else replicates.shared)
+        images = positives[index] + negatives[index]
+        gain, low, high = (
+            _or_none(values[index]) for values in (choice.gain, choice.gain_low, choice.gain_high)
+        )
         yield ClassThreshold(
             name=name,
-            integer=int(choice.integers[index]),
+            **forms(quantization, choice.integers[index], drawn),
             adopted=adopted,
-            reason=_reason(choice, index, rules),
-            note=_note(int(positives[index]), int(negatives[index])),
             created_by="search",
-            positives=int(positives[index]),
-            negatives=int(negatives[index]),
-            interval=_integer_interval(drawn),
-            gain=_or_none(choice.gain[index]),
-            gain_interval=Interval(
-                _or_none(choice.gain_low[index]), _or_none(choice.gain_high[index])
-            ),
+            reason=_reason(choice, index, rules),
+            note=_note(positives[index], negatives[index]),
+            positives=positives[index],
+            negatives=negatives[index],
+            prevalence=positives[index] / images if images else None,
+            gain=gain,
+            gain_interval=None if low is None or high is None else (low, high),
         )
 
 

@@ -7,16 +7,21 @@ The confidence of an image is its largest softmax probability. Below the thresho
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.intervals import Interval, image_weights, interval
+from workbench.decide.intervals import Ends, image_weights, interval
 from workbench.decide.levels import check_scores, ratio
-from workbench.decide.recommendation import SCHEMA, Edit
+from workbench.decide.recommendation import (
+    SCHEMA,
+    ConfidenceScores,
+    Targets,
+    Unknown,
+    UnknownThreshold,
+)
 from workbench.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,106 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DECIMALS = 6  # of a confidence: float32 on the phone still tells these apart
 CURVE_POINTS = 201  # rows of threshold_curve.csv, one each half percent
-
-
-@dataclass(frozen=True)
-class UnknownThreshold:
-    """The confidence under which a single-label run answers "unknown"."""
-
-    classes: tuple[str, ...]
-    probability: float
-    coverage: float
-    coverage_interval: Interval
-    accepted_accuracy: float | None
-    accepted_accuracy_interval: Interval
-    utility: float
-    meets_target: bool
-    reason: str
-    target_accept_accuracy: float
-    min_coverage: float
-    penalty_incorrect: float
-    split: str
-    images: int
-    source_sha256: str | None
-    seed: int
-    replicates: int
-    edits: tuple[Edit, ...] = ()
-    curve: pd.DataFrame | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def created_by(self) -> str:
-        return "person" if self.edits else "search"
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """What is asked and what is kept, to be read by people."""
-        return pd.DataFrame(
-            {
-                "promise": ["right among the answers", "images that get an answer"],
-                "wanted": [self.target_accept_accuracy, self.min_coverage],
-                "reached": [_or_nan(self.accepted_accuracy), self.coverage],
-                "from": [_or_nan(i.low) for i in self._intervals],
-                "to": [_or_nan(i.high) for i in self._intervals],
-                "unknown below": self.probability,
-                "reason": self.reason,
-            }
-        )
-
-    @property
-    def _intervals(self) -> tuple[Interval, Interval]:
-        return self.accepted_accuracy_interval, self.coverage_interval
-
-    def edited(self, probability: float, who: str, when: str, why: str) -> UnknownThreshold:
-        """Return the threshold after a person's change to the nearest row of the curve."""
-        if not 0 <= probability <= 1:
-            raise InputError(f"the confidence threshold is {probability}; it must be 0 to 1")
-        row = self.curve.iloc[(self.curve.threshold - probability).abs().argmin()]
-        edit = Edit(who, when, why, {"unknown": (self.probability, float(row.threshold))})
-        return replace(
-            self,
-            probability=float(row.threshold),
-            coverage=float(row.coverage),
-            coverage_interval=Interval(None, None),
-            accepted_accuracy=_or_none(row.accepted_accuracy),
-            accepted_accuracy_interval=Interval(None, None),
-            utility=float(row.utility),
-            meets_target=bool(row.meets_target),
-            reason=f"set by {who}: {why}" if why else f"set by {who}",
-            edits=(*self.edits, edit),
-            curve=self.curve.assign(chosen=self.curve.threshold == row.threshold),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of threshold_recommendation.json for a single-label run."""
-        return {
-            "schema": SCHEMA,
-            "task": "single_label",
-            "created_by": self.created_by,
-            "objective": {
-                "target_accept_accuracy": self.target_accept_accuracy,
-                "min_coverage": self.min_coverage,
-                "penalty_incorrect": self.penalty_incorrect,
-            },
-            "scores": {
-                "split": self.split,
-                "images": self.images,
-                "source_sha256": self.source_sha256,
-            },
-            "seed": self.seed,
-            "bootstrap_replicates": self.replicates,
-            "unknown": {
-                "probability": self.probability,
-                "coverage": self.coverage,
-                "coverage_interval": self.coverage_interval.to_json(),
-                "accepted_accuracy": self.accepted_accuracy,
-                "accepted_accuracy_interval": self.accepted_accuracy_interval.to_json(),
-                "utility": self.utility,
-                "meets_target": self.meets_target,
-                "reason": self.reason,
-            },
-            "classes": list(self.classes),
-            "edits": [edit.to_json() for edit in self.edits],
-        }
 
 
 def search_unknown(
@@ -157,25 +62,30 @@ def search_unknown(
         confidence, correct, row.threshold, replicates, np.random.default_rng(seed)
     )
     return UnknownThreshold(
-        classes=tuple(classes),
-        probability=float(row.threshold),
-        coverage=float(row.coverage),
-        coverage_interval=coverage,
-        accepted_accuracy=_or_none(row.accepted_accuracy),
-        accepted_accuracy_interval=accuracy,
-        utility=float(row.utility),
-        meets_target=bool(row.meets_target),
-        reason=reason,
-        target_accept_accuracy=settings.threshold_target_accept_accuracy,
-        min_coverage=settings.threshold_min_coverage,
-        penalty_incorrect=settings.threshold_penalty_incorrect,
-        split=split,
-        images=len(confidence),
-        source_sha256=source_sha256,
+        schema_version=SCHEMA,
+        task="single_label",
+        created_by="search",
+        objective=Targets(
+            target_accept_accuracy=settings.threshold_target_accept_accuracy,
+            min_coverage=settings.threshold_min_coverage,
+            penalty_incorrect=settings.threshold_penalty_incorrect,
+        ),
+        scores=ConfidenceScores(split=split, images=len(confidence), source_sha256=source_sha256),
         seed=seed,
-        replicates=replicates,
-        curve=shown_curve.assign(chosen=shown_curve.threshold == row.threshold),
-    )
+        bootstrap_replicates=replicates,
+        unknown=Unknown(
+            probability=float(row.threshold),
+            coverage=float(row.coverage),
+            coverage_interval=coverage,
+            accepted_accuracy=_or_none(row.accepted_accuracy),
+            accepted_accuracy_interval=accuracy,
+            utility=float(row.utility),
+            meets_target=bool(row.meets_target),
+            reason=reason,
+        ),
+        classes=tuple(classes),
+        edits=(),
+    ).with_curve(shown_curve.assign(chosen=shown_curve.threshold == row.threshold))
 
 
 def answers(
@@ -250,7 +160,7 @@ def _intervals(
     threshold: float,
     replicates: int,
     rng: np.random.Generator,
-) -> tuple[Interval, Interval]:
+) -> tuple[Ends, Ends]:
     accepted = confidence >= threshold
     columns = np.stack([accepted, accepted & correct], axis=1).astype(np.float32)
     sums = np.concatenate(
@@ -262,7 +172,3 @@ def _intervals(
 
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value

@@ -82,8 +82,7 @@ def _drop_interval(
         _weighted_f1(theirs, truth, weights) - _weighted_f1(ours, truth, weights)
         for weights in bootstrap.image_weights(len(ours), replicates, rng)
     ]
-    found = bootstrap.interval(np.concatenate(differences))
-    return found.low, found.high
+    return bootstrap.interval(np.concatenate(differences)) or (None, None)
 
 
 def _weighted_f1(decisions: np.ndarray, truth: Truth, weights: np.ndarray) -> np.ndarray:

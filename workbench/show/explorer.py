@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.decide.levels import LevelCounts
-from workbench.decide.recommendation import Thresholds
-from workbench.decide.unknown import UnknownThreshold
+from workbench.decide.recommendation import Thresholds, UnknownThreshold
 
 FOLDER = Path(__file__).parent
 POLICY = (
@@ -72,7 +71,11 @@ def explorer_data(
     identity: str,
 ) -> dict[str, Any]:
     """Gather what the script needs: numbers, the recommendation and the command."""
-    data = {"id": identity, "command": command, "recommendation": thresholds.to_json()}
+    data = {
+        "id": identity,
+        "command": command,
+        "recommendation": thresholds.model_dump(mode="json"),
+    }
     if isinstance(thresholds, UnknownThreshold):
         curve = thresholds.curve.astype(object).where(thresholds.curve.notna(), None)
         return {**data, "curve": curve.to_dict("records")}

@@ -25,7 +25,7 @@ def overall(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def _ends(figure) -> dict[str, float | None]:
-    low, high = figure.interval.to_json() or (None, None)
+    low, high = figure.interval or (None, None)
     return {"from": low, "to": high}
 
 

@@ -77,9 +77,9 @@ def class_thresholds(thresholds: Thresholds, *, ax: Axes | None = None) -> Figur
     rows = len(thresholds.classes)
     ax = plain(_rows(rows, ax), "From which probability on the app says yes", "probability")
     y = np.arange(rows)[::-1]
-    ends = np.array([entry.interval for entry in thresholds.classes])
+    ends = np.array([entry.integer_interval for entry in thresholds.classes])
     low, high = thresholds.quantization.threshold_probabilities(ends).T
-    shared = float(thresholds.quantization.threshold_probabilities(thresholds.shared))
+    shared = thresholds.shared.probability
     own = thresholds.adopted
     ax.hlines(y, low, high, color=np.where(own, CHOSEN, QUIET).tolist(), alpha=0.5, linewidth=2)
     for chosen, colour, name in ((own, CHOSEN, "its own"), (~own, QUIET, "follows the global one")):

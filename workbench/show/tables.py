@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench.settings import Settings
 from workbench.files import digest_of
+from workbench.settings import Settings
 
 if TYPE_CHECKING:
     from workbench.run import Run

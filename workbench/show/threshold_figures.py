@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import pandas as pd
 from ipywidgets import Widget
 from matplotlib.figure import Figure
 
 from workbench.decide.calibration import reliability as reliability_table
+from workbench.decide.choice import keep_choice
 from workbench.run import Run
 from workbench.show import explorer, plots, widgets
-from workbench.show.figures import Table, table
+from workbench.show.tables import Table, table
 from workbench.steps import thresholds
 from workbench.steps.thresholds import Tuned
 
@@ -22,13 +22,14 @@ def tables(tuned: Tuned) -> list[Table]:
     thresholds = tuned.thresholds
     if tuned.scores.task == "single_label":
         return [table(thresholds.table)]
-    low, high = thresholds.apparent_interval.to_json() or (None, None)
-    expected = [
-        {"on": "the images that chose", "value": thresholds.apparent, "from": low, "to": high},
-        {"on": "held-out folds, chosen anew each time", "value": thresholds.cross_fitted},
-        {"on": "the difference: the luck of tuning", "value": thresholds.optimism},
+    expected = thresholds.expected
+    low, high = expected.apparent_interval or (None, None)
+    rows = [
+        {"on": "the images that chose", "value": expected.apparent, "from": low, "to": high},
+        {"on": "held-out folds, chosen anew each time", "value": expected.cross_fitted},
+        {"on": "the difference: the luck of tuning", "value": expected.optimism},
     ]
-    return [table(thresholds.table), table(expected)]
+    return [table(thresholds.table), table(rows)]
 
 
 def figures(tuned: Tuned) -> dict[str, Figure]:
@@ -36,10 +37,11 @@ def figures(tuned: Tuned) -> dict[str, Figure]:
     thresholds = tuned.thresholds
     if tuned.scores.task == "single_label":
         return {"threshold_analysis": plots.unknown_curve(thresholds.curve)}
-    ends = thresholds.quantization.threshold_probabilities(np.array(thresholds.shared_interval))
     return {
         "threshold_analysis": plots.class_thresholds(thresholds),
-        "threshold_curve": plots.threshold_curve(thresholds.curve, interval=tuple(ends)),
+        "threshold_curve": plots.threshold_curve(
+            thresholds.curve, interval=thresholds.shared.probability_interval
+        ),
     }
 
 
@@ -87,5 +89,5 @@ def live_explorer(run: Run, tuned: Tuned) -> Widget:
     command = thresholds.choice_command(run)
     piece = explorer.fragment(counts, tuned.thresholds, command)
     run.save_piece("threshold explorer", piece)
-    keep = partial(thresholds.keep_choice, run)
+    keep = partial(keep_choice, run.folder)
     return widgets.threshold_tuner(counts, tuned.thresholds, keep)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import ipywidgets as ipw
 
-from workbench.decide.unknown import UnknownThreshold
+from workbench.decide.recommendation import UnknownThreshold
 
 
 class UnknownTuner(ipw.VBox):
@@ -61,8 +61,9 @@ def describe(threshold: UnknownThreshold, place: int) -> str:
     kept = "Both promises are kept." if row.meets_target else "Not both promises are kept."
     return (
         f"Below confidence <b>{row.threshold:.3f}</b> the answer is <b>unknown</b>.<br>"
-        f"Of {threshold.images:,} images {row.answered:,} get an answer: {row.correct:,} right and "
-        f"{row.incorrect:,} wrong.<br>answered <b>{row.coverage:.1%}</b> · right <b>{right}</b> · "
-        f"{kept} Wanted: {threshold.target_accept_accuracy:.0%} right, "
-        f"{threshold.min_coverage:.0%} answered."
+        f"Of {threshold.scores.images:,} images {row.answered:,} get an answer: "
+        f"{row.correct:,} right and {row.incorrect:,} wrong.<br>"
+        f"answered <b>{row.coverage:.1%}</b> · right <b>{right}</b> · "
+        f"{kept} Wanted: {threshold.objective.target_accept_accuracy:.0%} right, "
+        f"{threshold.objective.min_coverage:.0%} answered."
     )

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 import ipywidgets as ipw
 
 from workbench.decide.levels import LevelCounts
-from workbench.decide.recommendation import Thresholds
-from workbench.decide.unknown import UnknownThreshold
+from workbench.decide.recommendation import Thresholds, UnknownThreshold
 from workbench.show.gallery import Picture, picture_html
 from workbench.show.tuner import ThresholdTuner, printable
 from workbench.show.unknown_tuner import UnknownTuner

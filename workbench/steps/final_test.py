@@ -12,11 +12,12 @@ import tf_keras as keras
 
 from workbench.data.tables import Split
 from workbench.data.views import letterboxed
-from workbench.decide import metrics, reading
+from workbench.decide import metrics
 from workbench.decide.calibration import correct
 from workbench.decide.comparison import Comparison, Predictions, compare
 from workbench.decide.metrics import worst_mistakes
 from workbench.decide.outcomes import probabilities
+from workbench.decide.recommendation import RECOMMENDATION, read
 from workbench.deploy import verify
 from workbench.deploy.bundle import seal, write_test_scores
 from workbench.deploy.gradcam import gradcam
@@ -28,7 +29,6 @@ from workbench.steps.data import load_dataset
 from workbench.steps.export import MODEL
 from workbench.steps.learning import STUDENT_WEIGHTS, TEACHER_WEIGHTS, load_student
 from workbench.steps.quantization import LADDER
-from workbench.steps.thresholds import RECOMMENDATION
 from workbench.train.predict import predict_logits
 
 LATENCY_THREADS = (1, 2)
@@ -98,7 +98,7 @@ def _evaluate(run: Run, split: Split, raw: np.ndarray, student: keras.Model) -> 
     float_logits = predict_logits(student, split, student_view(settings), size, settings)
     # A file with folded thresholds or a sigmoid inside has numbers and thresholds of its own.
     config = run.read_json(verify.CONFIG)
-    tuned = reading.read(run.need(RECOMMENDATION)).probability
+    tuned = read(run.need(RECOMMENDATION)).probability
     phone = _predictions(
         "INT8",
         split,

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workbench.decide import reading
 from workbench.decide.calibration import Calibration, calibrate
+from workbench.decide.choice import with_saved_choice
 from workbench.decide.levels import LevelCounts, Quantization, count_levels
 from workbench.decide.outcomes import probabilities
-from workbench.decide.recommendation import Thresholds
-from workbench.decide.thresholds import search, search_unknown
-from workbench.decide.unknown import UnknownThreshold
+from workbench.decide.recommendation import RECOMMENDATION, Thresholds, UnknownThreshold
+from workbench.decide.thresholds import search
+from workbench.decide.unknown import search_unknown
 from workbench.files import sha256, write_json, write_text
 from workbench.run import Run
 
-RECOMMENDATION = "threshold_recommendation.json"
 CURVE = "threshold_curve.csv"
-CHOICE = "threshold_choice.json"  # a person's edits; kept apart so that a rerun keeps them
 SCORES = "candidate_scores.npz"
 FLOAT_SCORES = "student_scores.npz"
 CALIBRATION = "calibration.json"
@@ -75,8 +72,7 @@ def tune(run: Run) -> Tuned:
     with run.step("06"):
         scores, classes = read_scores(run), read_classes(run)
         found = _search(run, scores, classes)
-        if run.path(CHOICE).exists():
-            found = reading.accept(found, reading.read(run.path(CHOICE)))
+        found = with_saved_choice(found, run.folder)
         write_thresholds(run, found)
         calibration = _calibrate(run, scores, classes)
         write_json(run.path(CALIBRATION), calibration.to_json())
@@ -112,27 +108,11 @@ def _float_probability(run: Run) -> np.ndarray:
 
 
 def write_thresholds(run: Run, found: Thresholds | UnknownThreshold) -> None:
-    write_json(run.path(RECOMMENDATION), found.to_json())
+    write_json(run.path(RECOMMENDATION), found.model_dump(mode="json"))
     if found.curve is not None:
         text = io.StringIO()
         found.curve.to_csv(text, index=False, lineterminator="\n")
         write_text(run.path(CURVE), text.getvalue())
-
-
-def apply_choice(run: Run, choice: Path) -> str:
-    """Accept a person's thresholds from the explorer, so that 06, 08 and 09 take them up."""
-    current = reading.read(run.need(RECOMMENDATION))
-    return keep_choice(run, reading.accept(current, reading.read(choice)))
-
-
-def keep_choice(run: Run, chosen: Thresholds | UnknownThreshold) -> str:
-    """Keep a person's thresholds beside the run; 06 puts them on top of its own."""
-    write_json(run.path(CHOICE), chosen.to_json())
-    return f"Kept for {run.name}; nothing will be trained. Take it up with: {next_command(run)}"
-
-
-def next_command(run: Run) -> str:
-    return f"python -m workbench run parameters/{run.name}.yaml --run {run.name} --from 06"
 
 
 def choice_command(run: Run) -> str:

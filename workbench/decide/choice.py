@@ -1,0 +1,76 @@
+"""A person's own thresholds beside a run: kept, put on top of every later search, or refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from workbench.decide.recommendation import RECOMMENDATION, Thresholds, UnknownThreshold, read
+from workbench.errors import InputError, MissingInputError
+from workbench.files import write_json
+
+CHOICE = "threshold_choice.json"  # apart from the recommendation, so that a new search keeps it
+
+log = logging.getLogger(__name__)
+
+
+def accept(
+    searched: Thresholds | UnknownThreshold, edited: Thresholds | UnknownThreshold
+) -> Thresholds | UnknownThreshold:
+    """Put a person's edits on top of a search, if they are about the same scores."""
+    check_fits(searched, edited)
+    return searched.with_edits_of(edited)
+
+
+def check_fits(
+    current: Thresholds | UnknownThreshold, edited: Thresholds | UnknownThreshold
+) -> None:
+    """Refuse edits that were made for other scores."""
+    if edited.task != current.task:
+        raise InputError("the edited recommendation is for the other task; tune this run again")
+    theirs = edited.identity()
+    for name, own in current.identity().items():
+        if own != theirs[name]:
+            raise InputError(
+                f"the edited recommendation belongs to another run: its {name} is "
+                f"{theirs[name]!r}, here it is {own!r}. Open the explorer of this run and edit "
+                "there."
+            )
+
+
+def with_saved_choice(
+    searched: Thresholds | UnknownThreshold, folder: Path
+) -> Thresholds | UnknownThreshold:
+    """Put the choice that a person saved in a run folder on top; say so where it does not fit."""
+    path = folder / CHOICE
+    if not path.exists():
+        return searched
+    try:
+        return accept(searched, read(path))
+    except InputError as error:
+        log.warning(
+            "%s was not applied: %s The searched thresholds are used; the file stays as it is.",
+            CHOICE, str(error).rstrip(".") + ".",
+        )  # fmt: skip
+        return searched
+
+
+def apply_choice(folder: Path, choice: Path) -> str:
+    """Keep the thresholds that a person saved from the explorer's page beside the run."""
+    if not (folder / RECOMMENDATION).exists():
+        raise MissingInputError(f"No {RECOMMENDATION} in {folder}. Run 06_tune_thresholds first")
+    chosen = read(choice)
+    check_fits(read(folder / RECOMMENDATION), chosen)
+    if not chosen.edits:
+        raise InputError(
+            f"{choice} changes no threshold: a person's change needs an entry in edits. "
+            "Move a slider in the explorer, then save"
+        )
+    return keep_choice(folder, chosen)
+
+
+def keep_choice(folder: Path, chosen: Thresholds | UnknownThreshold) -> str:
+    """Keep a person's thresholds beside the run; 06 puts them on top of its own."""
+    write_json(folder / CHOICE, chosen.model_dump(mode="json"))
+    command = f"python -m workbench run --run {folder.name} --from 06"
+    return f"Kept for {folder.name}; nothing will be trained. Take it up with: {command}"
