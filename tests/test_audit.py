@@ -259,19 +259,6 @@ def test_a_dataset_of_nothing_but_unreadable_images_has_an_audit(tmp_path):
     json.dumps(result.summary, allow_nan=False)
 
 
-def test_scores_bring_suspected_labels(tmp_path):
-    rng = np.random.default_rng(1)
-    truth = rng.random((200, 2)) < 0.4
-    given = truth.copy()
-    given[:6, 0] ^= True
-    names = np.array(["cat", "dog"], dtype=object)
-    dataset = labelled(tmp_path, [("val", tuple(names[row])) for row in given])
-    result = audit_dataset(dataset, QUARANTINE, scores=np.where(truth, 0.95, 0.05))
-    assert found(result, "label_error") | found(result, "missing_label") == {
-        f"{number}.jpg" for number in range(6)
-    }
-
-
 def test_facts_are_in_the_order_of_the_rows(folder):
     dataset = read_dataset(folder, FAIL)
     assert list(audit_dataset(dataset, FAIL).facts["image"]) == list(dataset.rows["filepath"])

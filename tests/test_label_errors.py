@@ -1,29 +1,36 @@
 """Scores that did not learn from a label can say which labels to look at again."""
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.data.audit.label_errors import audit_labels, suspect_labels
-from workbench.data.tables import Dataset
-from workbench.errors import InputError
+from workbench.data.audit.label_errors import COLUMNS, suspect_labels, write_label_errors
+from workbench.data.tables import Split, join_splits
+from workbench.errors import DatasetError, InputError
+from workbench.settings import AuditSettings, Settings
 
 CLASSES = ("cat", "dog", "fox")
 
 
-def rows_of(given: np.ndarray, unknown: np.ndarray | None = None) -> pd.DataFrame:
-    names = np.array(CLASSES, dtype=object)
+MULTI = Settings(num_classes="auto")
+SINGLE = Settings(num_classes="auto", task="single_label")
+
+
+def split_of(given: np.ndarray, unknown: np.ndarray | None = None) -> Split:
+    names = tuple(f"{number}.jpg" for number in range(len(given)))
     unknown = np.zeros_like(given) if unknown is None else unknown
-    return pd.DataFrame(
-        {
-            "split": "val",
-            "filepath": [f"{number}.jpg" for number in range(len(given))],
-            "labels": [tuple(names[row]) for row in given & ~unknown],
-            "unknown": [tuple(names[row]) for row in unknown],
-        }
-    )
+    targets = (given & ~unknown).astype(np.float32)
+    return Split("val", names, Path("images"), CLASSES, targets, 1 - unknown.astype(np.float32))
+
+
+def suspects_of(split: Split, scores: np.ndarray, settings: Settings = MULTI) -> pd.DataFrame:
+    """The suspicions, with the number of each image as a column."""
+    table = suspect_labels(split, split.targets, scores, split.mask, settings)
+    return table.assign(row=table["image"].str.removesuffix(".jpg").astype(int))
 
 
 def good_scores(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -47,9 +54,7 @@ def found(suspects: pd.DataFrame) -> set[tuple[int, str]]:
 
 def test_most_flipped_labels_are_named_and_most_named_are_flipped(rng, truth):
     flips = rng.random(truth.shape) < 0.05
-    suspects = suspect_labels(
-        rows_of(truth ^ flips), CLASSES, good_scores(truth, rng), "multilabel"
-    )
+    suspects = suspects_of(split_of(truth ^ flips), good_scores(truth, rng))
     planted = {(int(row), CLASSES[column]) for row, column in np.argwhere(flips)}
     right = planted & found(suspects)
     assert len(right) >= 0.6 * len(planted)
@@ -61,8 +66,9 @@ def test_wrong_and_missing_labels_are_told_apart(rng, truth):
     given[0], given[1] = [True, False, False], [False, False, False]
     scores = good_scores(given, rng)
     scores[0, 0], scores[1, 2] = 0.01, 0.99
-    suspects = suspect_labels(rows_of(given), CLASSES, scores, "multilabel").set_index("row")
-    assert bool(suspects.loc[0, "given"]) and not bool(suspects.loc[1, "given"])
+    suspects = suspects_of(split_of(given), scores).set_index("row")
+    assert suspects.loc[0, ["given", "suggested"]].tolist() == ["cat", ""]
+    assert suspects.loc[1, ["given", "suggested"]].tolist() == ["", "fox"]
 
 
 def test_the_strongest_suspicion_comes_first(rng, truth):
@@ -70,7 +76,7 @@ def test_the_strongest_suspicion_comes_first(rng, truth):
     given[7] = [True, False, False]
     scores = good_scores(given, rng)
     scores[7, 0] = 0.0
-    suspects = suspect_labels(rows_of(given), CLASSES, scores, "multilabel")
+    suspects = suspects_of(split_of(given), scores)
     assert suspects["row"].iloc[0] == 7
 
 
@@ -79,7 +85,7 @@ def test_unknown_labels_are_not_suspected(rng, truth):
     unknown[:300, 1] = True
     scores = good_scores(truth, rng)
     scores[:300, 1] = 1 - scores[:300, 1]
-    suspects = suspect_labels(rows_of(truth, unknown), CLASSES, scores, "multilabel")
+    suspects = suspects_of(split_of(truth, unknown), scores)
     assert not {(row, name) for row, name in found(suspects) if row < 300 and name == "dog"}
 
 
@@ -87,7 +93,7 @@ def test_rows_without_an_honest_score_are_left_out(rng, truth):
     given = truth ^ (rng.random(truth.shape) < 0.05)
     scores = good_scores(truth, rng)
     scores[:400] = np.nan
-    suspects = suspect_labels(rows_of(given), CLASSES, scores, "multilabel")
+    suspects = suspects_of(split_of(given), scores)
     assert len(suspects) and suspects["row"].min() >= 400
 
 
@@ -95,7 +101,7 @@ def test_a_class_with_too_few_examples_is_not_judged(rng, truth):
     truth[:, 2] = False
     truth[:3, 2] = True
     scores = good_scores(truth, rng)
-    suspects = suspect_labels(rows_of(truth), CLASSES, scores, "multilabel")
+    suspects = suspects_of(split_of(truth), scores)
     assert "fox" not in set(suspects["class"])
 
 
@@ -106,33 +112,63 @@ def test_a_single_label_is_disputed_by_the_likelier_class(rng):
     labels = truth.copy()
     labels[:12] = (labels[:12] + 1) % 3
     given = np.eye(3, dtype=bool)[labels]
-    suspects = suspect_labels(rows_of(given), CLASSES, scores, "single_label")
+    suspects = suspects_of(split_of(given), scores, SINGLE)
     assert set(suspects["row"]) == set(range(12))
-    assert list(suspects["instead"]) == [CLASSES[truth[row]] for row in suspects["row"]]
+    assert list(suspects["suggested"]) == [CLASSES[truth[row]] for row in suspects["row"]]
 
 
-def test_one_split_can_be_judged_alone(rng, truth, tmp_path):
+def test_what_each_fold_validated_on_covers_all_of_train(rng, truth):
     flips = rng.random(truth.shape) < 0.05
-    rows = rows_of(truth ^ flips)
-    rows.loc[::2, "split"] = "train"
-    scores = good_scores(truth, rng)[1::2]
-    findings = audit_labels(Dataset(tmp_path, CLASSES, rows), "val", scores, "multilabel")
-    flipped = {f"{row}.jpg" for row in np.flatnonzero(flips.any(axis=1)) if row % 2}
-    assert set(findings["split"]) == {"val"}
-    assert len(flipped & set(findings["image"])) >= 0.6 * len(flipped)
+    whole = split_of(truth ^ flips)
+    parts = [slice(0, 200), slice(200, 600)]
+    folds = [
+        replace(whole, filepaths=whole.filepaths[p], targets=whole.targets[p], mask=whole.mask[p])
+        for p in parts
+    ]
+    joined = join_splits(folds)
+    scores = np.concatenate([good_scores(truth, rng)[part] for part in parts])
+    suspects = suspect_labels(joined, joined.targets, scores, joined.mask, MULTI)
+    flipped = {f"{row}.jpg" for row in np.flatnonzero(flips.any(axis=1))}
+    assert set(suspects["split"]) == {"train"}
+    assert len(flipped & set(suspects["image"])) >= 0.6 * len(flipped)
+
+
+def test_folds_that_share_an_image_are_not_joined(truth):
+    with pytest.raises(DatasetError, match="some images twice"):
+        join_splits([split_of(truth), split_of(truth)])
+
+
+def test_a_frame_of_images_serves_as_well(rng, truth):
+    flips = rng.random(truth.shape) < 0.05
+    split, scores = split_of(truth ^ flips), good_scores(truth, rng)
+    frame = pd.DataFrame({"image": split.filepaths, "split": "val"})
+    table = suspect_labels(frame, split.targets, scores, split.mask, MULTI, classes=CLASSES)
+    pd.testing.assert_frame_equal(table, suspects_of(split, scores).drop(columns="row"))
+
+
+def test_the_setting_turns_the_search_off(rng, truth):
+    off = MULTI.model_copy(update={"audit": AuditSettings(label_errors=False)})
+    flips = rng.random(truth.shape) < 0.05
+    assert suspects_of(split_of(truth ^ flips), good_scores(truth, rng), off).empty
+
+
+def test_the_table_is_written_without_formulas(tmp_path):
+    row = ["=1+1.jpg", "val", "cat", "cat", "", 0.9]
+    path = write_label_errors(pd.DataFrame([row], columns=COLUMNS), tmp_path)
+    assert path.read_text().splitlines()[1] == "'=1+1.jpg,val,cat,cat,,0.9"
 
 
 def test_scores_of_another_shape_are_refused(truth):
-    with pytest.raises(InputError, match=r"scores are \(600, 2\); they must be \(600, 3\)"):
-        suspect_labels(rows_of(truth), CLASSES, np.zeros((600, 2)), "multilabel")
+    with pytest.raises(InputError, match=r"probabilities are \(600, 2\); they must be \(600, 3\)"):
+        suspects_of(split_of(truth), np.zeros((600, 2)))
 
 
 def test_logits_are_refused(truth):
-    with pytest.raises(InputError, match="must be probabilities"):
-        suspect_labels(rows_of(truth), CLASSES, np.full(truth.shape, 3.0), "multilabel")
+    with pytest.raises(InputError, match="probabilities must be 0 to 1"):
+        suspects_of(split_of(truth), np.full(truth.shape, 3.0))
 
 
 def test_without_cleanlab_nothing_is_suspected_and_the_log_says_so(truth, rng, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
-    suspects = suspect_labels(rows_of(truth), CLASSES, good_scores(truth, rng), "multilabel")
+    suspects = suspects_of(split_of(truth), good_scores(truth, rng))
     assert suspects.empty and "pip install cleanlab" in caplog.text

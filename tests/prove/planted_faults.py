@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance, ImageFilter
 
+from workbench.data.audit.label_errors import suspect_labels
 from workbench.data.audit.report import Audit, audit_dataset
 from workbench.data.demo import CLASSES, draw_photo
-from workbench.data.tables import Dataset, read_dataset
+from workbench.data.tables import Dataset, Split, join_splits, read_dataset
 from workbench.settings import DatasetSettings, Settings
 
 SETTINGS = Settings(num_classes="auto", dataset=DatasetSettings(on_bad_image="quarantine"))
@@ -141,8 +142,8 @@ def plant_broken(
     images: Path, planted: Planted, originals: Iterator[int], faults: int, rng: np.random.Generator
 ) -> None:
     """Add files that are no images, and images that end too early."""
-    strangers = (b"", b"<!DOCTYPE html><p>404", b"\x00" * 4096, b"\x89PNG\r\n\x1a\nbut no more")
-    for number, content in zip(range(faults), cycle(strangers), strict=False):
+    no_images = (b"", b"<!DOCTYPE html><p>404", b"\x00" * 4096, b"\x89PNG\r\n\x1a\nbut no more")
+    for number, content in zip(range(faults), cycle(no_images), strict=False):
         add(images, planted, "unreadable", f"broken_{number:05d}.jpg", rng).write_bytes(content)
     for number in range(faults):
         suffix, options = (("jpg", {"quality": 90}), ("png", {}))[number % 2]
@@ -265,15 +266,14 @@ def flip_labels(
     return Dataset(dataset.images, dataset.classes, rows), flips
 
 
-def honest_scores(dataset: Dataset) -> np.ndarray:
+def honest_scores(split: Split) -> np.ndarray:
     """Score every image by a model that saw neither the image nor its label: five folds."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
-    features = np.array([colours_of(dataset.images / name) for name in dataset.rows["filepath"]])
-    scores = np.empty((len(dataset.rows), len(dataset.classes)))
-    for number, name in enumerate(dataset.classes):
-        target = np.array([name in labels for labels in dataset.rows["labels"]])
+    features = np.array([colours_of(split.path(index)) for index in range(len(split))])
+    scores = np.empty(split.targets.shape)
+    for number, target in enumerate(split.targets.T):
         model = LogisticRegression(C=3, max_iter=300)
         probability = cross_val_predict(model, features, target, cv=5, method="predict_proba")
         scores[:, number] = probability[:, 1]
@@ -287,18 +287,23 @@ def colours_of(path: Path) -> np.ndarray:
 
 
 def measure_flips(images: int, seed: int = 7) -> list[dict]:
-    """Flip labels of a clean dataset and see whether the audit names them."""
+    """Flip labels of a clean dataset and see whether they are suspected."""
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         plant(Path(folder) / "data", images, 0, seed)
         clean = read_dataset(Path(folder) / "data", SETTINGS)
         dataset, flips = flip_labels(clean, FLIPPED_SHARE, rng)
-        audit = audit_dataset(dataset, SETTINGS, scores=honest_scores(dataset))
-    number = {name: column for column, name in enumerate(dataset.classes)}
-    doubted = np.zeros_like(flips)
-    doubted[audit.suspects["row"].astype(int), audit.suspects["class"].map(number)] = True
-    cells = [{tuple(cell) for cell in np.argwhere(which)} for which in (flips, doubted)]
-    return [compare("flipped labels", *cells)]
+        split = join_splits([dataset.split(name) for name in ("train", "val", "test")])
+        scores = honest_scores(split)
+    suspects = suspect_labels(split, split.targets, scores, split.mask, SETTINGS)
+    doubted = set(zip(suspects["image"], suspects["class"], strict=True))
+    named = dict(zip(dataset.rows["filepath"], flips, strict=True))
+    flipped = {
+        (image, dataset.classes[column])
+        for image, row in named.items()
+        for column in np.flatnonzero(row)
+    }
+    return [compare("flipped labels", flipped, doubted)]
 
 
 def run(images: int = 3000, faults: int = 100, seed: int = 7) -> list[dict]:

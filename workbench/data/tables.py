@@ -74,6 +74,20 @@ class Split:
         return self.images / self.filepaths[index]
 
 
+def join_splits(splits: Sequence[Split], name: str = "train") -> Split:
+    """Join splits of several runs, such as what each fold validated on; no image twice."""
+    first = splits[0]
+    filepaths = tuple(path for split in splits for path in split.filepaths)
+    others = [s for s in splits if (s.classes, s.images) != (first.classes, first.images)]
+    if others or len(set(filepaths)) < len(filepaths):
+        what = "other classes or images" if others else "some images twice"
+        raise DatasetError(f"These splits have {what}. Join those of the folds of one dataset")
+    targets, mask = (
+        np.concatenate([getattr(split, array) for split in splits]) for array in ("targets", "mask")
+    )
+    return replace(first, name=name, filepaths=filepaths, targets=targets, mask=mask)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """All splits; `rows` has split, filepath, labels, unknown (tuples), source, line."""

@@ -37,8 +37,6 @@ KINDS: dict[str, Kind] = {
     "class_missing": Kind("error", "a split has no image of this class"),
     "exact_duplicate": Kind("warning", "the same bytes under several names"),
     "near_duplicate": Kind("warning", "the same photo, saved, resized, lit or cut differently"),
-    "label_error": Kind("warning", "the label is there, the scores say it should not be"),
-    "missing_label": Kind("warning", "the label is not there, the scores say it should be"),
     "class_too_small": Kind("warning", "too few examples in val to tune a threshold on"),
     "class_always_on": Kind("warning", "every image of the split has this class"),
     "split_drift": Kind("warning", "the share of a class differs between splits beyond chance"),

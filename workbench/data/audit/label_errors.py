@@ -1,71 +1,80 @@
 """Labels that a trained network disputes: probably wrong ones, and probably forgotten ones.
 
 Confident learning (Northcutt, Jiang, Chuang 2021) through cleanlab, class by class. It needs
-scores of a network that did not learn from the row in question; rows without are left out. What
-comes back are suspicions, strongest first, never corrections.
+probabilities of a network that did not learn from the image in question: those of validation, or
+of several fold runs joined by `join_splits`. Suspicions, strongest first, never corrections.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit.findings import Findings
-from workbench.data.audit.label_statistics import label_matrix
+from workbench.data.cells import csv_text
+from workbench.data.tables import Split
 from workbench.errors import InputError
-
-if TYPE_CHECKING:
-    from workbench.data.tables import Dataset
+from workbench.files import write_text
+from workbench.settings import Settings
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("row", "class", "given", "probability", "instead")
+LABEL_ERRORS = "label_errors.csv"
+COLUMNS = ["image", "split", "class", "given", "suggested", "score"]
 FEWEST_EXAMPLES = 5  # of either side; below, the noise of a class cannot be estimated
 
 Filter = Callable[..., np.ndarray]
 
 
-def audit_labels(dataset: Dataset, split: str, scores: np.ndarray, task: str) -> pd.DataFrame:
-    """Give the findings about the labels of one split from its probabilities [images, classes].
-
-    What notebook 03 can add to the audit without opening an image again.
-    """
-    rows = dataset.rows[dataset.rows["split"] == split].rename(columns={"filepath": "image"})
-    findings = Findings()
-    judge_suspects(suspect_labels(rows, dataset.classes, scores, task), rows, findings)
-    return findings.table()
-
-
 def suspect_labels(
-    rows: pd.DataFrame, classes: tuple[str, ...], scores: np.ndarray, task: str
+    images: Split | pd.DataFrame,
+    y_true: np.ndarray,
+    probabilities: np.ndarray,
+    mask: np.ndarray,
+    settings: Settings,
+    *,
+    classes: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Name doubtful labels: row number, class, given or not, probability, likelier class.
+    """Name doubtful labels: image, split, class, given, suggested, score (1 is surely wrong).
 
-    `scores`: probabilities float [rows, classes], a row of NaN where there is no honest score.
+    `given` and `suggested` name a class or, for none, nothing. Arrays are [images, classes]; a row
+    of NaN has no honest probabilities and is left out. A frame has the columns image and split, and
+    needs `classes`.
     """
-    _check(scores, len(rows), len(classes))
-    find = _load_filter()
-    scored = np.flatnonzero(~np.isnan(scores).any(axis=1))
+    if isinstance(images, Split):
+        classes, frame = images.classes, {"image": images.filepaths, "split": images.name}
+        images = pd.DataFrame(frame)
+    y_true, mask, probabilities = (np.asarray(array) for array in (y_true, mask, probabilities))
+    _check(probabilities, (len(images), len(classes)))
+    find = _load_filter() if settings.audit.label_errors else None
+    scored = np.flatnonzero(~np.isnan(probabilities).any(axis=1))
     if find is None or len(scored) == 0:
-        return pd.DataFrame(columns=list(COLUMNS))
-    suspects = _suspects_multilabel if task == "multilabel" else _suspects_single
-    table = suspects(rows.iloc[scored], classes, scores[scored], find)
-    table["row"] = scored[table["row"].to_numpy(np.int64)]
-    return table
+        return pd.DataFrame(columns=COLUMNS)
+    suspects = _multilabel if settings.task == "multilabel" else _single_label
+    table = suspects(y_true[scored], probabilities[scored], mask[scored] > 0, list(classes), find)
+    names = images.iloc[scored[table.pop("row").to_numpy(np.int64)]].reset_index(drop=True)
+    table = pd.concat([names[["image", "split"]], table], axis=1)[COLUMNS]
+    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
-def _check(scores: np.ndarray, rows: int, classes: int) -> None:
-    if scores.shape != (rows, classes):
+def write_label_errors(suspects: pd.DataFrame, folder: Path) -> Path:
+    """Write the suspicions as CSV; no cell can run as a formula."""
+    path = folder / LABEL_ERRORS
+    write_text(path, csv_text(suspects.columns, suspects.itertuples(index=False)))
+    return path
+
+
+def _check(probabilities: np.ndarray, shape: tuple[int, int]) -> None:
+    if probabilities.shape != shape:
         raise InputError(
-            f"scores are {scores.shape}; they must be {(rows, classes)}: one row an image, one "
+            f"probabilities are {probabilities.shape}; they must be {shape}: one row an image, one "
             "column a class"
         )
-    if np.nanmin(scores, initial=0) < 0 or np.nanmax(scores, initial=0) > 1:
-        raise InputError("scores must be probabilities, 0 to 1: apply the sigmoid or softmax first")
+    if np.nanmin(probabilities, initial=0) < 0 or np.nanmax(probabilities, initial=0) > 1:
+        raise InputError("probabilities must be 0 to 1: apply the sigmoid or softmax first")
 
 
 def _load_filter() -> Filter | None:
@@ -78,67 +87,41 @@ def _load_filter() -> Filter | None:
     return find_label_issues
 
 
-def _suspects_multilabel(
-    rows: pd.DataFrame, classes: tuple[str, ...], scores: np.ndarray, find: Filter
+def _multilabel(
+    y_true: np.ndarray, probabilities: np.ndarray, known: np.ndarray, classes: list, find: Filter
 ) -> pd.DataFrame:
     """Ask class by class, on the rows where the label is known."""
-    labels = label_matrix(rows["labels"], classes).tocsc()
-    unknown = label_matrix(rows["unknown"], classes).tocsc()
-    tables = [pd.DataFrame(columns=list(COLUMNS))]
+    tables = [pd.DataFrame(columns=["row", "class", "given", "suggested", "score"])]
     for number, name in enumerate(classes):
-        known = np.flatnonzero(unknown[:, [number]].toarray().ravel() == 0)
-        given = labels[:, [number]].toarray().ravel()[known]
+        rows = np.flatnonzero(known[:, number])
+        given = (y_true[rows, number] > 0).astype(np.int64)
         if min(given.sum(), len(given) - given.sum()) < FEWEST_EXAMPLES:
             log.info("Labels of class %r are not checked: too few examples with scores", name)
             continue
-        probability = scores[known, number].astype(np.float64)
-        doubtful = find(given, np.stack([1 - probability, probability], axis=1), n_jobs=1)
-        table = {"row": known, "class": name, "given": given == 1, "probability": probability}
-        tables.append(pd.DataFrame(table | {"instead": ""})[doubtful])
-    table = pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
-    probability = table["probability"].astype(float)
-    return _strongest_first(table, probability.where(~table["given"].astype(bool), 1 - probability))
+        chance = probabilities[rows, number].astype(np.float64)
+        doubtful = find(given, np.stack([1 - chance, chance], axis=1), n_jobs=1)
+        rows, given, chance = rows[doubtful], given[doubtful] > 0, chance[doubtful]
+        words = {"given": np.where(given, name, ""), "suggested": np.where(given, "", name)}
+        score = np.where(given, 1 - chance, chance)
+        tables.append(pd.DataFrame({"row": rows, "class": name, **words, "score": score}))
+    return pd.concat([part for part in tables if len(part)] or tables, ignore_index=True)
 
 
-def _suspects_single(
-    rows: pd.DataFrame, classes: tuple[str, ...], scores: np.ndarray, find: Filter
+def _single_label(
+    y_true: np.ndarray, probabilities: np.ndarray, known: np.ndarray, classes: list, find: Filter
 ) -> pd.DataFrame:
     """Ask over all classes that have examples; a row has exactly one."""
-    given = pd.Index(classes).get_indexer([labels[0] for labels in rows["labels"]])
+    given = y_true.argmax(axis=1)
     present = np.flatnonzero(np.bincount(given, minlength=len(classes)) >= FEWEST_EXAMPLES)
-    row = np.flatnonzero(np.isin(given, present))
+    rows = np.flatnonzero(np.isin(given, present) & known.all(axis=1))
     if len(present) < 2:
-        return pd.DataFrame(columns=list(COLUMNS))
-    probability = scores[row][:, present].astype(np.float64)
-    probability /= np.maximum(probability.sum(axis=1, keepdims=True), 1e-12)
-    own = np.searchsorted(present, given[row])
-    doubtful = np.flatnonzero(find(own, probability, n_jobs=1))
+        return pd.DataFrame(columns=["row", "class", "given", "suggested", "score"])
+    chance = probabilities[rows][:, present].astype(np.float64)
+    chance /= np.maximum(chance.sum(axis=1, keepdims=True), 1e-12)
+    own = np.searchsorted(present, given[rows])
+    doubtful = np.flatnonzero(find(own, chance, n_jobs=1))
     names = np.array(classes, dtype=object)[present]
-    table = pd.DataFrame(
-        {
-            "row": row[doubtful],
-            "class": names[own[doubtful]],
-            "given": True,
-            "probability": probability[doubtful, own[doubtful]],
-            "instead": names[probability[doubtful].argmax(axis=1)],
-        }
-    )
-    return _strongest_first(table, 1 - table["probability"])
-
-
-def _strongest_first(table: pd.DataFrame, doubt: pd.Series) -> pd.DataFrame:
-    order = np.argsort(-np.asarray(doubt, dtype=float), kind="stable")
-    return table.iloc[order].reset_index(drop=True)
-
-
-def judge_suspects(suspects: pd.DataFrame, rows: pd.DataFrame, findings: Findings) -> None:
-    """Add suspected wrong and missing labels; `rows` has image and split."""
-    given = suspects["given"].to_numpy(bool)
-    chance = suspects["probability"].map("{:.0%}".format)
-    instead = suspects["instead"].map(lambda name: f", more likely {name!r}" if name else "")
-    name = suspects["class"].map(repr)
-    wrong = name + " is given, the scores say " + chance + instead
-    missing = name + " is not given, the scores say " + chance
-    for kind, which, detail in (("label_error", given, wrong), ("missing_label", ~given, missing)):
-        chosen = rows.iloc[suspects["row"].to_numpy(np.int64)[which]]
-        findings.add(kind, chosen, detail[which], order=np.flatnonzero(which))
+    own, chance = own[doubtful], chance[doubtful]
+    table = {"row": rows[doubtful], "class": names[own], "given": names[own]}
+    score = 1 - chance[np.arange(len(own)), own]
+    return pd.DataFrame(table | {"suggested": names[chance.argmax(axis=1)], "score": score})

@@ -26,8 +26,6 @@ from workbench.data.audit.findings import (
     judge_labels,
     judge_pictures,
 )
-from workbench.data.audit.label_errors import COLUMNS as SUSPECT_COLUMNS
-from workbench.data.audit.label_errors import judge_suspects, suspect_labels
 from workbench.data.audit.label_statistics import SPLITS, LabelStatistics, label_statistics
 from workbench.data.audit.likeness import Thumbnails
 from workbench.data.audit.resplit import ASIDE, Resplit, propose_resplit
@@ -224,7 +222,6 @@ class Audit:
     statistics: LabelStatistics
     duplicates: Duplicates
     proposal: Resplit
-    suspects: pd.DataFrame  # doubtful labels: row, class, given, probability, instead
     exhibits: tuple[Exhibit, ...]  # the worst images, decoded small
     unreadable: tuple[str, ...]  # one sentence each, with table and line
     quarantine: pd.DataFrame
@@ -258,19 +255,12 @@ class Audit:
         return "\n".join(shown)
 
 
-def audit_dataset(
-    dataset: Dataset, settings: Settings, *, scores: np.ndarray | None = None
-) -> Audit:
-    """Look at every image and every label once.
-
-    `scores`: probabilities float [rows, classes] that come from a network that did not train on
-    the row, NaN rows where there is none.
-    """
+def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
+    """Look at every image and every label once."""
     threads = count_cores(settings.run.threads)
     facts, duplicates = _examine(dataset, settings, threads)
     statistics = label_statistics(dataset)
-    suspects = _suspect(dataset, settings, scores)
-    findings = _judge(dataset, settings, facts, duplicates, statistics, suspects)
+    findings = _judge(dataset, settings, facts, duplicates, statistics)
     reasons = _reasons(facts)
     proposal = propose_resplit(dataset, duplicates, reasons)
     kept = dataset
@@ -285,7 +275,6 @@ def audit_dataset(
         statistics=statistics,
         duplicates=duplicates,
         proposal=proposal,
-        suspects=suspects,
         exhibits=worst_images(dataset, findings, duplicates, settings),
         unreadable=_sentences(dataset.rows, reasons),
         quarantine=kept.quarantine,
@@ -311,19 +300,12 @@ def _examine(dataset: Dataset, settings: Settings, threads: int) -> tuple[pd.Dat
     return table, duplicates
 
 
-def _suspect(dataset: Dataset, settings: Settings, scores: np.ndarray | None) -> pd.DataFrame:
-    if scores is None or not settings.audit.label_errors:
-        return pd.DataFrame(columns=list(SUSPECT_COLUMNS))
-    return suspect_labels(dataset.rows, dataset.classes, np.asarray(scores), settings.task)
-
-
 def _judge(
     dataset: Dataset,
     settings: Settings,
     facts: pd.DataFrame,
     duplicates: Duplicates,
     statistics: LabelStatistics,
-    suspects: pd.DataFrame,
 ) -> pd.DataFrame:
     findings = Findings()
     rows = dataset.rows.rename(columns={"filepath": "image"})
@@ -331,7 +313,6 @@ def _judge(
     judge_duplicates(rows, duplicates, findings)
     judge_pictures(facts, settings.student_size, settings.audit, findings)
     judge_labels(rows, statistics, settings.audit, findings)
-    judge_suspects(suspects, rows, findings)
     missing = dataset.quarantine.rename(columns={"filepath": "image"})
     findings.add("unreadable", missing, missing["reason"], "warning")
     return findings.table()
