@@ -1,84 +1,182 @@
-"""The comparison of two runs says who is better only where the images say so."""
+"""Two run folders are compared by the files they hold: on test, or on validation for a what-if."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from tests.decision_doubles import NAUGHTY
-from workbench.benchmarks import thresholds as benchmark
-from workbench.decide.comparison import Predictions, compare
-from workbench.show import compare as shown
+from tests.decision_doubles import SCALE, ZERO_POINT, names
+from workbench.compare import compare_on_validation, compare_runs
+from workbench.data.tables import TABLES, Dataset, write_tables
+from workbench.decide.comparison import Comparison
+from workbench.decide.levels import Quantization
+from workbench.decide.outcomes import probabilities
+from workbench.decide.thresholds import search
+from workbench.errors import InputError, MissingInputError
+from workbench.files import sha256, write_json
+from workbench.settings import Settings, ThresholdSearchSettings
+
+IMAGES, CLASSES = 200, names(3)
+LABELS = np.random.default_rng(0).random((IMAGES, len(CLASSES))) < 0.3
 
 
-def run(name, lift, seed=0, classes=3):
-    rng = np.random.default_rng(0)
-    y_true = rng.random((400, classes)) < 0.3
-    y_true[:, -1] = False
-    noise = np.random.default_rng(seed).normal(0, 0.25, y_true.shape)
-    scores = np.clip(0.4 + lift * y_true + noise, 0, 1)
-    files = tuple(f"{number}.jpg" for number in range(400))
-    return Predictions(name, files, NAUGHTY[:classes], y_true, scores, 0.6, "multilabel")
+def make_run(folder, split="val"):
+    """Write what 01 leaves of a dataset with one split, and the settings."""
+    folder.mkdir()
+    rows = [
+        {
+            "filepath": f"{number}.jpg",
+            "split": split,
+            "labels": tuple(name for name, there in zip(CLASSES, row, strict=True) if there),
+            "unknown": (),
+        }
+        for number, row in enumerate(LABELS)
+    ]
+    quarantine = pd.DataFrame(columns=["filepath", "split", "labels", "reason", "source", "line"])
+    write_tables(Dataset(folder, CLASSES, pd.DataFrame(rows), quarantine), folder / TABLES)
+    values = Settings().model_dump()
+    write_json(folder / "training_config.json", values | {"num_classes": "auto"})
+    return folder
 
 
-@pytest.fixture(scope="module")
-def better():
-    return compare(run("demo", 0.1), run("lite2 <b>", 0.4), replicates=100, seed=0)
+def draw_logits(lift, seed=1):
+    noise = np.random.default_rng(seed).normal(0, 1, LABELS.shape)
+    return np.clip(noise - 1 + lift * LABELS, -6, 6).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def alike():
-    return compare(run("demo", 0.3), run("other", 0.3, seed=1), replicates=100, seed=0)
+def score(folder, name, lift):
+    np.savez(folder / f"{name}_scores.npz", logits=draw_logits(lift))
 
 
-def test_the_first_line_is_the_answer(better, alike):
-    assert shown.text(better).startswith("lite2 <b> is better than demo: +")
-    assert shown.text(alike).startswith("These images do not tell demo and other apart")
+def make_candidate(folder, lift, *, tune=False):
+    """Write an 8-bit candidate's scores and, as 06 does, the thresholds searched on them."""
+    raw = np.clip(np.rint(draw_logits(lift) / SCALE) + ZERO_POINT, -128, 127).astype(np.int8)
+    path = folder / "candidate_scores.npz"
+    np.savez(path, raw=raw, scale=SCALE, zero_point=ZERO_POINT)
+    if tune:
+        knobs = ThresholdSearchSettings(bootstrap_replicates=20)
+        found = search(
+            LABELS, raw, SCALE, ZERO_POINT, knobs, CLASSES, 0, source_sha256=sha256(path)
+        )
+        write_json(folder / "threshold_recommendation.json", found.to_json())
+        return found
 
 
-def test_the_text_names_every_figure_and_the_classes_that_moved(better):
-    text = shown.text(better, classes=1)
-    assert "F1 macro" in text and "mAP" in text
-    assert "F1 of the 1 classes that differ the most" in text
+def f1_macro(comparison: Comparison):
+    return comparison.overall.set_index("figure").loc["f1_macro"]
 
 
-def test_no_line_of_the_text_is_wider_than_a_terminal(better):
-    assert max(map(len, shown.text(better).splitlines())) <= 110
+@pytest.fixture
+def runs(tmp_path):
+    return make_run(tmp_path / "demo"), make_run(tmp_path / "more_qat")
 
 
-def test_the_page_holds_names_as_text(better):
-    page = shown.page(better)
-    assert "lite2 <b>" not in page and "<script" not in page and "<img src=x" not in page
-    assert "lite2 &lt;b&gt;" in page
+def test_a_what_if_with_better_candidates_is_better_on_validation(runs):
+    make_candidate(runs[0], 1)
+    make_candidate(runs[1], 3)
+    found = compare_on_validation(*runs)
+    assert (found.first, found.second, found.images) == ("demo", "more_qat", IMAGES)
+    assert f1_macro(found).verdict == "better"
+    assert f1_macro(found).low > 0
 
 
-def test_the_page_asks_for_nothing_from_outside(better):
-    page = shown.page(better)
-    assert "http:" not in page and "https:" not in page and "default-src 'none'" in page
+def test_a_run_does_not_differ_from_itself(runs):
+    make_candidate(runs[0], 2, tune=True)
+    row = f1_macro(compare_on_validation(runs[0], runs[0]))
+    assert (row.difference, row.low, row.high, row.verdict) == (0, 0, 0, "open")
 
 
-def test_a_class_without_images_is_left_out_of_the_class_table(better):
-    assert NAUGHTY[2] not in set(shown.moved_classes(better)["class"])
+def test_tuned_candidates_answer_at_their_own_thresholds(runs):
+    for folder in runs:
+        tuned = make_candidate(folder, 2, tune=True)
+    right = LABELS
+    said = tuned.probability <= Quantization(SCALE, ZERO_POINT).probabilities(
+        np.load(runs[0] / "candidate_scores.npz")["raw"]
+    )
+    counts = [(said & right).sum(0), (said & ~right).sum(0), (~said & right).sum(0)]
+    expected = np.mean(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
+    assert f1_macro(compare_on_validation(*runs))["first"] == pytest.approx(expected)
 
 
-def test_figures_go_out_as_strict_json(better):
-    json.dumps(better.to_json(), allow_nan=False)
+@pytest.mark.parametrize("outdated", [False, True], ids=["not tuned", "tuned for other scores"])
+def test_candidates_are_compared_at_one_half_where_one_lacks_its_thresholds(runs, outdated):
+    make_candidate(runs[0], 2, tune=True)
+    make_candidate(runs[1], 1, tune=outdated)
+    make_candidate(runs[1], 2)
+    assert f1_macro(compare_on_validation(*runs)).difference == 0
 
 
-def test_the_picture_counts_the_verdicts(better):
-    assert "2 better, 0 worse" in shown.class_differences(better).get_label()
+def test_students_are_compared_where_a_fork_has_no_candidate_yet(runs):
+    make_candidate(runs[0], 3)
+    for folder, lift in zip(runs, (3, 1), strict=True):
+        score(folder, "student", lift)
+        score(folder, "teacher", 2)
+    said = probabilities(draw_logits(1), "multilabel") >= 0.5
+    tp, fp, fn = (said & LABELS).sum(0), (said & ~LABELS).sum(0), (~said & LABELS).sum(0)
+    row = f1_macro(compare_on_validation(*runs))
+    assert row["second"] == pytest.approx(np.mean(2 * tp / (2 * tp + fp + fn)))
+    assert row.verdict == "worse"
 
 
-def test_the_threshold_benchmark_measures_and_prints():
-    figures = benchmark.run(sizes=((2000, 4), (4000, 4)), replicates=20, loop_classes=1)
-    json.dumps(figures, allow_nan=False)
-    assert [row["images"] for row in figures["growth"]] == [2000, 4000]
-    assert "times faster" in benchmark.table(figures)
+def test_teachers_are_compared_where_a_fork_has_only_a_teacher(runs):
+    score(runs[0], "student", 3)
+    score(runs[0], "teacher", 1)
+    score(runs[1], "teacher", 3)
+    assert f1_macro(compare_on_validation(*runs)).verdict == "better"
 
 
-@pytest.mark.slow
-def test_the_exact_search_is_500_times_faster_than_the_loop_everybody_writes():
-    figures = benchmark.run(sizes=((20_000, 80),), replicates=100, loop_classes=2)
-    assert figures["exact_seconds"] < 0.050
-    assert figures["times_faster"] > 500
-    assert figures["bootstrap_seconds"] < 1.0  # a tenth of the 1 000 replicates in 10 seconds
+def test_the_classes_of_a_comparison_have_their_names(runs):
+    for folder in runs:
+        score(folder, "teacher", 2)
+    assert set(compare_on_validation(*runs).per_class["class"]) == set(CLASSES)
+
+
+def test_a_fork_without_scores_names_the_notebook_to_run(runs):
+    score(runs[0], "teacher", 1)
+    with pytest.raises(MissingInputError, match=r"Run 03_train_teacher in .*more_qat first"):
+        compare_on_validation(*runs)
+
+
+def test_scores_of_another_dataset_are_refused(runs):
+    for folder in runs:
+        np.savez(folder / "teacher_scores.npz", logits=draw_logits(1)[:50])
+    with pytest.raises(InputError, match="50 answers to 200 val images"):
+        compare_on_validation(*runs)
+
+
+def test_damaged_scores_name_the_notebook_that_writes_them(runs):
+    for folder in runs:
+        (folder / "student_scores.npz").write_bytes(b"PK\3\4 torn")
+    with pytest.raises(InputError, match=r"is damaged\. Run 04_distill_student again"):
+        compare_on_validation(*runs)
+
+
+def test_finished_runs_are_compared_on_test_as_their_apps_decide(tmp_path):
+    runs = [make_run(tmp_path / name, split="test") for name in ("demo", "lite2")]
+    for folder, lift in zip(runs, (1, 3), strict=True):
+        raw = np.clip(np.rint(draw_logits(lift) / SCALE) + ZERO_POINT, -128, 127).astype(np.int8)
+        np.savez(folder / "test_scores.npz", raw=raw)
+        entries = [{"label": name, "probability": 0.5} for name in CLASSES]
+        config = {
+            "task": "multilabel",
+            "labels": list(CLASSES),
+            "output": {"scale": SCALE, "zero_point": ZERO_POINT, "is_logits": True,
+                       "activation": "sigmoid"},
+            "thresholds": {"classes": entries},
+        }  # fmt: skip
+        (folder / "inference_config.json").write_text(json.dumps(config))
+    assert f1_macro(compare_runs(*runs)).verdict == "better"
+
+
+def test_a_run_without_test_scores_names_09(runs):
+    (runs[0] / "inference_config.json").write_text("{}")
+    with pytest.raises(MissingInputError, match="Run 09_eval_report first"):
+        compare_runs(*runs)
+
+
+def test_comparing_needs_no_tensorflow():
+    code = "import sys, workbench.compare; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "workbench"
 # A room may import itself and rooms further up this list; the door and the batch stand on top.
 ORDER = (
     "errors", "files", "settings", "parameters", "lock", "chain", "status", "run", "decide",
-    "data", "nets", "train", "deploy", "metadata", "steps", "show", "benchmarks", "forecast",
-    "execution", "batch", "commands", "__main__",
+    "data", "nets", "train", "deploy", "metadata", "steps", "show", "benchmarks", "compare",
+    "forecast", "execution", "batch", "commands", "__main__",
 )  # fmt: skip
 ALLOWED_EXTRA = {
     ("run", "data")  # the stamp of the dataset folder, read when a step is judged

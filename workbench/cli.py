@@ -168,9 +168,9 @@ def report(options: Namespace) -> Answer:
 
 
 def compare(options: Namespace) -> Answer:
+    from workbench.compare import compare_runs
     from workbench.files import write_text
-    from workbench.show.compare import page, text
-    from workbench.steps.comparing import compare_runs
+    from workbench.show.differences import page, text
 
     comparison = compare_runs(options.first, options.second)
     if options.html:

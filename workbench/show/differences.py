@@ -1,9 +1,9 @@
-"""Two runs side by side: which is better, by how much, and how sure that is. Text and a page."""
+"""A comparison of two runs in words, as a table, a figure and a page: which is better, how sure."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from workbench.decide.comparison import Comparison
 from workbench.show.figures import BAD, GOOD, QUIET, described, html_image, new_axes, plain, short
 from workbench.show.plots import ROW_INCHES
+from workbench.show.tables import Table, table
 
 NAMES = {
     "f1_macro": "F1 macro",
@@ -42,7 +43,7 @@ STYLE = (
     "font-variant-numeric:tabular-nums}th:first-child,td:first-child{text-align:left;"
     "overflow-wrap:anywhere}th{color:#52606d;font-weight:600}img{max-width:100%}"
     ".better{color:#1a7f4b;font-weight:650}.worse{color:#b42318;font-weight:650}"
-    ".open,.differs,small{color:#52606d}"
+    ".differs,small{color:#52606d}"
 )
 
 
@@ -61,28 +62,45 @@ def headline(comparison: Comparison) -> str:
     return sentences[row.verdict]
 
 
-def text(comparison: Comparison, *, classes: int = 10) -> str:
-    """Return the comparison for a terminal, with the classes that differ the most."""
-    lines = [
-        headline(comparison),
-        _basis(comparison),
-        "",
-        *_text_rows(
-            comparison.overall, "figure", [NAMES.get(n, n) for n in comparison.overall.figure]
-        ),
-    ]
-    shown = moved_classes(comparison).head(classes)
-    if len(shown):
-        lines += ["", f"F1 of the {len(shown)} classes that differ the most", ""]
-        lines += _text_rows(shown, "class", [short(name) for name in shown["class"]])
-    return "\n".join(lines)
-
-
 def moved_classes(comparison: Comparison) -> pd.DataFrame:
     """Classes by how much their F1 differs, the largest difference first."""
     rows = comparison.per_class.query("figure == 'f1' and difference == difference")
     order = np.argsort(-rows.difference.abs().to_numpy(), kind="stable")
     return rows.iloc[order]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Show every figure of two runs with the interval of the difference, for a notebook."""
+    heads = ("figure", comparison.first, comparison.second, "change", "95 % interval", "verdict")
+    rows = dict(enumerate(_rows(comparison.overall)))
+    return table(pd.DataFrame.from_dict(rows, orient="index", columns=pd.Index(heads)))
+
+
+def text(comparison: Comparison, *, classes: int = 10) -> str:
+    """Return the comparison for a terminal, with the classes that differ the most."""
+    lines = [headline(comparison), _basis(comparison), "", *_lines(comparison.overall)]
+    shown = moved_classes(comparison).head(classes)
+    if len(shown):
+        title = f"F1 of the {len(shown)} classes that differ the most"
+        lines += ["", title, "", *_lines(shown)]
+    return "\n".join(lines)
+
+
+def page(comparison: Comparison) -> str:
+    """Return the comparison as a page that loads nothing and runs nothing."""
+    title = html.escape(f"{comparison.first} against {comparison.second}")
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
+        f"<p><b>{html.escape(headline(comparison))}</b></p>"
+        f"<p>{html.escape(_basis(comparison))} Better or worse is said only where the whole "
+        f"interval is on one side of 0.</p>{_html_table(comparison, comparison.overall)}"
+        f"<h2>Class by class</h2>{html_image(class_differences(comparison))}"
+        f"{_html_table(comparison, moved_classes(comparison))}</body></html>"
+    )
 
 
 def _basis(comparison: Comparison) -> str:
@@ -93,56 +111,41 @@ def _basis(comparison: Comparison) -> str:
     return words
 
 
-def _text_rows(table: pd.DataFrame, title: str, names: list[str]) -> list[str]:
-    width = max(map(len, [*names, title]))
-    rows = [f"{title:<{width}}  {'first':>8} {'second':>8} {'change':>9}  {'95 % interval':<20} "]
-    for name, row in zip(names, table.itertuples(index=False), strict=True):
-        span = "" if pd.isna(row.low) else f"{row.low:+.4f} … {row.high:+.4f}"
-        verdict = "" if row.verdict == "open" else row.verdict
-        rows.append(
-            f"{name:<{width}}  {_number(row.first):>8} {_number(row.second):>8} "
-            f"{_number(row.difference, '+'):>9}  {span:<20} {verdict}".rstrip()
+def _rows(part: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Write the rows of `overall` or `per_class` as text: name, both, change, interval, verdict."""
+    names = part["class"] if "class" in part else part["figure"].map(lambda name: NAMES[name])
+    return [
+        (
+            name, _number(row.first), _number(row.second), _number(row.difference, "+"),
+            "" if pd.isna(row.low) else f"{row.low:+.4f} … {row.high:+.4f}",
+            "" if row.verdict == "open" else row.verdict,
         )
-    return rows
+        for name, row in zip(names, part.itertuples(index=False), strict=True)
+    ]  # fmt: skip
 
 
 def _number(value: float, sign: str = "") -> str:
     return "–" if pd.isna(value) else f"{value:{sign}.4f}"
 
 
-def page(comparison: Comparison) -> str:
-    """Return the comparison as a page that loads nothing and runs nothing."""
-    title = html.escape(f"{comparison.first} against {comparison.second}")
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
-    moved = moved_classes(comparison)
-    names = [NAMES.get(name, name) for name in comparison.overall.figure]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
-        f"<p><b>{html.escape(headline(comparison))}</b></p>"
-        f"<p>{html.escape(_basis(comparison))} Better or worse is said only where the whole "
-        f"interval is on one side of 0.</p>"
-        f"{_html_table(comparison, comparison.overall, names)}"
-        f"<h2>Class by class</h2>{html_image(class_differences(comparison))}"
-        f"{_html_table(comparison, moved, list(moved['class']))}</body></html>"
-    )
+def _lines(part: pd.DataFrame) -> list[str]:
+    head = ("class" if "class" in part else "figure", "first", "second", "change", "95 % interval")
+    rows = [(*head, ""), *((short(name), *others) for name, *others in _rows(part))]
+    width = max(len(row[0]) for row in rows)
+    return [
+        f"{name:<{width}}  {one:>8} {two:>8} {change:>9}  {span:<20} {verdict}".rstrip()
+        for name, one, two, change, span, verdict in rows
+    ]
 
 
-def _html_table(comparison: Comparison, table: pd.DataFrame, names: Iterable[str]) -> str:
-    heads = ("", comparison.first, comparison.second, "change", "95 % interval", "")
+def _html_table(comparison: Comparison, part: pd.DataFrame) -> str:
+    heads: Sequence[str] = ("", comparison.first, comparison.second, "change", "95 % interval", "")
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
-    rows = []
-    for name, row in zip(names, table.itertuples(index=False), strict=True):
-        span = "" if pd.isna(row.low) else f"{row.low:+.4f} to {row.high:+.4f}"
-        cells = (_number(row.first), _number(row.second), _number(row.difference, "+"), span)
-        verdict = "" if row.verdict == "open" else row.verdict
-        body = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(
-            f'<tr><td>{html.escape(name)}</td>{body}<td class="{row.verdict}">{verdict}</td></tr>'
-        )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    body = ""
+    for *cells, verdict in _rows(part):
+        inner = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        body += f'<tr>{inner}<td class="{verdict}">{verdict}</td></tr>'
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def class_differences(
@@ -151,16 +154,16 @@ def class_differences(
     """Draw the change of each class with its interval, the largest loss on top."""
     rows = comparison.per_class.query("figure == @figure and difference == difference")
     rows = rows.sort_values("difference", ascending=False, kind="stable")
-    height = 1.4 + ROW_INCHES * max(len(rows), 3)
+    title = "F1" if figure == "f1" else figure.replace("_", " ")
     ax = plain(
-        new_axes(8.0, height, ax),
-        f"Change of {figure.replace('_', ' ').upper() if figure == 'f1' else figure} by class",
+        new_axes(8.0, 1.4 + ROW_INCHES * max(len(rows), 3), ax),
+        f"Change of {title} by class",
         f"{comparison.second} less {comparison.first}",
     )
     y = np.arange(len(rows))
-    colours = [COLOURS[verdict] for verdict in rows.verdict]
-    ax.hlines(y, rows.low, rows.high, color=colours or QUIET, linewidth=2, alpha=0.6)
-    ax.scatter(rows.difference, y, color=colours or QUIET, zorder=3)
+    colours = [COLOURS[verdict] for verdict in rows.verdict] or QUIET
+    ax.hlines(y, rows.low, rows.high, color=colours, linewidth=2, alpha=0.6)
+    ax.scatter(rows.difference, y, color=colours, zorder=3)
     ax.axvline(0, color=QUIET, linewidth=1)
     ax.set_yticks(y, [short(name) for name in rows["class"]], parse_math=False)
     ax.grid(visible=False, axis="y")

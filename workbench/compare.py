@@ -1,0 +1,151 @@
+"""Two run folders side by side, from the files they left. No network is loaded.
+
+`compare_runs` is for finished runs and their test images; `compare_on_validation` is for a what-if
+that has got as far as a teacher, a student or an 8-bit candidate.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from workbench.chain import writer_of
+from workbench.data.tables import TABLES, Split, read_tables
+from workbench.decide import reading
+from workbench.decide.comparison import Comparison, Predictions, compare
+from workbench.decide.levels import Quantization
+from workbench.decide.outcomes import probabilities
+from workbench.deploy import verify
+from workbench.errors import InputError, MissingInputError
+from workbench.files import read_json, sha256
+from workbench.run import saved_settings
+from workbench.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CANDIDATE = "candidate_scores.npz"
+RECOMMENDATION = "threshold_recommendation.json"
+STAGES = {  # the furthest first
+    CANDIDATE: "the 8-bit candidates",
+    "student_scores.npz": "the students",
+    "teacher_scores.npz": "the teachers",
+}
+
+
+def compare_runs(first: str | Path, second: str | Path) -> Comparison:
+    """Compare the phone files of two finished runs on the test images they share, paired."""
+    return _compare(Path(first), phone_predictions(Path(first)), phone_predictions(Path(second)))
+
+
+def compare_on_validation(first: str | Path, second: str | Path) -> Comparison:
+    """Compare the furthest networks that both runs have scored on validation images, paired.
+
+    Candidates answer at each run's own thresholds where 06 has tuned both, else at one half.
+    """
+    folders = Path(first), Path(second)
+    stage = _furthest_stage(*folders)
+    own = [tuned_thresholds(folder) if stage == CANDIDATE else None for folder in folders]
+    tuned = all(thresholds is not None for thresholds in own)
+    at = "each at the thresholds tuned on them" if tuned else "all at one half"
+    log.info("compared on validation: %s, %s", STAGES[stage], at)
+    sides = (
+        validation_predictions(folder, stage, thresholds if tuned else None)
+        for folder, thresholds in zip(folders, own, strict=True)
+    )
+    return _compare(folders[0], *sides)
+
+
+def _compare(folder: Path, first: Predictions, second: Predictions) -> Comparison:
+    settings = saved_settings(folder)
+    replicates = settings.evaluation.bootstrap_replicates
+    return compare(first, second, replicates=replicates, seed=settings.seed)
+
+
+def phone_predictions(folder: Path) -> Predictions:
+    """Read what the phone file of a run answered on test, and at which thresholds."""
+    config = read_json(_need(folder, verify.CONFIG))
+    scores = verify.probabilities(_arrays(folder, "test_scores.npz", "raw")["raw"], config)
+    split = _split(folder, "test")
+    settings = saved_settings(folder)
+    return _predictions(folder, split, scores, verify.probability_thresholds(config), settings)
+
+
+def validation_predictions(
+    folder: Path, stage: str, thresholds: np.ndarray | float | None = None
+) -> Predictions:
+    """Read what a network of a run answered on validation: one of `STAGES`."""
+    settings = saved_settings(folder)
+    if thresholds is None:
+        thresholds = 0.5 if settings.task == "multilabel" else 0.0  # no answer is "unknown"
+    scores = probabilities(_logits(folder, stage), settings.task)
+    return _predictions(folder, _split(folder, "val"), scores, thresholds, settings)
+
+
+def _furthest_stage(first: Path, second: Path) -> str:
+    for stage in STAGES:
+        if (first / stage).exists() and (second / stage).exists():
+            return stage
+    lacking = second if any((first / stage).exists() for stage in STAGES) else first
+    raise MissingInputError(
+        f"{first.name} and {second.name} have no scores on validation in common. "
+        f"Run 03_train_teacher in {lacking} first, or fork a run that has one"
+    )
+
+
+def tuned_thresholds(folder: Path) -> np.ndarray | float | None:
+    """Read the probabilities from which the app says yes; None where 06 has yet to tune them."""
+    path = folder / RECOMMENDATION
+    if not path.exists():
+        return None
+    found = reading.read(path)
+    searched = read_json(path)["scores"]["source_sha256"]
+    return found.probability if searched == sha256(folder / CANDIDATE) else None
+
+
+def _logits(folder: Path, stage: str) -> np.ndarray:
+    if stage != CANDIDATE:
+        return _arrays(folder, stage, "logits")["logits"]
+    held = _arrays(folder, stage, "raw", "scale", "zero_point")
+    return Quantization(float(held["scale"]), int(held["zero_point"])).logits(held["raw"])
+
+
+def _arrays(folder: Path, name: str, *keys: str) -> dict[str, np.ndarray]:
+    path = _need(folder, name)
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {key: held[key] for key in keys}
+    except (ValueError, EOFError, KeyError, BadZipFile):
+        notebook = writer_of(name).notebook[:-6]
+        raise InputError(f"{path} is damaged. Run {notebook} again") from None
+
+
+def _need(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.exists():
+        notebook = writer_of(name).notebook[:-6]
+        raise MissingInputError(f"No {name} in {folder}. Run {notebook} first")
+    return path
+
+
+def _split(folder: Path, name: str) -> Split:
+    """Read a split without asking for its images: the answers to them are all that counts."""
+    return read_tables(_need(folder, TABLES), folder).split(name)
+
+
+def _predictions(
+    folder: Path, split: Split, scores: np.ndarray, thresholds: np.ndarray | float,
+    settings: Settings,
+) -> Predictions:  # fmt: skip
+    name = folder.resolve().name
+    if len(scores) != len(split):
+        raise InputError(
+            f"{folder} holds {len(scores)} answers to {len(split)} {split.name} images: its "
+            "dataset changed since. Run the steps that are out of date again"
+        )
+    return Predictions(
+        name, split.filepaths, split.classes, split.targets, scores, thresholds, settings.task,
+        split.mask,
+    )  # fmt: skip
