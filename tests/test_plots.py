@@ -12,8 +12,8 @@ from PIL import Image
 from tests.decision_doubles import SCALE, ZERO_POINT, draw, names, tuned, tuned_unknown
 from workbench.decide.calibration import reliability
 from workbench.decide.levels import Quantization
-from workbench.decide.metrics import evaluate, worst_mistakes
-from workbench.show import gallery, plots
+from workbench.decide.metrics import evaluate
+from workbench.show import plots
 from workbench.show.figures import (
     alt_text,
     class_colour,
@@ -146,40 +146,3 @@ def test_a_notebook_shows_the_alt_text():
     figure = plots.roc(y_true, scores, known)
     _, metadata = display_image(figure)._repr_mimebundle_()
     assert metadata["image/png"]["alt"] == alt_text(figure)
-
-
-def mistakes(classes=3):
-    y_true, scores, known = answers(classes)
-    files = [f"{number}.jpg" for number in range(len(y_true))]
-    return worst_mistakes(y_true, scores, 0.5, known, files, limit=5, task="multilabel")
-
-
-def grey(_):
-    return np.full((300, 200, 3), 128, np.uint8)
-
-
-def test_the_error_gallery_shows_every_mistake_small():
-    pictures = gallery.mistake_pictures(mistakes(), grey)
-    assert len(pictures) == 10
-    assert max(pictures[0].image.shape) == gallery.SIDE
-    assert "10" not in alt_text(gallery.gallery_figure(pictures[:2], "Worst mistakes"))
-
-
-def test_a_heat_map_is_laid_over_its_image():
-    rows = mistakes()
-    key = (rows.image[0], rows.class_index[0])
-    heat = {key: np.eye(3, dtype=np.float32)}
-    plain, hot = (gallery.mistake_pictures(rows, grey, maps)[0].image for maps in (None, heat))
-    assert (plain == 128).all()
-    assert hot[5, 5, 0] > hot[5, 5, 2] and hot[5, -5].max() < 128
-
-
-def test_the_gallery_page_holds_names_as_text():
-    page = gallery.fragment(gallery.mistake_pictures(mistakes(7), grey), "Worst <mistakes>")
-    assert 'onerror="' not in page and "<script>document" not in page
-    assert "Worst &lt;mistakes&gt;" in page
-
-
-def test_an_empty_gallery_says_so():
-    assert "Nothing to show" in gallery.fragment([], "Worst mistakes")
-    assert "no pictures" in alt_text(gallery.gallery_figure([], "Worst mistakes"))

@@ -301,7 +301,7 @@ def _render(run: Run, step: Step) -> None:
     notebook = run.path("notebooks") / step.notebook
     if notebook.exists():
         try:
-            page = render_notebook(notebook, step, run.pieces())
+            page = render_notebook(notebook, step)
         except ValueError:
             raise InputError(
                 f"{notebook} is damaged. Run it again with --only {step.number} --force"

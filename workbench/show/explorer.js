@@ -1,11 +1,12 @@
-// The threshold explorer: counts per class and level in, words, curves and a file out.
-// No request, no library and no inline style: it runs under a policy that allows its hash alone.
-"use strict";
-(() => {
-const LOWEST = -128, NEVER = 128, LEVELS = 256, TIE = 1e-12;
+// The threshold explorer: counts per class and INT8 level (or, for a single label, a curve over the
+// confidence) in; words, curves and an edited threshold_recommendation.json out. Runs in both hosts of
+// panel.py: no request, no library, no inline style, no state outside its element; every name is text.
+
+const LOWEST = -128, NEVER = 128, LEVELS = 256, BAR_LEVELS = 4, TIE = 1e-12;
 const SVG = "http://www.w3.org/2000/svg";
-const BOX = { left: 48, right: 402, top: 20, bottom: 210 };
+const FILE = "threshold_recommendation.json";
 const TICKS = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999];
+const SHARES = [0, 0.25, 0.5, 0.75, 1];
 const RULES = {
   f1_macro: "best balance (F1)",
   fbeta: "balance with a weight (F-beta)",
@@ -15,8 +16,84 @@ const RULES = {
   prevalence: "say yes as often as it occurs",
 };
 
+const SLIDER = `<label class="te-slider"><span>Threshold</span>
+  <input type="range" step="1" data-te="slider"><output data-te="value"></output></label>`;
+const KEEP = `<fieldset><legend>Keep what you chose</legend>
+  <label>Your name <input type="text" data-te="who" autocomplete="name"></label>
+  <label class="te-wide">Why <input type="text" data-te="why" autocomplete="off"></label>
+  <button type="button" data-te="save"></button>
+  <p data-te="saved" aria-live="polite"></p>
+  <p data-te="apply">Then run <code data-te="command"></code></p>
+</fieldset>`;
+const MULTILABEL = `<p class="te-lead">For every class the app compares an image's score with a threshold and says
+  <b>yes</b> from there on. A lower threshold finds more images and is wrong more often. Choose a class, move its
+  slider, and read what would happen. <span data-te="about"></span></p>
+<div class="te-layout">
+  <div class="te-side">
+    <label class="te-find">Find a class <input type="search" data-te="find" autocomplete="off"></label>
+    <div class="te-row te-head" aria-hidden="true">
+      <span>class</span><span>threshold</span><span>found</span><span>right</span><span>F1</span></div>
+    <div class="te-list" role="listbox" tabindex="0" aria-label="Classes" data-te="list"></div>
+    <p class="te-total" data-te="total"></p>
+  </div>
+  <div class="te-main">
+    <h3 data-te="name"></h3>
+    <p class="te-words" aria-live="polite" data-te="words"></p>
+    ${SLIDER}
+    <div class="te-figures">
+      <div>found <small>recall</small><b data-te="recall"></b></div>
+      <div>right <small>precision</small><b data-te="precision"></b></div>
+      <div>both <small>F1</small><b data-te="f1"></b></div>
+    </div>
+    <div class="te-charts">
+      <figure><figcaption>Scores of the images, with and without the class</figcaption>
+        <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="scores"></svg></figure>
+      <figure><figcaption>Every threshold at once, and where this one stands</figcaption>
+        <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="curve"></svg></figure>
+    </div>
+    <table class="te-counts"><caption>Images counted at this threshold</caption>
+      <thead><tr><td></td><th scope="col">app says yes</th><th scope="col">app says no</th></tr></thead>
+      <tbody>
+        <tr><th scope="row">class is there</th><td data-te="tp"></td><td data-te="fn"></td></tr>
+        <tr><th scope="row">class is not there</th><td data-te="fp"></td><td data-te="tn"></td></tr>
+      </tbody></table>
+    <div class="te-tools">
+      <button type="button" data-te="undo">Undo</button>
+      <button type="button" data-te="reset">Back to the start</button>
+      <button type="button" data-te="reset-all">All back to the start</button>
+      <label><input type="checkbox" data-te="lock"> Lock this class</label>
+    </div>
+    <p class="te-reason" data-te="reason"></p>
+  </div>
+</div>
+<fieldset><legend>Set thresholds by a rule</legend>
+  <label>Rule <select data-te="objective"></select></label>
+  <label data-te-for="fbeta">finding counts × <input type="number" min="0.1" max="10" step="0.1" data-te="beta"></label>
+  <label data-te-for="precision_floor recall_floor">at least
+    <input type="number" min="0" max="1" step="0.01" data-te="floor"></label>
+  <label data-te-for="cost">a wrong yes costs <input type="number" min="0" step="0.5" data-te="cost-fp"></label>
+  <label data-te-for="cost">a missed one costs <input type="number" min="0" step="0.5" data-te="cost-fn"></label>
+  <button type="button" data-te="use">For this class</button>
+  <button type="button" data-te="use-all">For all that are not locked</button>
+</fieldset>`;
+const SINGLE_LABEL = `<p class="te-lead">The app names the class it believes most, or says <b>unknown</b> when it is
+  less sure than the threshold. A higher threshold gives fewer answers, and more of them are right.
+  <span data-te="about"></span></p>
+<p class="te-words" aria-live="polite" data-te="words"></p>
+${SLIDER}
+<div class="te-figures">
+  <div>answered <small>coverage</small><b data-te="coverage"></b></div>
+  <div>right <small>accuracy of the answers</small><b data-te="accepted_accuracy"></b></div>
+  <div>worth an image <small>right less penalty</small><b data-te="utility"></b></div>
+</div>
+<figure><figcaption>Answered (blue) and right (green, dashed) for every threshold</figcaption>
+  <svg viewBox="0 0 640 260" role="img" aria-label="" data-te="curve"></svg></figure>
+<p data-te="wanted"></p>
+<div class="te-tools"><button type="button" data-te="reset">Back to the start</button></div>
+<p class="te-reason" data-te="reason"></p>`;
+
 const ratio = (above, below) => (below > 0 ? above / below : 0);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => (share === null ? "undefined" : `${(100 * share).toFixed(1)} %`);
 const whole = (count) => count.toLocaleString("en");
 const images = (count) => `${whole(count)} image${count === 1 ? "" : "s"}`;
 const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
@@ -34,7 +111,7 @@ function figures(entry, integer) {
     f1: ratio(2 * tp, 2 * tp + fp + fn) };
 }
 
-// The same rules as workbench/decide/objectives.py; a test holds the two together.
+// The same rules as `Objective` in workbench/decide; a test holds the two together.
 function value(entry, integer, rule) {
   const { tp, fp, fn, recall, precision } = figures(entry, integer);
   const positives = entry.tp[0], all = positives + entry.fp[0], beta = rule.beta ** 2;
@@ -69,18 +146,94 @@ function draw(parent, name, attributes, text) {
   return parent.appendChild(element);
 }
 
+// Axes from 0 to 1 both ways; returns where a point lies.
+function drawAxes(svg, right, bottom, across, label) {
+  const left = 52, top = 20, at = (x, y) => [left + x * (right - left), bottom - y * (bottom - top)];
+  svg.replaceChildren();
+  for (const share of SHARES) {
+    const [x, y] = at(share, share);
+    draw(svg, "path", { d: `M${left} ${y}H${right}M${x} ${top}V${bottom}`, class: "te-grid" });
+    draw(svg, "text", { x: left - 6, y: y + 4, "text-anchor": "end" }, `${100 * share} %`);
+    draw(svg, "text", { x, y: bottom + 18, "text-anchor": "middle" }, across(share));
+  }
+  draw(svg, "text", { x: right, y: bottom + 36, "text-anchor": "end" }, label);
+  return at;
+}
+
 class Explorer {
-  constructor(root, data) {
-    this.root = root;
-    this.data = data;
-    this.base = data.recommendation;
+  constructor(model, el, markup) {
+    this.model = model;
+    this.data = model.get("data");
+    this.base = this.data.recommendation;
+    this.live = model.get("live");
+    el.innerHTML = '<section class="threshold-explorer" aria-label="Threshold explorer" ' +
+      `data-lm-suppress-shortcuts="true">${markup}${KEEP}</section>`;
+    this.root = el.firstElementChild;
     this.parts = {};
-    for (const part of root.querySelectorAll("[data-te]")) this.parts[part.dataset.te] = part;
-    this.entries = data.classes.map((one, index) => ({
-      name: this.base.classes[index].name, positives: one[0], negatives: one[1],
-      tp: sumFromAbove(one[0]), fp: sumFromAbove(one[1]),
-    }));
-    this.start = this.base.classes.map((one) => one.integer);
+    for (const part of this.root.querySelectorAll("[data-te]")) this.parts[part.dataset.te] = part;
+    const { scores } = this.base;
+    this.parts.about.textContent = `Counted on ${images(scores.images)} of the ${scores.split} split.`;
+    this.parts.command.textContent = this.data.command;
+    this.parts.apply.hidden = this.live;
+    this.parts.save.textContent = this.live ? "Save for this run" : `Download ${FILE}`;
+    this.on("save", "click", () => this.save());
+  }
+
+  on(name, event, act) { this.parts[name].addEventListener(event, act); }
+
+  say(text) { this.parts.saved.textContent = text; }
+
+  showSlider(place, probability, unit) {
+    const { slider, value } = this.parts, strong = document.createElement("b");
+    strong.textContent = probability.toFixed(3);
+    slider.value = place;
+    slider.setAttribute("aria-valuetext", `${strong.textContent} ${unit}`);
+    value.replaceChildren(strong, ` ${unit}`);
+  }
+
+  // The file that the search wrote, with the changes and who made them.
+  recommendation(who, why) {
+    const file = structuredClone(this.base), reason = why ? `set by ${who}: ${why}` : `set by ${who}`;
+    const changes = this.change(file, reason);
+    if (!Object.keys(changes).length) return null;
+    file.created_by = "person";
+    file.edits.push({ who, when: new Date().toISOString(), why, changes });
+    return file;
+  }
+
+  save() {
+    const who = this.parts.who.value.trim(), why = this.parts.why.value.trim();
+    if (!who) {
+      this.say("Please give your name first: it is kept with the threshold.");
+      this.parts.who.focus();
+      return;
+    }
+    const file = this.recommendation(who, why);
+    if (!file) {
+      this.say("No threshold was moved: there is nothing to save.");
+      return;
+    }
+    if (this.live) {
+      this.say("Sent to the notebook. If no answer follows, its kernel is busy or gone: run the cell again.");
+      this.model.send({ recommendation: file });
+      return;
+    }
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([JSON.stringify(file, null, 2) + "\n"], { type: "application/json" }));
+    link.download = FILE;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    this.say("Downloaded. Nothing changes until the command below is run.");
+  }
+}
+
+class ClassThresholds extends Explorer {
+  constructor(model, el) {
+    super(model, el, MULTILABEL);
+    const { data, base } = this;
+    this.entries = data.classes.map(([positives, negatives], index) => ({ positives, negatives,
+      name: base.classes[index].name, tp: sumFromAbove(positives), fp: sumFromAbove(negatives) }));
+    this.start = base.classes.map((one) => one.integer);
     this.integers = [...this.start];
     this.locked = new Set();
     this.past = [];
@@ -94,25 +247,25 @@ class Explorer {
   probability(integer) { return sigmoid(this.logit(integer)); }
 
   fill() {
-    const { parts, base } = this;
-    parts.about.textContent = `Counted on ${images(base.scores.images)} of the ` +
-      `${base.scores.split} split. A changed threshold is printed bold and purple.`;
-    parts.command.textContent = this.data.command;
+    const { parts, base } = this, { objective } = base;
+    parts.about.textContent += " A changed threshold is printed bold and purple.";
     for (const [name, words] of Object.entries(RULES)) parts.objective.add(new Option(words, name));
-    parts.objective.value = base.objective.name;
-    parts.beta.value = base.objective.beta ?? 2;
-    parts.floor.value = base.objective.floor ?? 0.9;
-    parts["cost-fp"].value = base.objective.cost_false_positive ?? 1;
-    parts["cost-fn"].value = base.objective.cost_false_negative ?? 1;
+    parts.objective.value = objective.name;
+    parts.beta.value = objective.beta ?? 2;
+    parts.floor.value = objective.floor ?? 0.9;
+    parts["cost-fp"].value = objective.cost_false_positive ?? 1;
+    parts["cost-fn"].value = objective.cost_false_negative ?? 1;
     [parts.slider.min, parts.slider.max] = [this.data.integers[0], this.data.integers.at(-1)];
-    this.rows = this.entries.map((entry, index) => this.addRow(entry, index));
+    const prefix = `te-${Math.random().toString(36).slice(2)}`; // two explorers may share a page
+    this.rows = this.entries.map((entry, index) => this.addRow(entry, index, prefix));
+    this.entries.forEach((_, index) => this.showRow(index));
     this.showKnobs();
   }
 
-  addRow(entry, index) {
+  addRow(entry, index, prefix) {
     const row = this.parts.list.appendChild(document.createElement("div"));
     row.className = "te-row";
-    row.id = `te-${this.data.id}-${index}`;
+    row.id = `${prefix}-${index}`;
     row.setAttribute("role", "option");
     for (let cell = 0; cell < 5; cell++) row.appendChild(document.createElement("span"));
     row.firstChild.textContent = row.firstChild.title = entry.name;
@@ -121,18 +274,17 @@ class Explorer {
   }
 
   listen() {
-    const { parts } = this, on = (name, event, act) => parts[name].addEventListener(event, act);
-    on("slider", "input", () => this.set({ [this.selected]: Number(parts.slider.value) }, true));
-    on("list", "keydown", (event) => this.walk(event));
-    on("find", "input", () => this.filter());
-    on("undo", "click", () => this.undo());
-    on("reset", "click", () => this.set({ [this.selected]: this.start[this.selected] }));
-    on("reset-all", "click", () => this.set({ ...this.start }));
-    on("lock", "change", () => this.lock());
-    on("objective", "change", () => this.showKnobs());
-    on("use", "click", () => this.set(this.ruled([this.selected])));
-    on("use-all", "click", () => this.set(this.ruled(this.entries.keys())));
-    on("save", "click", () => this.save());
+    const { parts } = this;
+    this.on("slider", "input", () => this.set({ [this.selected]: Number(parts.slider.value) }, true));
+    this.on("list", "keydown", (event) => this.walk(event));
+    this.on("find", "input", () => this.filter());
+    this.on("undo", "click", () => this.undo());
+    this.on("reset", "click", () => this.set({ [this.selected]: this.start[this.selected] }));
+    this.on("reset-all", "click", () => this.set({ ...this.start }));
+    this.on("lock", "change", () => this.lock());
+    this.on("objective", "change", () => this.showKnobs());
+    this.on("use", "click", () => this.set(this.ruled([this.selected])));
+    this.on("use-all", "click", () => this.set(this.ruled(this.entries.keys())));
   }
 
   // Moves of one slider in a row are one step of undo.
@@ -157,15 +309,12 @@ class Explorer {
     this.show();
   }
 
-  rule() {
-    const { parts } = this;
-    return { name: parts.objective.value, beta: Number(parts.beta.value),
-      floor: Number(parts.floor.value), costFp: Number(parts["cost-fp"].value),
-      costFn: Number(parts["cost-fn"].value) };
-  }
-
+  // What the chosen rule would set; a class without images stays as it is.
   ruled(indices) {
-    const rule = this.rule(), changes = {};
+    const { parts } = this, changes = {};
+    const number = (name) => Number(parts[name].value);
+    const rule = { name: parts.objective.value, beta: number("beta"), floor: number("floor"),
+      costFp: number("cost-fp"), costFn: number("cost-fn") };
     for (const index of indices) {
       const entry = this.entries[index];
       if (entry.tp[0] > 0) changes[index] = best(entry, this.data.integers, rule);
@@ -194,13 +343,15 @@ class Explorer {
   }
 
   select(index) {
+    const { list, name } = this.parts, row = this.rows[index];
     this.rows[this.selected].setAttribute("aria-selected", "false");
     this.selected = index;
-    this.rows[index].setAttribute("aria-selected", "true");
-    this.rows[index].scrollIntoView({ block: "nearest" });
-    this.parts.list.setAttribute("aria-activedescendant", this.rows[index].id);
-    this.parts.name.textContent = this.entries[index].name;
-    this.entries.forEach((_, one) => this.showRow(one));
+    row.setAttribute("aria-selected", "true");
+    if (row.offsetTop < list.scrollTop) list.scrollTop = row.offsetTop;
+    const below = row.offsetTop + row.offsetHeight - list.clientHeight;
+    if (below > list.scrollTop) list.scrollTop = below;
+    list.setAttribute("aria-activedescendant", row.id);
+    name.textContent = this.entries[index].name;
     this.drawScores(this.entries[index]);
     this.drawCurve(this.entries[index]);
     this.show();
@@ -217,13 +368,12 @@ class Explorer {
   }
 
   show() {
-    const entry = this.entries[this.selected], integer = this.integers[this.selected];
+    const { parts } = this, entry = this.entries[this.selected], integer = this.integers[this.selected];
     const now = figures(entry, integer), before = figures(entry, this.start[this.selected]);
-    this.showSlider(integer);
+    this.showSlider(integer, this.probability(integer), `probability, integer ${integer}`);
+    parts.slider.disabled = parts.lock.checked = this.locked.has(this.selected);
     this.showWords(entry, now);
-    for (const name of ["tp", "fp", "fn", "tn"]) {
-      this.parts[name].textContent = whole(now[name]);
-    }
+    for (const name of ["tp", "fp", "fn", "tn"]) parts[name].textContent = whole(now[name]);
     this.showFigure("recall", entry.tp[0] > 0, now, before);
     this.showFigure("precision", now.tp + now.fp > 0, now, before);
     this.showFigure("f1", entry.tp[0] > 0, now, before);
@@ -231,19 +381,9 @@ class Explorer {
     this.showTotal();
     const { reason, note, created_by } = this.base.classes[this.selected];
     const said = created_by === "search" ? `The search said: ${reason}` : `It was ${reason}`;
-    this.parts.reason.textContent = `${said}.${note ? ` Note: ${note}.` : ""}`;
-    this.parts.undo.disabled = !this.past.length;
-    this.parts.reset.disabled = integer === this.start[this.selected];
-  }
-
-  showSlider(integer) {
-    const { parts } = this, probability = this.probability(integer).toFixed(3);
-    parts.slider.value = integer;
-    parts.slider.disabled = parts.lock.checked = this.locked.has(this.selected);
-    parts.slider.setAttribute("aria-valuetext", `probability ${probability}, integer ${integer}`);
-    const strong = document.createElement("b");
-    strong.textContent = probability;
-    parts.value.replaceChildren(strong, ` · integer ${integer}`);
+    parts.reason.textContent = `${said}.${note ? ` Note: ${note}.` : ""}`;
+    parts.undo.disabled = !this.past.length;
+    parts.reset.disabled = integer === this.start[this.selected];
   }
 
   showWords(entry, now) {
@@ -284,137 +424,146 @@ class Explorer {
     }
   }
 
-  x(integer) { return BOX.left + ((integer - LOWEST) / LEVELS) * (BOX.right - BOX.left); }
+  x(integer) { return 48 + ((integer - LOWEST) / LEVELS) * 354; }
 
   drawScores(entry) {
-    const svg = this.parts.scores, middle = 120, width = 4;
+    const svg = this.parts.scores, middle = 120, bars = [];
     svg.replaceChildren();
-    const clip = draw(draw(draw(svg, "defs", {}), "clipPath", { id: `te-${this.data.id}-yes` }), "rect",
-      { y: 0, height: 250, width: 420 });
-    const bars = [];
-    for (let from = 0; from < LEVELS; from += width) {
-      const add = (counts) => counts.slice(from, from + width).reduce((a, b) => a + b, 0);
-      bars.push([from, add(entry.positives), add(entry.negatives)]);
+    for (let from = 0; from < LEVELS; from += BAR_LEVELS) {
+      const add = (counts) => counts.slice(from, from + BAR_LEVELS).reduce((a, b) => a + b, 0);
+      bars.push([from + LOWEST, Math.sqrt(add(entry.positives)), Math.sqrt(add(entry.negatives))]);
     }
-    const highest = Math.sqrt(Math.max(1, ...bars.flatMap(([, one, two]) => [one, two])));
-    const groups = [draw(svg, "g", { class: "te-faint" }),
-      draw(svg, "g", { "clip-path": `url(#te-${this.data.id}-yes)` })];
-    for (const group of groups) for (const [from, one, two] of bars) {
-      const x = this.x(from + LOWEST) + 0.4, w = (BOX.right - BOX.left) / (LEVELS / width) - 0.8;
-      const up = 92 * Math.sqrt(one) / highest, down = 92 * Math.sqrt(two) / highest;
-      draw(group, "rect", { x, y: middle - up, width: w, height: up, class: "te-with" });
-      draw(group, "rect", { x, y: middle, width: w, height: down, class: "te-without" });
-    }
-    draw(svg, "text", { x: BOX.left, y: 24, class: "te-with" }, "with the class ↑");
-    draw(svg, "text", { x: BOX.right, y: 208, "text-anchor": "end", class: "te-without" },
-      "without the class ↓");
-    draw(svg, "path", { d: `M${BOX.left} ${middle}H${BOX.right}`, class: "te-axis" });
-    this.drawProbabilities(svg);
-    this.cut = { clip, line: draw(svg, "path", { class: "te-cut" }),
-      word: draw(svg, "text", { y: 40 }, "yes →") };
-  }
-
-  drawProbabilities(svg) {
+    const highest = Math.max(1, ...bars.flatMap(([, one, two]) => [one, two]));
+    const width = this.x(BAR_LEVELS) - this.x(0) - 0.8;
+    this.bars = bars.map(([integer, one, two]) => {
+      const group = draw(svg, "g", {}), x = this.x(integer) + 0.4, up = (92 * one) / highest;
+      draw(group, "rect", { x, y: middle - up, width, height: up, class: "te-with" });
+      draw(group, "rect", { x, y: middle, width, height: (92 * two) / highest, class: "te-without" });
+      return [integer, group];
+    });
+    draw(svg, "text", { x: 48, y: 24, class: "te-with" }, "with the class ↑");
+    draw(svg, "text", { x: 402, y: 208, "text-anchor": "end", class: "te-without" }, "without the class ↓");
+    draw(svg, "path", { d: `M48 ${middle}H402`, class: "te-axis" });
     const { scale, zero_point } = this.base.scores;
     for (const tick of TICKS) {
       const x = this.x(Math.log(tick / (1 - tick)) / scale + zero_point + 0.5);
-      if (x < BOX.left || x > BOX.right) continue;
+      if (x < 48 || x > 402) continue;
       draw(svg, "path", { d: `M${x} 214V219`, class: "te-axis" });
       draw(svg, "text", { x, y: 232, "text-anchor": "middle" }, tick);
     }
-    draw(svg, "text", { x: BOX.right, y: 247, "text-anchor": "end" }, "score, as probability →");
+    draw(svg, "text", { x: 402, y: 247, "text-anchor": "end" }, "score, as probability →");
+    this.cut = draw(svg, "path", { class: "te-cut" });
+    this.yes = draw(svg, "text", { y: 40 }, "yes →");
   }
 
   drawCurve(entry) {
-    const svg = this.parts.curve, at = (recall, precision) => [
-      BOX.left + recall * (BOX.right - BOX.left), BOX.bottom - precision * (BOX.bottom - BOX.top)];
-    this.place = at;
-    svg.replaceChildren();
-    for (const share of [0, 0.25, 0.5, 0.75, 1]) {
-      const [x, y] = at(share, share);
-      draw(svg, "path", { d: `M${BOX.left} ${y}H${BOX.right}M${x} ${BOX.top}V${BOX.bottom}`, class: "te-axis",
-        "stroke-opacity": 0.4 });
-      draw(svg, "text", { x: BOX.left - 6, y: y + 4, "text-anchor": "end" }, `${100 * share} %`);
-      if (share) draw(svg, "text", { x, y: 229, "text-anchor": "middle" }, `${100 * share} %`);
-    }
-    draw(svg, "text", { x: BOX.right, y: 246, "text-anchor": "end" }, "found (recall) →");
-    draw(svg, "text", { x: BOX.left, y: BOX.top - 6 }, "↑ right (precision)");
+    const svg = this.parts.curve;
+    this.at = drawAxes(svg, 402, 210, (share) => (share ? `${100 * share} %` : ""), "found (recall) →");
+    draw(svg, "text", { x: 52, y: 14 }, "↑ right (precision)");
+    this.dots = null;
     if (!entry.tp[0]) {
-      this.dots = null;
       draw(svg, "text", { x: 226, y: 116, "text-anchor": "middle" }, "no image here has this class");
       return;
     }
-    draw(svg, "path", { d: this.curvePath(entry, at), class: "te-line" });
-    this.dots = { ghost: draw(svg, "circle", { r: 7, class: "te-ghost" }),
-      dot: draw(svg, "circle", { r: 7, class: "te-dot" }) };
-  }
-
-  curvePath(entry, at) {
     let path = "", last = 0;
     for (let integer = NEVER; integer >= LOWEST; integer--) {
       const { tp, fp, recall, precision } = figures(entry, integer);
       if (tp + fp === last) continue;
       last = tp + fp;
-      const [x, y] = at(recall, precision);
-      path += path ? `V${y.toFixed(1)}H${x.toFixed(1)}` : `M${BOX.left} ${y.toFixed(1)}H${x.toFixed(1)}`;
+      const [x, y] = this.at(recall, precision).map((one) => one.toFixed(1));
+      path += path ? `V${y}H${x}` : `M52 ${y}H${x}`;
     }
-    return path;
+    draw(svg, "path", { d: path, class: "te-line" });
+    this.dots = ["te-ghost", "te-dot"].map((name) => draw(svg, "circle", { r: 7, class: name }));
   }
 
   moveMarks(integer, now, before) {
     const x = this.x(integer);
-    this.cut.clip.setAttribute("x", x);
-    this.cut.line.setAttribute("d", `M${x} 30V214`);
-    this.cut.word.setAttribute("x", Math.min(x + 5, BOX.right - 34));
-    for (const [name, at] of [["dot", now], ["ghost", before]]) {
-      if (!this.dots) break;
-      const [cx, cy] = this.place(at.recall, at.precision);
-      this.dots[name].setAttribute("cx", cx);
-      this.dots[name].setAttribute("cy", cy);
-    }
+    for (const [from, group] of this.bars) group.classList.toggle("te-faint", from < integer);
+    this.cut.setAttribute("d", `M${x} 30V214`);
+    this.yes.setAttribute("x", Math.min(x + 5, 368));
+    this.dots?.forEach((dot, place) => {
+      const { recall, precision } = [before, now][place], [cx, cy] = this.at(recall, precision);
+      dot.setAttribute("cx", cx);
+      dot.setAttribute("cy", cy);
+    });
     const words = `${percent(now.recall)} found, ${percent(now.precision)} of the yes right`;
     this.parts.curve.setAttribute("aria-label", `Precision against recall. Here: ${words}.`);
-    this.parts.scores.setAttribute("aria-label", `Histogram of scores with the threshold at ` +
+    this.parts.scores.setAttribute("aria-label", "Histogram of scores with the threshold at " +
       `probability ${this.probability(integer).toFixed(3)}: ${words}.`);
   }
 
-  // The file that the search wrote, with the changes and who made them.
-  recommendation(who, why) {
-    const file = structuredClone(this.base), changes = {};
+  change(file, reason) {
+    const changes = Object.create(null); // a class may be called __proto__
     file.classes.forEach((entry, index) => {
       const integer = this.integers[index];
       if (integer === entry.integer) return;
       changes[entry.name] = [entry.integer, integer];
       Object.assign(entry, { integer, logit: this.logit(integer), adopted: true,
-        probability: this.probability(integer), created_by: "person",
-        reason: why ? `set by ${who}: ${why}` : `set by ${who}` });
+        probability: this.probability(integer), created_by: "person", reason });
     });
-    if (Object.keys(changes).length) {
-      file.created_by = "person";
-      file.edits.push({ who, when: new Date().toISOString(), why, changes });
-    }
-    return file;
-  }
-
-  save() {
-    const who = this.parts.who.value.trim(), why = this.parts.why.value.trim();
-    if (!who) {
-      this.parts.saved.textContent = "Please give your name first: it is kept with the thresholds.";
-      this.parts.who.focus();
-      return;
-    }
-    const text = JSON.stringify(this.recommendation(who, why), null, 2) + "\n";
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    link.download = "threshold_recommendation.json";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-    this.parts.saved.textContent = "Downloaded. Nothing changes until the command below is run.";
+    return changes;
   }
 }
 
-for (const root of document.querySelectorAll(".threshold-explorer:not(.te-unknown, [data-te-started])")) {
-  root.dataset.teStarted = "";
-  root.explorer = new Explorer(root, JSON.parse(root.nextElementSibling.textContent));
+class UnknownThreshold extends Explorer {
+  constructor(model, el) {
+    super(model, el, SINGLE_LABEL);
+    const { parts, base } = this;
+    this.curve = this.data.curve;
+    this.start = this.curve.findIndex((one) => one.chosen);
+    parts.reason.textContent = `${base.created_by === "search" ? "The search said: " : "It was "}${base.unknown.reason}.`;
+    [parts.slider.min, parts.slider.max] = [0, this.curve.length - 1];
+    this.drawCurve();
+    this.on("slider", "input", () => this.show(Number(parts.slider.value)));
+    this.on("reset", "click", () => this.show(this.start));
+    this.show(this.start);
+  }
+
+  drawCurve() {
+    const svg = this.parts.curve;
+    this.at = drawAxes(svg, 620, 220, (share) => share, "confidence →");
+    for (const [name, line] of [["coverage", "te-line"], ["accepted_accuracy", "te-second"]]) {
+      const known = this.curve.filter((one) => one[name] !== null);
+      const points = known.map((one) => this.at(one.threshold, one[name]).map((place) => place.toFixed(1)).join(" "));
+      draw(svg, "path", { d: `M${points.join("L")}`, class: line });
+    }
+    this.cut = draw(svg, "path", { class: "te-cut" });
+  }
+
+  show(row) {
+    this.row = row;
+    const now = this.curve[row], { parts, base } = this, { target_accept_accuracy, min_coverage } = base.objective;
+    this.showSlider(row, now.threshold, "confidence");
+    parts.words.textContent = `Of ${images(base.scores.images)}, ${images(now.answered)} get an answer: ` +
+      `${whole(now.correct)} right and ${whole(now.incorrect)} wrong. ${images(now.unknown)} get “unknown”.`;
+    parts.coverage.textContent = percent(now.coverage);
+    parts.accepted_accuracy.textContent = percent(now.accepted_accuracy);
+    parts.utility.textContent = now.utility.toFixed(3);
+    parts.wanted.textContent = `Wanted: ${percent(target_accept_accuracy)} of the answers right and ` +
+      `${percent(min_coverage)} answered. ${now.meets_target ? "Both hold here." : "Not both hold here."}`;
+    parts.reset.disabled = row === this.start;
+    const [x, bottom] = this.at(now.threshold, 0);
+    this.cut.setAttribute("d", `M${x} 20V${bottom}`);
+    parts.curve.setAttribute("aria-label", `At confidence ${now.threshold.toFixed(3)}, ` +
+      `${percent(now.coverage)} answered and ${percent(now.accepted_accuracy)} of the answers right.`);
+  }
+
+  change(file, reason) {
+    if (this.row === this.start) return {};
+    const now = this.curve[this.row], before = file.unknown.probability;
+    Object.assign(file.unknown, { probability: now.threshold, coverage: now.coverage,
+      coverage_interval: null, accepted_accuracy: now.accepted_accuracy, accepted_accuracy_interval: null,
+      utility: now.utility, meets_target: now.meets_target, reason });
+    return { unknown: [before, now.threshold] };
+  }
 }
-})();
+
+function render({ model, el }) {
+  const shown = model.get("data").curve ? new UnknownThreshold(model, el) : new ClassThresholds(model, el);
+  const answer = (message) => shown.say(message.said);
+  model.on("msg:custom", answer);
+  return () => model.off("msg:custom", answer);
+}
+
+export default { render };

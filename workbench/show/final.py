@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from workbench.decide.calibration import reliability as reliability_table
 from workbench.decide.metrics import Evaluation
-from workbench.run import Run
 from workbench.show import gallery, plots
 from workbench.show.gallery import Picture
 from workbench.steps.final_test import Tested
@@ -77,11 +76,8 @@ def against_float(tested: Tested) -> Figure:
     return plots.class_bars(tables)
 
 
-def mistakes(run: Run, tested: Tested) -> list[Picture]:
-    """Make the error gallery, and leave one that filters by class for the rendered page."""
-    pictures = gallery.mistake_pictures(tested.mistakes, tested.load, tested.heatmaps)
-    run.save_piece("error gallery", gallery.fragment(pictures, GALLERY))
-    return pictures
+def mistakes(tested: Tested) -> list[Picture]:
+    return gallery.mistake_pictures(tested.mistakes, tested.load, tested.heatmaps)
 
 
 def mistakes_figure(pictures: list[Picture]) -> Figure:

@@ -1,14 +1,13 @@
-"""Pictures with words: the worst mistakes, or what the audit found, and where the network looked.
+"""Pictures with words: the worst mistakes, what the audit found, or answers on validation photos.
 
-As a static figure, as a piece of a page that filters by class without a kernel, and for widgets.
+As a static figure, and as a panel to search by class and kind, live and in the rendered page.
 """
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import textwrap
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,17 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
+from workbench.data.tables import Split
+from workbench.data.views import letterboxed
+from workbench.decide.outcomes import FN, FP, TP, Answers, probabilities
+from workbench.settings import Settings
 from workbench.show.figures import INK, QUIET, described, short
+from workbench.show.panel import Panel
 
 SIDE = 220  # pixels of the longer side: a page with 200 pictures stays below 4 MB
+THUMBNAIL = 144  # of the photo browser
 COLUMNS = 4
 JPEG_QUALITY = 82
-SCRIPT = Path(__file__).with_name("gallery.js")
 
 
 @dataclass(frozen=True)
@@ -117,53 +121,106 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, width=40, max_lines=4, placeholder=" …")
 
 
-def picture_html(picture: Picture) -> str:
-    """Return one picture with its words; every name is escaped."""
+def picture_gallery(pictures: Sequence[Picture], title: str = "The worst first") -> Panel:
+    """Return a gallery with filters by class and kind, for mistakes and audit findings alike."""
+    shown = [
+        {
+            "image": _data_uri(picture.image),
+            "title": picture.title,
+            "kind": picture.kind,
+            "caption": picture.caption,
+            "marks": [
+                {"class": name, "kind": picture.kind, "wrong": 0}
+                for name in picture.classes or ("",)
+            ],
+        }
+        for picture in pictures
+    ]
+    about = "" if pictures else "There is nothing to show."
+    return Panel("gallery", {"title": title, "about": about, "pictures": shown})
+
+
+def _data_uri(image: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture.image).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    words = html.escape(f"{picture.title}: {picture.kind}. {picture.caption}", quote=True)
-    title, caption, kind = (
-        html.escape(text) for text in (picture.title, picture.caption, picture.kind)
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def photo_browser(
+    split: Split,
+    logits: np.ndarray,
+    settings: Settings,
+    thresholds: np.ndarray | float | None = None,
+    *,
+    limit: int = 96,
+) -> Panel:
+    """Show photos of a split with their labels and the network's answers to logits [N, C].
+
+    At most `limit` photos: of every class the most wrong misses, wrong answers and right ones in
+    turn. `thresholds` are probabilities; without them yes means 0.5 or the best class.
+    """
+    if thresholds is None:
+        thresholds = 0.5 if settings.task == "multilabel" else 0.0
+    y_score = probabilities(logits, settings.task)
+    answers = Answers.of(split.targets, y_score, thresholds, split.mask, settings.task)
+    marks = judge(answers, thresholds, split.classes)
+    chosen = choose(marks, limit)
+    images = letterboxed(split, THUMBNAIL, settings, indices=chosen)
+    of_image = dict(list(marks.sort_values("wrong", ascending=False).groupby("image")))
+    pictures = [
+        {
+            "image": _data_uri(image),
+            "title": Path(split.filepaths[index]).name,
+            "marks": of_image[index][["class", "kind", "wrong", "words"]].to_dict("records"),
+        }
+        for index, image in zip(chosen, images, strict=True)
+    ]
+    about = (
+        f"{len(chosen):,} of {len(split.filepaths):,} photos: of every class those furthest on "
+        "the wrong side first, right ones last."
     )
-    classes = html.escape("\n".join(picture.classes), quote=True)
-    return (
-        f'<figure class="picture" data-classes="{classes}" data-kind="{kind}">'
-        f'<img alt="{words}" src="data:image/jpeg;base64,{data}">'
-        f"<figcaption><b>{title}</b> · {kind}<br>{caption}</figcaption></figure>"
+    return Panel("gallery", {"title": "Photos and answers", "about": about, "pictures": pictures})
+
+
+KINDS = {FN: "missed", FP: "wrongly said", TP: "right"}
+
+
+def judge(answers: Answers, thresholds: np.ndarray | float, classes: Sequence[str]) -> pd.DataFrame:
+    """Return one row for every class of an image that is there or was said, and how wrong it is.
+
+    `wrong` is the distance to the probability that would have changed the answer; negative where
+    the answer is right.
+    """
+    y_score = answers.y_score
+    images, columns = np.nonzero(np.isin(answers.cells, list(KINDS)))
+    if answers.task == "multilabel":
+        bars = np.broadcast_to(np.asarray(thresholds, np.float64), y_score.shape)[images, columns]
+    else:  # the best class must beat the second and be sure enough, any other one the best
+        second, first = np.sort(y_score, axis=1)[:, -2:].T
+        best = y_score.argmax(1)[images] == columns
+        bars = np.where(best, np.maximum(second, thresholds)[images], first[images])
+    cells, scores = answers.cells[images, columns], y_score[images, columns]
+    distance = np.abs(scores - bars)
+    kinds = [KINDS[cell] for cell in cells.tolist()]
+    against = "yes from" if answers.task == "multilabel" else "needed"
+    words = [
+        f"{kind}: {classes[column]} {score:.2f} ({against} {bar:.2f})"
+        for kind, column, score, bar in zip(kinds, columns, scores, bars, strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "image": images,
+            "class": [classes[column] for column in columns],
+            "kind": kinds,
+            "wrong": np.where(cells == TP, -distance, distance).round(4),
+            "words": words,
+        }
     )
 
 
-def fragment(pictures: Sequence[Picture], title: str) -> str:
-    """Return a gallery for a page; its <script> filters by class and needs its hash allowed."""
-    classes = sorted({name for picture in pictures for name in picture.classes})
-    kinds = sorted({picture.kind for picture in pictures})
-    body = "".join(picture_html(picture) for picture in pictures) or "<p>Nothing to show.</p>"
-    return (
-        f"<style>{STYLE}</style>"
-        f'<section class="picture-gallery" aria-label="{html.escape(title, quote=True)}">'
-        f"<h3>{html.escape(title)}</h3><p>{_select('class', classes)} {_select('kind', kinds)}"
-        f'<span class="shown" aria-live="polite"></span></p><div class="pictures">{body}</div>'
-        f"</section><script>{SCRIPT.read_text(encoding='utf-8')}</script>"
-    )
-
-
-def _select(name: str, values: Sequence[str]) -> str:
-    options = "".join(
-        f'<option value="{html.escape(v, quote=True)}">{html.escape(v)}</option>' for v in values
-    )
-    return (
-        f'<label>{name.capitalize()} <select data-filter="{name}">'
-        f'<option value="">all</option>{options}</select></label>'
-    )
-
-
-STYLE = (
-    ".picture-gallery{font:15px/1.45 system-ui,sans-serif;color:#1f2933}"
-    ".picture-gallery .pictures{display:grid;gap:1.2rem;"
-    "grid-template-columns:repeat(auto-fill,minmax(13rem,1fr))}"
-    ".picture-gallery figure{margin:0}.picture-gallery img{width:100%;border-radius:6px}"
-    ".picture-gallery figcaption{font-size:.85rem;color:#52606d;overflow-wrap:anywhere}"
-    ".picture-gallery select{font:inherit;margin-right:1rem;max-width:100%}"
-    ".picture-gallery [hidden]{display:none}"
-)
+def choose(marks: pd.DataFrame, limit: int) -> list[int]:
+    """Choose images by turns: the most wrong of every class and kind, then the next, and so on."""
+    ranked = marks.sort_values("wrong", ascending=False, kind="stable")
+    turn = ranked.groupby(["class", "kind"]).cumcount()
+    ranked = ranked.assign(turn=turn).sort_values("turn", kind="stable")
+    return ranked["image"].drop_duplicates().head(limit).tolist()

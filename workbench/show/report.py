@@ -10,7 +10,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from workbench import status
 from workbench.chain import MANDATORY, STEPS, Step
 from workbench.files import read_json
 from workbench.run import Run
+from workbench.show.panel import MIME, SCRIPTS, fragment
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 STYLE = Path(__file__).with_name("report.css")
 SCRIPT_ELEMENT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
 # What Markdown and our tables are made of; everything else in an output becomes text.
@@ -34,33 +36,64 @@ ATTRIBUTES = {
     "td": ["align", "colspan", "rowspan"],
     "th": ["align", "colspan", "rowspan", "scope"],
 }
-NO_ALT = "No description has been provided for this image"  # nbconvert's words
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
     "base-uri 'none'; form-action 'none'; script-src {hashes}"
 )
 
 
-def render_notebook(executed: Path, step: Step, pieces: Mapping[str, str]) -> str:
-    """Render an executed notebook; `pieces` take the places that the notebook keeps for them."""
-    page = SCRIPT_ELEMENT.sub("", _export(executed))
-    for name, piece in pieces.items():
-        page = page.replace(f"<p>{place_of(name)}</p>", piece)
+def render_notebook(executed: Path, step: Step) -> str:
+    """Render an executed notebook, also one that broke half-way, with its figures and panels."""
+    import nbformat
+
+    text = executed.read_text(encoding="utf-8")
+    book = nbformat.reads(text, as_version=4)
+    book.metadata.pop("widgets", None)  # their state is for Lab; what lives on here is a panel
+    own, scripts = _take_own_outputs(book, hashlib.sha256(text.encode("utf-8")).hexdigest())
+    page = SCRIPT_ELEMENT.sub("", _export(book))
+    for token, piece in own.items():
+        page = page.replace(f"<pre>{token}</pre>", piece)
     page = page.replace("<body", f"<body data-step='{step.number}'", 1)
     body = page.index(">", page.index("<body")) + 1
     page = page[:body] + _navigation(step) + page[body:]
-    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     title = f"<title>{html.escape(step.title)}</title>"
     page = re.sub(r"<title>.*?</title>", lambda _: title, page, count=1, flags=re.DOTALL)
-    return page.replace("<head>", "<head>" + _policy(page), 1).replace("</head>", style + "</head>")
+    style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
+    page = page.replace("<head>", "<head>" + _policy(scripts), 1)
+    return page.replace("</head>", style + "</head>", 1)
 
 
-def place_of(name: str) -> str:
-    """The words that stand in a notebook where the rendered page has a living piece."""
-    return f"(In the report the {name} lives here.)"
+def _take_own_outputs(book: Any, digest: str) -> tuple[dict[str, str], list[str]]:
+    """Replace our outputs by words that only we can know; return what stands there, and scripts.
+
+    The words hold the digest of the notebook, which no text inside it can.
+    """
+    own: dict[str, str] = {}
+    scripts: dict[str, str] = {}
+    for output in (one for cell in book.cells for one in cell.get("outputs", ())):
+        data = output.get("data", {})
+        panel = data.get(MIME)
+        if isinstance(panel, dict) and panel.get("module") in SCRIPTS:
+            piece = fragment(panel)
+            scripts[panel["module"]] = SCRIPTS[panel["module"]]
+        elif WIDGET in data:
+            piece = "<p class='live-only'>A control lives here in JupyterLab.</p>"
+        elif "image/png" in data:
+            piece = _figure(data["image/png"], output.get("metadata", {}).get("image/png", {}))
+        else:
+            continue
+        token = f"{digest}-{len(own)}"
+        own[token] = piece
+        output["data"] = {"text/plain": token}
+    return own, list(scripts.values())
 
 
-def _export(executed: Path) -> str:
+def _figure(png: str, metadata: dict[str, Any]) -> str:
+    alt = html.escape(str(metadata.get("alt") or "A figure without a description"), quote=True)
+    return f'<img alt="{alt}" src="data:image/png;base64,{html.escape(png, quote=True)}">'
+
+
+def _export(book: Any) -> str:
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(
@@ -68,17 +101,8 @@ def _export(executed: Path) -> str:
         require_js_url="", jquery_url="", mermaid_js_url="",
     )  # fmt: skip
     exporter.register_filter("clean_html", _clean)
-    page, _ = exporter.from_filename(str(executed))
-    alts = iter(_alt_texts(executed))
-    return re.sub(f'alt="{NO_ALT}"', lambda _: f'alt="{next(alts, NO_ALT)}"', page)
-
-
-def _alt_texts(executed: Path) -> list[str]:
-    """Collect what our figures say of themselves, in page order; nbconvert leaves it out."""
-    outputs = [out for cell in read_json(executed)["cells"] for out in cell.get("outputs", [])]
-    pictures = [out for out in outputs if "image/png" in out.get("data", {})]
-    alts = [out.get("metadata", {}).get("image/png", {}).get("alt") for out in pictures]
-    return [html.escape(alt or NO_ALT, quote=True) for alt in alts]
+    page, _ = exporter.from_notebook_node(book)
+    return page
 
 
 def _clean(element: str | bytes) -> str:
@@ -88,12 +112,10 @@ def _clean(element: str | bytes) -> str:
     return bleach.clean(text, tags=TAGS, attributes=ATTRIBUTES)
 
 
-def _policy(page: str) -> str:
-    """Name the hash of every script we put in; with none, no script may run at all."""
-    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+def _policy(scripts: Iterable[str]) -> str:
+    """Allow the scripts of our own that we put in, and no other."""
     hashes = " ".join(f"'sha256-{_base64_digest(text)}'" for text in scripts) or "'none'"
-    policy = POLICY.format(hashes=hashes)
-    return f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    return f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(hashes=hashes)}">'
 
 
 def _base64_digest(text: str) -> str:
@@ -128,7 +150,7 @@ def render_index(run: Run) -> str:
     )
     style = STYLE.read_text(encoding="utf-8")
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{_policy('')}"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{_policy(())}"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(run.name)}</title><style>{style}</style></head>"
         f"<body class='index'><main>{body}</main></body></html>"

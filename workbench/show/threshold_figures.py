@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 import pandas as pd
-from ipywidgets import Widget
 from matplotlib.figure import Figure
 
 from workbench.decide.calibration import reliability as reliability_table
 from workbench.decide.choice import keep_choice
 from workbench.run import Run
-from workbench.show import explorer, plots, widgets
+from workbench.show import plots
+from workbench.show.explorer import explorer
+from workbench.show.panel import Panel
 from workbench.show.tables import Table, table
 from workbench.steps import thresholds
 from workbench.steps.thresholds import Tuned
@@ -83,11 +84,8 @@ def confidence(tuned: Tuned) -> Figure:
     )
 
 
-def live_explorer(run: Run, tuned: Tuned) -> Widget:
-    """Return the sliders of a live notebook, and leave the same explorer for the rendered page."""
+def live_explorer(run: Run, tuned: Tuned) -> Panel:
+    """Return the explorer, which also stands in the rendered page."""
     counts = thresholds.count_scores(tuned)
-    command = thresholds.choice_command(run)
-    piece = explorer.fragment(counts, tuned.thresholds, command)
-    run.save_piece("threshold explorer", piece)
     keep = partial(keep_choice, run.folder)
-    return widgets.threshold_tuner(counts, tuned.thresholds, keep)
+    return explorer(counts, tuned.thresholds, keep, thresholds.choice_command(run))
