@@ -1,4 +1,4 @@
-"""The batch door end to end, on notebooks that only pretend to work."""
+"""The command line end to end, on notebooks that only pretend to work."""
 
 import importlib
 import os
@@ -15,17 +15,17 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from PIL import Image
-from workbench.commands import BENCHMARKS
 
-from tests.conftest import OPENING, write_notebook
+from tests.conftest import opening, promised, write_notebook
 from workbench.__main__ import main
 from workbench.chain import STEPS, find_step
+from workbench.cli import BENCHMARKS
 from workbench.show import report
 from workbench.status import state_of
 
 # One write, so that it arrives as one line. Nobody ever opens the other end of the gate,
 # so the cell stays inside until it is ended.
-WAIT = 'with run.step("{number}"): print("inside\\n", end="", flush=True); open("gate").read()'
+WAIT = 'print("inside\\n", end="", flush=True); open("gate").read()'
 ALL = [step.number for step in STEPS]
 
 
@@ -55,7 +55,7 @@ def wait_inside(runner: subprocess.Popen) -> None:
 
 def break_step(project: Path, number: str, *cells: str) -> Path:
     path = project / "notebooks" / find_step(number).notebook
-    write_notebook(path, *OPENING, *cells)
+    write_notebook(path, *opening(number), *cells)
     return path
 
 
@@ -79,8 +79,7 @@ def test_every_step_leaves_an_executed_notebook_and_a_page(project):
 @pytest.mark.slow
 def test_a_killed_kernel_fails_the_step_and_the_same_command_goes_on(project):
     whole = (project / "notebooks/02_build_datasets.ipynb").read_bytes()
-    path = break_step(project, "02", "import os, signal",
-                      'with run.step("02"): os.kill(os.getpid(), signal.SIGKILL)')  # fmt: skip
+    path = break_step(project, "02", "import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
     assert run_mine("--to", "02") == 1
     record = state_of(project / "outputs/mine", find_step("02"))
     assert record["state"] == "failed" or record["state"] == "interrupted"
@@ -92,7 +91,7 @@ def test_a_killed_kernel_fails_the_step_and_the_same_command_goes_on(project):
 def test_a_killed_runner_leaves_an_honest_status_and_the_same_command_goes_on(project):
     whole = (project / "notebooks/02_build_datasets.ipynb").read_bytes()
     os.mkfifo(project / "gate")
-    path = break_step(project, "02", WAIT.format(number="02"))
+    path = break_step(project, "02", WAIT)
     runner = start_runner(project, "--to", "02")
     wait_inside(runner)
     runner.kill()
@@ -110,7 +109,7 @@ def test_an_interrupted_runner_exits_130_and_says_so(project, number, ignored):
     """A shell starts background jobs with SIGINT ignored, and children inherit that."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
     os.mkfifo(project / "gate")
-    break_step(project, "01", WAIT.format(number="01"))
+    break_step(project, "01", WAIT)
     runner = start_runner(project, "--only", "01")
     if ignored:
         signal.signal(signal.SIGINT, before)
@@ -131,11 +130,8 @@ def test_a_notebook_that_never_does_its_step_is_not_taken_for_done(project, caps
 
 @pytest.mark.slow
 def test_a_failure_after_the_step_fails_it(project, capsys):
-    path = project / "notebooks/01_dataset_audit.ipynb"
-    cells = ("with run.step('01'):\n    for name in ['dataset_manifest.json', 'labels.txt',"
-             " 'audit.csv', 'audit.json', 'quarantine.csv', 'splits']:\n"
-             "        run.path(name).write_text('x')", "1 / 0")  # fmt: skip
-    write_notebook(path, *OPENING, *cells)
+    write = f"for name in {promised(find_step('01'))}: run.path(name).write_text('x')"
+    break_step(project, "01", write, "run.finish()", "1 / 0")
     assert run_mine("--only", "01") == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert state_of(project / "outputs/mine", find_step("01"))["state"] == "failed"
@@ -226,7 +222,7 @@ def test_a_page_that_cannot_be_drawn_hides_no_reason(project, kernel, capsys, mo
 @pytest.mark.slow
 def test_a_cell_that_hangs_is_ended_with_its_kernel(project, capsys):
     os.mkfifo(project / "gate")
-    break_step(project, "01", WAIT.format(number="01"))
+    break_step(project, "01", WAIT)
     before = set(psutil.Process().children(recursive=True))
     assert run_mine("--only", "01", "--set", "run.cell_timeout_minutes=0.05") == 1
     assert "a cell ran longer than run.cell_timeout_minutes" in capsys.readouterr().err

@@ -71,8 +71,16 @@ def judge(run: Run, step: Step) -> Verdict:
     return verdict
 
 
+def _require_dataset(run: Run, plan: Plan) -> None:
+    from workbench.data.stamp import stamp_dataset
+
+    if STEPS[0] in plan.steps:
+        stamp_dataset(run.dataset_folder, run.folder)
+
+
 def dry_run(run: Run, plan: Plan) -> Iterator[str]:
     """Say what each step would do and why; one that reads what another writes may follow it."""
+    _require_dataset(run, plan)
     written: dict[str, Step] = {}
     for step, verdict in judge_steps(run, plan):
         sources = [written[n] for n in freshness.files_read(step, run.settings) if n in written]
@@ -103,6 +111,7 @@ def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> No
     """Run what is not up to date; stop at the first failure with its reason."""
     with locked(run.folder), _terminate_as_interrupt():
         refuse_foreign_kernel()
+        _require_dataset(run, plan)
         _sweep(run.folder)
         run.save_settings()
         if changes is not None:

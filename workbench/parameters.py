@@ -49,8 +49,9 @@ def read_settings(
     given: Mapping[str, Any] | None = None,
     root: Path = Path("."),
 ) -> Settings:
-    """Resolve a parameter file, the dataset's own config and what the caller says."""
-    return resolve_layers(file, {}, layers_of(assignments, given), root).settings
+    """Resolve what the caller starts from, a parameter file, the dataset's config and `--set`."""
+    start = [Layer("the command", dict(given))] if given else []
+    return resolve_layers(file, {}, layers_of(assignments), root, start).settings
 
 
 def layers_of(assignments: Iterable[str] = (), given: Mapping[str, Any] | None = None) -> list:
@@ -60,10 +61,14 @@ def layers_of(assignments: Iterable[str] = (), given: Mapping[str, Any] | None =
 
 
 def resolve_layers(
-    file: Path | None, own: Mapping[str, Any], last: list[Layer], root: Path
+    file: Path | None,
+    own: Mapping[str, Any],
+    last: list[Layer],
+    root: Path,
+    start: Iterable[Layer] = (),
 ) -> Resolved:
     """Merge defaults, file, dataset config, the run's `own` changes (dotted) and the `last`."""
-    first = [] if file is None else [Layer(str(file), read_yaml(file))]
+    first = [*start, *([] if file is None else [Layer(str(file), read_yaml(file))])]
     kept = [Layer("this run", nested(own))] if own else []
     dataset = _dataset_layer(resolve([*first, *kept, *last]), root)
     layers = [*first, *dataset, *kept, *last]
