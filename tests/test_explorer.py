@@ -9,7 +9,8 @@ import pytest
 from tests.browser import Opened, chromium, page_of
 from tests.decision_doubles import NAUGHTY, draw, tuned, tuned_unknown
 from workbench.decide.choice import accept
-from workbench.decide.levels import LOWEST, Objective, best
+from workbench.decide.levels import LOWEST
+from workbench.decide.objectives import Objective, best
 from workbench.decide.recommendation import from_json
 from workbench.errors import InputError
 from workbench.show.explorer import explorer

@@ -7,20 +7,10 @@ import numpy as np
 import pytest
 
 from workbench.decide import thresholds
-from workbench.decide.intervals import interval
-from workbench.decide.levels import (
-    LOWEST,
-    NEVER,
-    Objective,
-    Quantization,
-    best,
-    candidates,
-    count_levels,
-    level_cells,
-    on_levels,
-)
-from workbench.decide.selection import assign_folds, smooth
-from workbench.decide.thresholds import search
+from workbench.decide.intervals import assign_folds, interval
+from workbench.decide.levels import LOWEST, NEVER, Quantization, count_levels, level_cells
+from workbench.decide.objectives import Objective, best, candidates
+from workbench.decide.thresholds import search, smooth
 from workbench.decide.unknown import answers, search_unknown
 from workbench.errors import InputError
 from workbench.settings import SingleLabelSettings, ThresholdSearchSettings
@@ -186,14 +176,6 @@ def test_the_decisions_of_the_three_forms_agree_on_every_image():
     np.testing.assert_array_equal(
         found.decide(raw), quantization.probabilities(raw) >= found.probability
     )
-
-
-def test_float_logits_put_on_levels_decide_alike():
-    logits = np.random.default_rng(0).normal(-1, 3, (500, 3))
-    raw, quantization = on_levels(logits)
-    integers = np.arange(LOWEST + 1, NEVER)
-    bars = quantization.threshold_logits(integers)
-    np.testing.assert_array_equal(raw[..., None] >= integers, logits[..., None] >= bars)
 
 
 def test_a_class_without_examples_keeps_the_global_threshold():

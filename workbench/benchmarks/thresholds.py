@@ -11,8 +11,7 @@ from sklearn.metrics import f1_score
 
 from workbench.decide.intervals import resampled_levels
 from workbench.decide.levels import Quantization
-from workbench.decide.selection import tune
-from workbench.decide.thresholds import best_thresholds, rules_of, search
+from workbench.decide.thresholds import best_thresholds, rules_of, search, tune
 from workbench.settings import ThresholdSearchSettings
 
 SIZES = ((20_000, 80), (100_000, 80), (1_000_000, 80))

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit
 
-from workbench.decide.intervals import count_cells, image_weights, interval_ends
+from workbench.decide.intervals import assign_folds, count_cells, image_weights, interval_ends
 from workbench.decide.levels import (
     LOWEST,
     NEVER,
@@ -29,7 +29,6 @@ from workbench.decide.levels import (
     ratio,
 )
 from workbench.decide.outcomes import Task, probabilities
-from workbench.decide.selection import assign_folds
 
 # Does 80 % mean 80 %? Promised probabilities against what happened, in bins, with intervals.
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from workbench.decide.intervals import interval_ends
+from workbench.decide.levels import check_names
 from workbench.decide.metrics import Figures, measure, resample
-from workbench.decide.outcomes import Answers, Task, check_names
+from workbench.decide.outcomes import Answers, Task
 from workbench.errors import InputError
 
 LOWER_IS_BETTER = frozenset({"hamming_loss", "calibration_error"})

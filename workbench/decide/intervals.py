@@ -47,6 +47,11 @@ def _sorted_quantile(columns: np.ndarray, defined: np.ndarray, share: float) -> 
     return np.where(defined > 0, low + (high - low) * (place - below), np.nan)
 
 
+def or_none(value: float) -> float | None:
+    """Return a plain number for JSON; None for NaN."""
+    return None if np.isnan(value) else float(value)
+
+
 def image_weights(
     images: int, replicates: int, rng: np.random.Generator, classes: int = 1
 ) -> Iterator[np.ndarray]:
@@ -93,3 +98,13 @@ def resampled_levels(
         cells[rows] = level_cells(y_true[rows], raw[rows], None if mask is None else mask[rows])
     for weights in image_weights(len(raw), replicates, rng, raw.shape[1]):
         yield counts_from_cells(count_cells(cells, CELLS, weights).astype(np.float64))
+
+
+def assign_folds(y_true: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal images out to folds, rarest label first, so that few positives spread evenly. [N]"""
+    rarity = np.argsort(np.argsort((y_true > 0.5).sum(0), kind="stable"))  # 0 is the rarest class
+    ranked = np.where(y_true > 0.5, rarity, y_true.shape[1])
+    order = np.lexsort((rng.permutation(len(y_true)), ranked.min(1)))
+    assigned = np.empty(len(y_true), np.int64)
+    assigned[order] = np.arange(len(y_true)) % folds
+    return assigned

@@ -14,10 +14,18 @@ import pandas as pd
 
 from workbench.decide import outcomes
 from workbench.decide.calibration import Bins, calibration_error
-from workbench.decide.intervals import Ends, count_cells, image_weights, interval, interval_ends
+from workbench.decide.intervals import (
+    Ends,
+    count_cells,
+    image_weights,
+    interval,
+    interval_ends,
+    or_none,
+)
 from workbench.decide.levels import (
     CELLS,
     LEVELS,
+    check_names,
     check_scores,
     counts_from_cells,
     mean_defined,
@@ -28,7 +36,6 @@ from workbench.decide.outcomes import (
     Task,
     average_precision,
     average_precisions,
-    check_names,
     roc_auc,
     roc_aucs,
 )
@@ -242,7 +249,7 @@ def f1_macro(
     y_pred = np.asarray(y_pred)
     check_scores(np.asarray(y_true), y_pred, mask)
     cells = outcomes.outcome_cells(y_true, y_pred > 0.5, mask)
-    return _or_none(outcomes.overall_figures(outcomes.count_outcomes(cells))["f1_macro"])
+    return or_none(outcomes.overall_figures(outcomes.count_outcomes(cells))["f1_macro"])
 
 
 def mean_average_precision(
@@ -264,7 +271,7 @@ def _with_intervals(
 ) -> dict[str, Figure]:
     figures = {}
     for name, value in values.items():
-        figures[name] = Figure(_or_none(value), interval(drawn[name]) if name in drawn else None)
+        figures[name] = Figure(or_none(value), interval(drawn[name]) if name in drawn else None)
     return figures
 
 
@@ -306,10 +313,6 @@ def _most_confused(pairs: np.ndarray, classes: Sequence[str]) -> list[dict[str, 
         for i, j in places
         if pairs[i, j]
     ]
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _row_json(row: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ precision 0, as in scikit-learn. Undefined figures are NaN here and null when wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -125,11 +124,6 @@ def _check_probabilities(y_score: np.ndarray) -> None:
         raise InputError(
             "scores must be probabilities, 0 to 1; apply sigmoid or softmax to the logits first"
         )
-
-
-def check_names(classes: Sequence[str], scores: np.ndarray) -> None:
-    if len(classes) != scores.shape[1]:
-        raise InputError(f"{len(classes)} class names for {scores.shape[1]} columns of scores")
 
 
 TN, FP, FN, TP = range(4)  # cell = 2 * label + answer

@@ -1,31 +1,40 @@
-"""When should the app say yes? Search the thresholds on validation scores of the phone file.
+"""When should the app say yes? Search the thresholds of several classes on validation scores.
 
-For several classes at once; `unknown` is for exactly one class or none.
+One threshold for all classes, one for each, and who may keep its own: all of it works on counts
+per fold, so it takes milliseconds whatever the number of images, and can be repeated inside a
+cross-validation to see how much is luck. `unknown` is for exactly one class or none.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from workbench.decide.intervals import interval, interval_ends, resampled_levels
+from workbench.decide.intervals import (
+    assign_folds,
+    interval,
+    interval_ends,
+    or_none,
+    resampled_levels,
+)
 from workbench.decide.levels import (
     LOWEST,
     NEVER,
     LevelCounts,
-    Objective,
     Quantization,
-    candidates,
+    check_names,
     check_raw,
     check_scores,
     count_levels,
     mean_defined,
     ratio,
 )
+from workbench.decide.objectives import Objective, best, candidates
 from workbench.decide.recommendation import (
     SCHEMA,
     ClassThreshold,
@@ -35,17 +44,6 @@ from workbench.decide.recommendation import (
     Thresholds,
     forms,
 )
-from workbench.decide.selection import (
-    Choice,
-    Rules,
-    assign_folds,
-    choose,
-    held_out_value,
-    nearest,
-    tune,
-    value_at,
-)
-from workbench.errors import InputError
 
 if TYPE_CHECKING:
     from workbench.settings import ThresholdSearchSettings
@@ -70,28 +68,24 @@ def search(
     """Search thresholds on int8 scores [N, C] and say how far each can be trusted."""
     check_scores(y_true, raw, mask)
     check_raw(raw)
-    _check_classes(classes, raw)
+    check_names(classes, raw)
     quantization = Quantization(float(scale), int(zero_point))
     rules = rules_of(settings, quantization)
     rng = np.random.default_rng(seed)
-    folds = count_folds(y_true, raw, mask, min(FOLDS, len(raw)), rng)
-    counts = LevelCounts(folds.positives.sum(0), folds.negatives.sum(0))
+    folds = _count_folds(y_true, raw, mask, min(FOLDS, len(raw)), rng)
+    counts = folds.total
     choice = choose(folds, rules, rng)
-    replicates = _Replicates.draw(y_true, raw, mask, rules, choice, rng)
-    log.info(
-        "Threshold %d for all classes; %d of %d classes keep one of their own.",
-        choice.shared,
-        choice.adopted.sum(),
-        len(classes),
-    )
-    apparent = _or_none(value_at(counts, choice.integers, rules.objective))
-    cross_fitted = _or_none(held_out_value(folds, rules, rng))
-    known = apparent is not None and cross_fitted is not None
+    drawn = _draw(resampled_levels(y_true, raw, mask, rules.replicates, rng), choice, rules)
+    kept, shared = choice.adopted.sum(), choice.shared
+    log.info("Threshold %d for all classes; %d of %d keep their own.", shared, kept, len(classes))
+    apparent = or_none(_value_at(counts, choice.integers, rules.objective))
+    cross_fitted = or_none(_held_out_value(folds, rules, rng))
+    optimism = None if apparent is None or cross_fitted is None else apparent - cross_fitted
     return Thresholds(
         schema_version=SCHEMA,
         task="multilabel",
         created_by="search",
-        objective=objective_json(rules.objective),
+        objective=rules.objective.described,
         method=settings.method,
         scores=LevelScores(
             split=split,
@@ -105,14 +99,14 @@ def search(
         bootstrap_replicates=settings.bootstrap_replicates,
         expected=Expected(
             apparent=apparent,
-            apparent_interval=interval(replicates.value),
+            apparent_interval=interval(drawn.value),
             cross_fitted=cross_fitted,
-            optimism=apparent - cross_fitted if known else None,
+            optimism=optimism,
         ),
-        shared=Level(**forms(quantization, choice.shared, _integer_interval(replicates.shared))),
-        classes=tuple(_describe(classes, counts, choice, replicates, rules, quantization)),
+        shared=Level(**forms(quantization, shared, _integer_interval(drawn.shared))),
+        classes=tuple(_describe(classes, counts, choice, drawn, rules, quantization)),
         edits=(),
-    ).with_curve(shared_curve(counts, quantization, rules.objective, choice.shared))
+    ).with_curve(shared_curve(counts, quantization, rules.objective, shared))
 
 
 def best_thresholds(
@@ -127,12 +121,25 @@ def best_thresholds(
     return tune(count_levels(y_true, raw, mask), rules)[1]
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Everything a choice depends on beside the counts."""
+
+    objective: Objective
+    integers: np.ndarray  # the candidates, ascending
+    fallback: int  # the candidate nearest to probability one half, where nothing can be tuned
+    smoothing_positives: float
+    per_class: bool
+    least_gain: float
+    replicates: int
+
+
 def rules_of(settings: ThresholdSearchSettings, quantization: Quantization) -> Rules:
     integers = candidates(settings, quantization)
     return Rules(
         objective=Objective.of(settings),
         integers=integers,
-        fallback=int(nearest(np.array(quantization.zero_point), integers)),
+        fallback=int(_nearest(np.array(quantization.zero_point), integers)),
         smoothing_positives=settings.smoothing_positives,
         per_class=settings.per_class_enabled,
         least_gain=settings.per_class_improvement_threshold,
@@ -140,13 +147,7 @@ def rules_of(settings: ThresholdSearchSettings, quantization: Quantization) -> R
     )
 
 
-def count_folds(
-    y_true: np.ndarray,
-    raw: np.ndarray,
-    mask: np.ndarray | None,
-    folds: int,
-    rng: np.random.Generator,
-) -> LevelCounts:
+def _count_folds(y_true, raw, mask, folds: int, rng: np.random.Generator) -> LevelCounts:
     """Count levels apart for every fold: leading axis of folds."""
     assigned = assign_folds(y_true, folds, rng)
     parts = [np.flatnonzero(assigned == fold) for fold in range(folds)]
@@ -160,56 +161,157 @@ def count_folds(
     )
 
 
-class _Replicates:
-    """What the search would have said on resampled images."""
-
-    def __init__(self, shared: np.ndarray, own: np.ndarray, value: np.ndarray) -> None:
-        self.shared, self.own, self.value = shared, own, value
-
-    @classmethod
-    def draw(
-        cls,
-        y_true: np.ndarray,
-        raw: np.ndarray,
-        mask: np.ndarray | None,
-        rules: Rules,
-        choice: Choice,
-        rng: np.random.Generator,
-    ) -> _Replicates:
-        shared, own, value = [], [], []
-        for block in resampled_levels(y_true, raw, mask, rules.replicates, rng):
-            tuned = tune(block, rules)
-            shared.append(tuned[0])
-            own.append(tuned[1])
-            value.append(_values_at(block, choice.integers, rules.objective))
-        return cls(np.concatenate(shared), np.concatenate(own), np.concatenate(value))
+def tune(counts: LevelCounts, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best shared integer [...] and the best one of each class, smoothed [..., C]."""
+    values = rules.objective.class_values(counts)
+    pooled = rules.objective.shared_values(counts, values)
+    shared = np.where(np.isnan(pooled[..., 0]), rules.fallback, best(pooled, rules.integers))
+    own = best(values, rules.integers)
+    defined = ~np.isnan(values[..., 0])
+    own = np.where(defined, own, shared[..., None])
+    return shared, smooth(own, shared[..., None], counts.totals[0], rules)
 
 
-def _values_at(counts: LevelCounts, integers: np.ndarray, objective: Objective) -> np.ndarray:
+def smooth(own: np.ndarray, shared: np.ndarray, positives: np.ndarray, rules: Rules) -> np.ndarray:
+    """Pull thresholds of rare classes to the shared one, as if it had been seen that many times."""
+    if rules.smoothing_positives == 0:
+        return own
+    trust = positives / (positives + rules.smoothing_positives)
+    return _nearest(trust * own + (1 - trust) * shared, rules.integers)
+
+
+def _nearest(wanted: np.ndarray, integers: np.ndarray) -> np.ndarray:
+    """Return the nearest candidate; the lower of two equally near."""
+    middles = (integers[1:] + integers[:-1]) / 2
+    return integers[np.searchsorted(middles, wanted, side="left")]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One shared threshold, one of its own for every class, and which of the two is used."""
+
+    shared: int
+    own: np.ndarray  # int [C], smoothed
+    adopted: np.ndarray  # bool [C]
+    gain: np.ndarray  # float [C], on images that did not choose; NaN where undefined
+    gain_low: np.ndarray
+    gain_high: np.ndarray
+
+    @property
+    def integers(self) -> np.ndarray:
+        return np.where(self.adopted, self.own, self.shared)
+
+
+def choose(folds: LevelCounts, rules: Rules, rng: np.random.Generator) -> Choice:
+    """Tune on all folds; a class keeps its own threshold only where held-out images gain by it."""
+    shared, own = tune(folds.total, rules)
+    outcomes = _held_out_outcomes(folds, rules)
+    gain = _gains(outcomes, rules.objective)
+    low, high = interval_ends(_gains(_resample(outcomes, rules.replicates, rng), rules.objective))
+    both_labels = np.all([total > 0 for total in folds.total.totals], axis=0)
+    adopted = both_labels & (own != shared) & (low > 0) & (gain >= rules.least_gain)
+    return Choice(int(shared), own, adopted & rules.per_class, gain, low, high)
+
+
+def _held_out_outcomes(folds: LevelCounts, rules: Rules) -> np.ndarray:
+    """Judge every fold by thresholds tuned on the others: counts [C, 2, 4].
+
+    Axis 1 is without or with the class; axis 2 is who said yes: both thresholds, only the shared
+    one, only the class's own, neither.
+    """
+    total = folds.total
+    others = LevelCounts(total.positives - folds.positives, total.negatives - folds.negatives)
+    shared, own = tune(others, rules)
+    shared = np.broadcast_to(shared[:, None], own.shape)
+    sides = [_who_says_yes(counts, shared, own) for counts in (folds.negatives, folds.positives)]
+    return np.stack(sides, axis=1)
+
+
+def _who_says_yes(counts: np.ndarray, shared: np.ndarray, own: np.ndarray) -> np.ndarray:
+    levels = np.arange(LOWEST, LOWEST + counts.shape[-1])
+    by_shared, by_own = levels >= shared[..., None], levels >= own[..., None]
+    groups = (by_shared & by_own, by_shared & ~by_own, ~by_shared & by_own, ~by_shared & ~by_own)
+    return np.stack([(counts * group).sum((0, -1)) for group in groups], axis=-1)
+
+
+def _gains(outcomes: np.ndarray, objective: Objective) -> np.ndarray:
+    """Value of the own threshold less value of the shared one, from [..., 2, 4] outcomes."""
+    both, shared, own, _ = np.moveaxis(outcomes, -1, 0)
+    negatives, positives = np.moveaxis(outcomes.sum(-1), -1, 0)
+    of_own, of_shared = (
+        objective.values(yes[..., 1], yes[..., 0], positives, negatives)
+        for yes in (both + own, both + shared)
+    )
+    return of_own - of_shared
+
+
+def _resample(outcomes: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the images of each class again: a multinomial over its eight outcomes. [R, C, 2, 4]"""
+    classes = len(outcomes)
+    cells = outcomes.reshape(classes, 8)
+    images = cells.sum(-1)
+    shares = np.where(images[:, None] > 0, cells / np.maximum(images, 1)[:, None], 1 / 8)
+    drawn = rng.multinomial(images, shares, size=(replicates, classes))
+    return drawn.reshape(replicates, classes, 2, 4)
+
+
+def _held_out_value(folds: LevelCounts, rules: Rules, rng: np.random.Generator) -> float:
+    """Value of the whole procedure, adoption included, on images that took no part in it."""
+    held_out = []
+    for fold in range(len(folds.positives)):
+        others = np.delete(np.arange(len(folds.positives)), fold)
+        held_out.append(_yes_at(folds[fold], choose(folds[others], rules, rng).integers))
+    tp, fp = np.sum(held_out, axis=0)
+    return mean_defined(rules.objective.values(tp, fp, *folds.total.totals), axis=-1)
+
+
+def _value_at(counts: LevelCounts, integers: np.ndarray, objective: Objective) -> np.ndarray:
+    """Mean value over the classes of the given thresholds [C]: [...]"""
+    return mean_defined(objective.values(*_yes_at(counts, integers), *counts.totals), axis=-1)
+
+
+def _yes_at(counts: LevelCounts, integers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     place = np.broadcast_to(integers - LOWEST, counts.positives.shape[:-1])[..., None]
     tp, fp = (np.take_along_axis(above, place, -1)[..., 0] for above in counts.at_least())
-    return mean_defined(objective.values(tp, fp, *counts.totals), axis=-1)
+    return tp, fp
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the search would have said on resampled images."""
+
+    shared: np.ndarray  # [R]
+    own: np.ndarray  # [R, C]
+    value: np.ndarray  # [R], of the thresholds that were chosen
+
+
+def _draw(blocks: Iterator[LevelCounts], choice: Choice, rules: Rules) -> Drawn:
+    found = [
+        (*tune(block, rules), _value_at(block, choice.integers, rules.objective))
+        for block in blocks
+    ]
+    return Drawn(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
 def _describe(
     classes: Sequence[str],
     counts: LevelCounts,
     choice: Choice,
-    replicates: _Replicates,
+    drawn: Drawn,
     rules: Rules,
     quantization: Quantization,
 ) -> Iterator[ClassThreshold]:
     positives, negatives = (total.tolist() for total in counts.totals)
     for index, name in enumerate(classes):
         adopted = bool(choice.adopted[index])
-        drawn = _integer_interval(replicates.own[:, index] if adopted else replicates.shared)
+        ends = _integer_interval(drawn.own[:, index] if adopted else drawn.shared)
         images = positives[index] + negatives[index]
         gain, low, high = (
-            _or_none(values[index]) for values in (choice.gain, choice.gain_low, choice.gain_high)
+            or_none(values[index]) for values in (choice.gain, choice.gain_low, choice.gain_high)
         )
         yield ClassThreshold(
             name=name,
-            **forms(quantization, choice.integers[index], drawn),
+            **forms(quantization, choice.integers[index], ends),
             adopted=adopted,
             created_by="search",
             reason=_reason(choice, index, rules),
@@ -249,24 +351,8 @@ def _note(positives: int, negatives: int) -> str:
 
 
 def _integer_interval(drawn: np.ndarray) -> tuple[int, int]:
-    low, high = interval_ends(drawn.astype(np.float64)[:, None])
-    return int(np.floor(low[0])), int(np.ceil(high[0]))
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def objective_json(objective: Objective) -> dict[str, object]:
-    """Name the objective, the figures that belong to it and what it means."""
-    figures = {
-        "fbeta": ("beta",),
-        "precision_floor": ("floor",),
-        "recall_floor": ("floor",),
-        "cost": ("cost_false_positive", "cost_false_negative"),
-    }
-    chosen = {name: getattr(objective, name) for name in figures.get(objective.name, ())}
-    return {"name": objective.name, **chosen, "meaning": objective.sentence}
+    low, high = interval_ends(drawn.astype(np.float64))
+    return int(np.floor(low)), int(np.ceil(high))
 
 
 def shared_curve(
@@ -296,8 +382,3 @@ def shared_curve(
             "chosen": integers == chosen,
         }
     )
-
-
-def _check_classes(classes: Sequence[str], raw: np.ndarray) -> None:
-    if len(classes) != raw.shape[1]:
-        raise InputError(f"{len(classes)} class names for {raw.shape[1]} columns of scores")

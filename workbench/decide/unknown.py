@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.intervals import Ends, image_weights, interval
-from workbench.decide.levels import check_scores, ratio
+from workbench.decide.intervals import Ends, image_weights, interval, or_none
+from workbench.decide.levels import check_names, check_scores, ratio
 from workbench.decide.recommendation import (
     SCHEMA,
     ConfidenceScores,
@@ -49,8 +49,7 @@ def search_unknown(
     Images whose class is masked as unknown are left out.
     """
     check_scores(y_true, logits, mask)
-    if len(classes) != logits.shape[1]:
-        raise InputError(f"{len(classes)} class names for {logits.shape[1]} columns of scores")
+    check_names(classes, logits)
     confidence, correct = answers(y_true, logits, mask)
     curve = unknown_curve(confidence, correct, _cuts(confidence), settings)
     chosen, reason = _choose(curve, settings)
@@ -77,7 +76,7 @@ def search_unknown(
             probability=float(row.threshold),
             coverage=float(row.coverage),
             coverage_interval=coverage,
-            accepted_accuracy=_or_none(row.accepted_accuracy),
+            accepted_accuracy=or_none(row.accepted_accuracy),
             accepted_accuracy_interval=accuracy,
             utility=float(row.utility),
             meets_target=bool(row.meets_target),
@@ -168,7 +167,3 @@ def _intervals(
     )
     accuracy = np.where(sums[:, 0] > 0, ratio(sums[:, 1], sums[:, 0]), np.nan)
     return interval(sums[:, 0] / len(accepted)), interval(accuracy)
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
