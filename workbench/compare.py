@@ -14,10 +14,10 @@ import numpy as np
 
 from workbench.chain import writer_of
 from workbench.data.tables import TABLES, Split, read_tables
-from workbench.decide import reading
 from workbench.decide.comparison import Comparison, Predictions, compare
 from workbench.decide.levels import Quantization
 from workbench.decide.outcomes import probabilities
+from workbench.decide.recommendation import RECOMMENDATION, read
 from workbench.deploy import verify
 from workbench.errors import InputError, MissingInputError
 from workbench.files import read_json, sha256
@@ -27,7 +27,6 @@ from workbench.settings import Settings
 log = logging.getLogger(__name__)
 
 CANDIDATE = "candidate_scores.npz"
-RECOMMENDATION = "threshold_recommendation.json"
 STAGES = {  # the furthest first
     CANDIDATE: "the 8-bit candidates",
     "student_scores.npz": "the students",
@@ -100,7 +99,7 @@ def tuned_thresholds(folder: Path) -> np.ndarray | float | None:
     path = folder / RECOMMENDATION
     if not path.exists():
         return None
-    found = reading.read(path)
+    found = read(path)
     searched = read_json(path)["scores"]["source_sha256"]
     return found.probability if searched == sha256(folder / CANDIDATE) else None
 
