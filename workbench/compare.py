@@ -100,8 +100,8 @@ def tuned_thresholds(folder: Path) -> np.ndarray | float | None:
     if not path.exists():
         return None
     found = read(path)
-    searched = read_json(path)["scores"]["source_sha256"]
-    return found.probability if searched == sha256(folder / CANDIDATE) else None
+    current = found.scores.source_sha256 == sha256(folder / CANDIDATE)
+    return found.probability if current else None
 
 
 def _logits(folder: Path, stage: str) -> np.ndarray:
