@@ -61,7 +61,7 @@ def make_candidate(folder, lift, *, tune=False):
         found = search(
             LABELS, raw, SCALE, ZERO_POINT, knobs, CLASSES, 0, source_sha256=sha256(path)
         )
-        write_json(folder / "threshold_recommendation.json", found.model_dump(mode="json", by_alias=True))
+        write_json(folder / "threshold_recommendation.json", found.model_dump(mode="json"))
         return found
 
 
