@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import files, freshness, status
 from workbench.chain import STEPS, Step, find_step, writer_of
+from workbench.changes import (
+    CHANGES_NAME,
+    CONFIG_NAME,
+    describe_source,
+    read_changes,
+    resolve_settings,
+    saved_settings,
+)
 from workbench.errors import MissingInputError, SettingsError, StepError
 from workbench.lock import LOCK_NAME, describe_process, held_by_parent, locked
 from workbench.notebook import CellWatcher, read_cells
-from workbench.parameters import (
-    Layer,
-    describe_changes,
-    differences,
-    flat_values,
-    layers_of,
-    resolve,
-    resolve_layers,
-)
+from workbench.parameters import Layer, describe_changes, flat_values, layers_of, resolve
 from workbench.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONFIG_NAME = "training_config.json"  # the settings as they were resolved, for every reader
-CHANGES_NAME = "changes.json"  # the parameter file, and what notebooks and --set changed
 RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -197,8 +195,8 @@ class Run:
         folder = run_folder(str(self.folder.with_name(name)), self.root)
         if folder.exists():
             return self._existing_fork(folder, knobs)
-        changes = _read_changes(self.folder)
-        resolved = _resolve(folder, self.root, None, knobs, changes)
+        changes = read_changes(self.folder, self.root)
+        resolved = resolve_settings(self.root, None, layers_of((), knobs), changes)
         partial = folder.with_name(f"{files.PARTIAL}{name}")
         shutil.rmtree(partial, ignore_errors=True)
         skip = shutil.ignore_patterns(LOCK_NAME, f"{files.PARTIAL}*", "html", "notebooks")
@@ -303,8 +301,8 @@ def open_run(
     root = project_root()
     folder = run_folder(run_dir, root)
     _refuse_a_new_folder(folder, step)
-    file, given = _what_the_cells_say(folder, parameters, knobs)
-    resolved = _resolve(folder, root, file, given, _read_changes(folder))
+    file, given = _what_the_cells_say(folder, root, parameters, knobs)
+    resolved = resolve_settings(root, file, layers_of((), given), read_changes(folder, root))
     run = Run(folder, resolved.settings, root)
     before = saved_settings(folder) if run.path(CONFIG_NAME).exists() else None
     log.info("%s", describe_source(resolved))
@@ -335,11 +333,10 @@ def _refuse_a_new_folder(folder: Path, step: str | None) -> None:
 
 
 def _what_the_cells_say(
-    folder: Path, parameters: str | None, knobs: Mapping[str, Any] | None
+    folder: Path, root: Path, parameters: str | None, knobs: Mapping[str, Any] | None
 ) -> tuple[Path | None, dict[str, Any]]:
     """Return the parameter file to start from and the knobs that are set on top of it."""
-    root = project_root()
-    remembered = _read_changes(folder).get("parameters")
+    remembered = read_changes(folder, root).get("parameters")
     new = not (folder / CONFIG_NAME).exists()
     if knobs is not None:
         return _file(parameters if new else remembered, root), dict(knobs)
@@ -361,80 +358,11 @@ def _file(name: str | None, root: Path) -> Path | None:
     return root / name if name else None
 
 
-@dataclass(frozen=True)
-class _Resolution:
-    settings: Settings
-    changes: dict[str, Any]  # what changes.json will hold
-    lines: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        return "; ".join(self.lines) or "no change"
-
-
-def _resolve(
-    folder: Path, root: Path, file: Path | None, given: Any, before: Mapping[str, Any]
-) -> _Resolution:
-    """Merge every layer; what the caller changes is remembered as a change of this run.
-
-    A remembered change holds as long as what it changed stands: a knob that its parameter file
-    has been given since wins, for it was said later.
-    """
-    last = given if isinstance(given, list) else layers_of((), given)
-    name = _relative(file, root) if file else before.get("parameters")
-    file = file or _file(name, root)
-    base = resolve_layers(file, {}, last, root).base
-    own, lines = {}, []
-    for key, change in before.get("changes", {}).items():
-        if key in base and base[key] == change["from"]:
-            own[key] = change["to"]
-        elif key in base:
-            lines.append(f"{name} says {key} {base[key]} now; the run's own {change['to']} goes")
-    resolved = resolve_layers(file, own, last, root)
-    values = flat_values(resolved.settings.model_dump())
-    said = {key for layer in last for key in flat_values(layer.values)} | set(own)
-    changed = {key: {"from": base[key], "to": values[key]}
-               for key in sorted(said) if values[key] != base[key]}  # fmt: skip
-    changes = {"schema": 1, "parameters": name, "changes": changed}
-    return _Resolution(resolved.settings, changes, (*lines, *resolved.lines))
-
-
-def _relative(file: Path, root: Path) -> str:
-    file = file.resolve()
-    return str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
-
-
-def _read_changes(folder: Path, root: Path | None = None) -> dict[str, Any]:
-    """Read what made the run's settings; a run that does not say holds all of them as changes."""
-    path = folder / CHANGES_NAME
-    if not path.exists():
-        return _changes_of_settings(folder)
-    held = files.read_json(path)
-    try:
-        kept = {key: {"from": one["from"], "to": one["to"]} for key, one in held["changes"].items()}
-        if not isinstance(held["parameters"], str | None):
-            raise TypeError
-    except (KeyError, TypeError, AttributeError):
-        raise SettingsError(f"{path} is damaged. Delete it and run again") from None
-    if held["parameters"] and not ((root or project_root()) / held["parameters"]).is_file():
-        log.info("%s is gone; the run keeps the settings it has", held["parameters"])
-        return _changes_of_settings(folder)
-    return {"parameters": held["parameters"], "changes": kept}
-
-
-def _changes_of_settings(folder: Path) -> dict[str, Any]:
-    if not (folder / CONFIG_NAME).exists():
-        return {}
-    old, new = (flat_values(one.model_dump()) for one in (Settings(), saved_settings(folder)))
-    changed = {key: {"from": old[key], "to": new[key]} for key in new if new[key] != old[key]}
-    return {"parameters": None, "changes": changed}
-
-
 def resolve_run(
     folder: Path, root: Path, file: Path | None, assignments: Iterable[str] = ()
 ) -> tuple[Run, dict[str, Any], tuple[str, ...]]:
     """Resolve a run's settings for the command line: the run, its changes, and what to say."""
-    resolved = _resolve(folder, root, file, layers_of(assignments), _read_changes(folder))
+    resolved = resolve_settings(root, file, layers_of(assignments), read_changes(folder, root))
     return Run(folder, resolved.settings, root), resolved.changes, resolved.lines
 
 
@@ -443,17 +371,6 @@ def _say_what_is_old(run: Run, before: Settings) -> None:
     log.info("changed in %s: %s", run.name, describe_changes(old, new))
     outdated = freshness.outdated(run)
     log.info("out of date now: %s", ", ".join(outdated) if outdated else "nothing")
-
-
-def saved_settings(folder: Path) -> Settings:
-    """Read the settings that a run was last resolved to."""
-    path = folder / CONFIG_NAME
-    if not path.exists():
-        raise MissingInputError(f"No {CONFIG_NAME} in {folder}: is it a run folder?")
-    values = files.read_json(path)
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no settings. Delete it and run again")
-    return resolve([Layer(str(path), values)])
 
 
 def existing_run(folder: Path, root: Path | None = None) -> Run:
@@ -493,10 +410,3 @@ def prepare_process(settings: Settings) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # names no file; the audit does
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-
-
-def describe_source(resolved: _Resolution) -> str:
-    """Say in one line where the settings come from and how far they are from the defaults."""
-    count = len(flat_values(differences(resolved.settings)))
-    source = resolved.changes["parameters"] or "the defaults"
-    return f"settings from {source}: {count} differ from the defaults"
