@@ -31,7 +31,7 @@ from workbench.settings import Settings
 
 if TYPE_CHECKING:
     from workbench.data.tables import Dataset
-    from workbench.show.figures import Table
+    from workbench.show.tables import Table
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,8 @@ class Run:
 
     def finish(self) -> Table:
         """Record the step as done with the hashes of what it left, and show that as a table."""
+        from workbench.show.tables import file_table
+
         if self.open_step is None:
             raise StepError('no step is open. Open the run with open_run(run_dir, step="01")')
         with self.locked():
@@ -133,33 +135,13 @@ class Run:
                 fingerprint=self._parts, outputs=outputs,
             )  # fmt: skip
         _unwatch(self)
-        return self._table_of(outputs)
-
-    def _table_of(self, outputs: Mapping[str, str]) -> Table:
-        """Show what the step left: name, size and the start of its sha256."""
-        from workbench.show.figures import table
-
-        rows = []
-        for name, digest in outputs.items():
-            path = self.path(name)
-            inner = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
-            size = f"{sum(one.stat().st_size for one in inner) / 1024:,.1f} KiB"
-            size += "" if path.is_file() else f" in {len(inner)} files"
-            rows.append({"file": name, "size": size, "sha256": digest[:12]})
-        return table(rows)
+        return file_table(self.folder, outputs)
 
     @contextmanager
     def step(self, number: str) -> Iterator[None]:  # TEMPORARY
         self.begin(number)
         yield
         self.finish()
-
-    def save_piece(self, name: str, html: str) -> None:  # TEMPORARY
-        files.write_text(self.folder / "html/pieces" / f"{name}.html", html)
-
-    def pieces(self) -> dict[str, str]:  # TEMPORARY
-        found = sorted((self.folder / "html/pieces").glob("*.html"))
-        return {path.stem: path.read_text(encoding="utf-8") for path in found}
 
     def _hash_outputs(self) -> dict[str, str]:
         due = [name for name in self.open_step.writes if not name.endswith("?")]

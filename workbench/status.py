@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from workbench.chain import Step
 from workbench.errors import InputError
-from workbench.files import digest_of as digest_of  # TEMPORARY: show imports it here
 from workbench.files import read_json, write_json
 from workbench.lock import is_alive
 
