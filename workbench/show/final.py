@@ -1,46 +1,55 @@
-"""The tables and figures of notebook 09, for either task."""
+"""Notebook 09: the tables and figures of the final test, for either task, and metrics.json.
+
+Takes what the networks answered; nothing here decides or opens the test split.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from workbench.data.tables import Split
+from workbench.data.views import letterboxed
+from workbench.decide.calibration import correct
 from workbench.decide.calibration import reliability as reliability_table
+from workbench.decide.comparison import Comparison
 from workbench.decide.metrics import Evaluation
-from workbench.show import gallery, plots
-from workbench.show.gallery import Picture
-from workbench.steps.final_test import Tested
+from workbench.deploy.bundle import write_test_scores
+from workbench.deploy.tflite import time_file
+from workbench.settings import Settings
+from workbench.show import plots
+from workbench.show.gallery import Picture, mistake_pictures
 
-GALLERY = "The worst mistakes"
+if TYPE_CHECKING:
+    import tf_keras as keras
+
+LATENCY_THREADS = (1, 2)
+LOGS = ("teacher_warmup", "teacher_finetuned", "student_warmup", "student_finetuned", "student_qat")
+NETWORKS = ("teacher_finetuned.h5", "student_finetuned.h5")
 
 
 def overall(evaluation: Evaluation) -> pd.DataFrame:
     """One row a figure, with the ends of its 95 % interval."""
-    rows = [
-        {"figure": name, "value": figure.value, **_ends(figure)}
-        for name, figure in evaluation.overall.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def _ends(figure) -> dict[str, float | None]:
-    low, high = figure.interval or (None, None)
-    return {"from": low, "to": high}
+    rows = [(name, one.value, *(one.interval or (None, None)))
+            for name, one in evaluation.overall.items()]  # fmt: skip
+    return pd.DataFrame(rows, columns=["figure", "value", "from", "to"])
 
 
 def per_class(evaluation: Evaluation) -> pd.DataFrame:
     """One row a class: what it found and missed, and F1 with its interval."""
-    table = evaluation.table
-    counts = table[["class", "positives", "threshold", "tp", "fp", "fn"]]
-    figures = table[["precision", "recall", "f1", "f1_low", "f1_high", "average_precision"]]
-    return counts.rename(columns={"tp": "found", "fp": "wrongly said", "fn": "missed"}).join(
-        figures
-    )
+    counts = {"tp": "found", "fp": "wrongly said", "fn": "missed"}
+    figures = ["precision", "recall", "f1", "f1_low", "f1_high", "average_precision"]
+    columns = ["class", "positives", "threshold", *counts, *figures]
+    return evaluation.table[columns].rename(columns=counts)
 
 
-def confusions(tested: Tested) -> dict[str, Figure]:
+def confusions(evaluation: Evaluation) -> dict[str, Figure]:
     """Draw what was mistaken for what: one matrix, or right and wrong a class and the pairs."""
-    evaluation = tested.evaluation
     if evaluation.task == "single_label":
         matrix = plots.confusion_matrix(evaluation.confusion, evaluation.classes)
         return {"confusion_matrix": matrix}
@@ -48,37 +57,116 @@ def confusions(tested: Tested) -> dict[str, Figure]:
     return {"confusion_matrix": plots.confusion_bars(evaluation.table), "confused_pairs": pairs}
 
 
-def curves(tested: Tested) -> dict[str, Figure]:
+def curves(
+    split: Split, y_score: np.ndarray, thresholds: np.ndarray | float
+) -> dict[str, Figure]:  # fmt: skip
     """Draw precision against recall with the points that ship, and found against wrongly said."""
-    split = tested.split
-    shown = (split.targets, tested.probability, split.classes)
-    points = tested.thresholds if tested.evaluation.task == "multilabel" else None
+    shown = (split.targets, y_score, split.classes)
+    points = thresholds if np.ndim(thresholds) else None  # one confidence is no point on a curve
     return {
         "precision_recall": plots.precision_recall(*shown, mask=split.mask, thresholds=points),
         "roc": plots.roc(*shown, mask=split.mask),
     }
 
 
-def reliability(tested: Tested) -> Figure:
-    """Draw promised against real frequency: before INT8, after it, and corrected."""
-    scores = {"float student": tested.float_probability, "phone file": tested.probability}
-    if tested.corrected is not None:
-        scores["phone file, corrected"] = tested.corrected
-    split = tested.split
+def reliability(split: Split, scores: Mapping[str, np.ndarray | None]) -> Figure:
+    """Draw promised against real frequency of several answers to the same images."""
     return plots.reliability_diagram(
-        {name: reliability_table(split.targets, p, split.mask) for name, p in scores.items()}
+        {
+            name: reliability_table(split.targets, score, split.mask)
+            for name, score in scores.items()
+            if score is not None
+        }
     )
 
 
-def against_float(tested: Tested) -> Figure:
-    """Draw F1 of each class before INT8 and after."""
-    tables = {"float student": tested.float_evaluation.table, "phone file": tested.evaluation.table}
-    return plots.class_bars(tables)
+def corrected(y_score: np.ndarray, config: Mapping[str, Any]) -> np.ndarray | None:
+    """Correct probabilities by the lines of inference_config.json; None where none ship."""
+    calibration = config["calibration"]
+    if calibration is None:
+        return None
+    lines = {row["label"]: row for row in calibration["classes"] if row["slope"] is not None}
+    own = [lines.get(label, {"slope": 1.0, "intercept": 0.0}) for label in config["labels"]]
+    slope, intercept = (np.array([row[end] for row in own]) for end in ("slope", "intercept"))
+    return correct(y_score, slope, intercept, config["task"])
 
 
-def mistakes(tested: Tested) -> list[Picture]:
-    return gallery.mistake_pictures(tested.mistakes, tested.load, tested.heatmaps)
+def host_latency(model: Path, settings: Settings) -> list[dict[str, Any]]:
+    """Time a file on this machine: a phone differs, the order of two files rarely does."""
+    repeats = settings.evaluation.latency_repeats
+    return [
+        {"threads": threads, "repeats": repeats} | time_file(model, repeats, threads=threads)
+        for threads in LATENCY_THREADS
+    ]
 
 
-def mistakes_figure(pictures: list[Picture]) -> Figure:
-    return gallery.gallery_figure(pictures, GALLERY)
+def sizes(model: Path, latency: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """List what the networks of a run weigh, and how long one image takes in the phone file."""
+    files = [model.with_name(name) for name in NETWORKS]
+    rows = [{"file": path.name, "megabytes": path.stat().st_size / 1e6}
+            for path in files if path.exists()]  # fmt: skip
+    phone = {"file": model.name, "megabytes": model.stat().st_size / 1e6}
+    rows += [{**phone, **one} for one in latency]
+    return pd.DataFrame(rows).astype({"threads": "Int64", "repeats": "Int64"})
+
+
+def training_history(folder: Path) -> pd.DataFrame:
+    """Join the epochs of every training that ran, in their order."""
+    logs = [folder / "logs" / f"{name}.csv" for name in LOGS]
+    return pd.concat([pd.read_csv(log) for log in logs if log.exists()], ignore_index=True)
+
+
+def pictures_of(
+    mistakes: pd.DataFrame, split: Split, settings: Settings, student: keras.Model
+) -> list[Picture]:
+    """Make the pictures of `worst_mistakes`, with the places where the float student looked."""
+    chosen = dict(zip(mistakes["image"], mistakes["filepath"], strict=True))
+    images = letterboxed(split, settings.student_size, settings, indices=list(chosen))
+    seen = dict(zip(chosen.values(), images, strict=True))
+    maps = heatmaps(mistakes, seen, student) if settings.evaluation.gradcam else {}
+    return mistake_pictures(mistakes, seen.__getitem__, maps)
+
+
+def heatmaps(
+    mistakes: pd.DataFrame, seen: Mapping[str, np.ndarray], student: keras.Model
+) -> dict[tuple[int, int], np.ndarray]:
+    """Map each mistake (image, class) to where the student looked for that class."""
+    from workbench.deploy.gradcam import gradcam  # it loads TensorFlow
+
+    if mistakes.empty:
+        return {}
+    images = np.stack([seen[path] for path in mistakes["filepath"]]).astype(np.float32)
+    maps = gradcam(student, (images - 127) / 128, mistakes["class_index"].to_numpy())
+    keys = zip(mistakes["image"], mistakes["class_index"], strict=True)
+    return dict(zip(keys, maps, strict=True))
+
+
+def keep_scores(
+    path: Path, raw: np.ndarray, float_score: np.ndarray, split: Split, settings: Settings
+) -> dict[str, str]:
+    """Write what `verify` derives the figures from again; return its entry in metrics.json."""
+    return write_test_scores(
+        path, raw, split.targets, split.mask, split.filepaths,
+        lambda rows: letterboxed(split, settings.student_size, settings, rows),
+        spot_checks=settings.evaluation.spot_checks, seed=settings.seed,
+        float_probability=float_score,
+    )  # fmt: skip
+
+
+def metrics_record(
+    evaluation: Evaluation, float_evaluation: Evaluation, cost: Comparison,
+    ladder: Mapping[str, Any], model: Path, latency: Sequence[Mapping[str, Any]],
+    test_scores: Mapping[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """Gather what metrics.json holds."""
+    return {
+        "schema": 1,
+        "test": evaluation.to_json(),
+        "float_test": float_evaluation.to_json(),
+        "float_against_int8": cost.to_json(),
+        "quantization": {key: ladder[key] for key in ("chosen", "title", "forced", "rungs")},
+        "validation_float": ladder["float"],
+        "model_bytes": model.stat().st_size,
+        "host_latency": list(latency),
+        "test_scores": dict(test_scores),
+    }
