@@ -1,7 +1,7 @@
 """The workbench: from a folder of photos to a phone-ready INT8 classifier.
 
-This file is the one door to legacy Keras. TensorFlow reads these variables when it is first
-imported, so they are set here, before any room can import it. Nothing is loaded by it.
+It selects legacy Keras: TensorFlow reads these variables when it is first imported, so they are
+set here, before any module can import it. Nothing is loaded.
 """
 
 import os
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 
 class _QuietTensorFlow(MetaPathFinder, Loader):
-    """Import TensorFlow with the process's stderr aside: its C++ start-up lines heed no setting.
+    """Import TensorFlow with the process's stderr aside: no setting quiets its C++ lines.
 
     What goes wrong in Python is raised as ever.
     """

@@ -2,7 +2,7 @@
 
 
 class WorkbenchError(Exception):
-    """A failure a person can act on; `exit_code` is what the batch door returns for it."""
+    """A failure a person can act on; `exit_code` is what the command line returns for it."""
 
     exit_code = 1
 

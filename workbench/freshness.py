@@ -101,12 +101,12 @@ def _phase_parts(phase: Any, settings: Settings) -> dict[str, str]:
 
 
 def step_settings(settings: Settings, step: Step) -> dict[str, Any]:
-    """List the dotted knobs that a step heeds itself, with their values."""
+    """List the dotted knobs that a step reads itself, with their values."""
     values = flat_values(settings.model_dump())
-    return {key: value for key, value in values.items() if _heeds(step, key)}
+    return {key: value for key, value in values.items() if _reads(step, key)}
 
 
-def _heeds(step: Step, key: str) -> bool:
+def _reads(step: Step, key: str) -> bool:
     return any(key == knob or key.startswith(f"{knob}.") for knob in step.knobs)
 
 
