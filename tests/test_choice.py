@@ -6,7 +6,14 @@ import logging
 import pytest
 
 from tests.decision_doubles import draw, names, tuned, tuned_unknown
-from workbench.decide.choice import CHOICE, accept, apply_choice, keep_choice, with_saved_choice
+from workbench.decide.choice import (
+    CHOICE,
+    accept,
+    apply_choice,
+    keep_choice,
+    own_thresholds,
+    with_saved_choice,
+)
 from workbench.decide.recommendation import RECOMMENDATION, from_json, read
 from workbench.decide.thresholds import search
 from workbench.errors import InputError, MissingInputError
@@ -114,3 +121,30 @@ def test_applying_before_a_search_names_the_notebook(found, tmp_path):
     write_json(tmp_path / "downloaded.json", written(edit(found)))
     with pytest.raises(MissingInputError, match="Run 06_tune_thresholds first"):
         apply_choice(tmp_path, tmp_path / "downloaded.json")
+
+
+def test_own_thresholds_are_given_as_probabilities_by_class(found):
+    taken = own_thresholds(found, {FIRST: 0.7}, who="me")
+    assert taken.probability[0] == pytest.approx(0.7, abs=0.01)
+    assert taken.integer[1:].tolist() == found.integer[1:].tolist()
+    assert (taken.edits[0].who, taken.created_by) == ("me", "person")
+    assert from_json(written(taken)) == taken
+
+
+def test_an_own_threshold_of_a_single_label_is_called_unknown():
+    threshold = tuned_unknown()
+    assert own_thresholds(threshold, {"unknown": 0.8}, who="me").probability == pytest.approx(0.8)
+    with pytest.raises(InputError, match="a single label has one"):
+        own_thresholds(threshold, {"cat": 0.8}, who="me")
+
+
+def test_no_own_thresholds_change_nothing(found):
+    assert own_thresholds(found, {}, who="me") is found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"), [("cat", 0.5, "not a class"), (FIRST, 7, "0 to 1")]
+)
+def test_impossible_own_thresholds_are_refused(found, name, value, words):
+    with pytest.raises(InputError, match=words):
+        own_thresholds(found, {name: value}, who="me")

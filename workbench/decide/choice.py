@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from workbench.decide.recommendation import RECOMMENDATION, Thresholds, UnknownThreshold, read
@@ -55,6 +57,26 @@ def with_saved_choice(
         return searched
 
 
+def own_thresholds(
+    thresholds: Thresholds | UnknownThreshold,
+    probabilities: Mapping[str, float],
+    who: str,
+    why: str = "",
+) -> Thresholds | UnknownThreshold:
+    """Put thresholds of one's own on top, by class; a single label has one, "unknown"."""
+    today = datetime.now(UTC).date().isoformat()
+    if not probabilities:
+        return thresholds
+    if isinstance(thresholds, Thresholds):
+        nearest = {name: thresholds.nearest_integer(p) for name, p in probabilities.items()}
+        return thresholds.edited(nearest, who, today, why)
+    if set(probabilities) != {"unknown"}:
+        raise InputError(
+            f'thresholds for {list(probabilities)}: a single label has one, {{"unknown": 0.8}}'
+        )
+    return thresholds.edited(probabilities["unknown"], who, today, why)
+
+
 def apply_choice(folder: Path, choice: Path) -> str:
     """Keep the thresholds that a person saved from the explorer's page beside the run."""
     if not (folder / RECOMMENDATION).exists():
@@ -72,5 +94,12 @@ def apply_choice(folder: Path, choice: Path) -> str:
 def keep_choice(folder: Path, chosen: Thresholds | UnknownThreshold) -> str:
     """Keep a person's thresholds beside the run; 06 puts them on top of its own."""
     write_json(folder / CHOICE, chosen.model_dump(mode="json"))
-    command = f"python -m workbench run --run {folder.name} --from 06"
-    return f"Kept for {folder.name}; nothing will be trained. Take it up with: {command}"
+    return (
+        f"Kept for {folder.name}; nothing will be trained. Run 06 again to take it up: "
+        f"python -m workbench run --run {folder.name} --from 06"
+    )
+
+
+def choice_command(folder: Path) -> str:
+    """Return the command that applies what the explorer of a rendered page downloads."""
+    return f"python -m workbench thresholds outputs/{folder.name} {RECOMMENDATION}"

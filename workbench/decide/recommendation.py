@@ -249,6 +249,14 @@ class Thresholds(Recommendation):
         )
         return self._after(Edit(who=who, when=when, why=why, changes=moved), classes=classes)
 
+    def nearest_integer(self, probability: float) -> int:
+        """Return the threshold that lies nearest to a probability."""
+        if not 0 <= probability <= 1:
+            raise InputError(f"a threshold is {probability}; it must be a probability, 0 to 1")
+        allowed = self.quantization.separable()
+        distance = abs(self.quantization.threshold_probabilities(allowed) - probability)
+        return int(allowed[distance.argmin()])
+
     def _moved(self, entry: ClassThreshold, integer: int, reason: str) -> ClassThreshold:
         level = forms(self.quantization, integer, entry.integer_interval)
         own = {"adopted": True, "created_by": "person", "reason": reason}

@@ -1,65 +1,74 @@
-"""What notebook 06 shows, for either task: thresholds, calibration, confidence, the explorer."""
+"""What notebook 06 shows of thresholds and calibration, for either task."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from workbench.decide.calibration import reliability as reliability_table
-from workbench.decide.choice import keep_choice
-from workbench.run import Run
+from workbench.decide import calibration as promises
+from workbench.decide.calibration import Calibration
+from workbench.decide.metrics import evaluate
+from workbench.decide.recommendation import Thresholds, UnknownThreshold
+from workbench.decide.scores import Scores
 from workbench.show import plots
-from workbench.show.explorer import explorer
-from workbench.show.panel import Panel
 from workbench.show.tables import Table, table
-from workbench.steps import thresholds
-from workbench.steps.thresholds import Tuned
 
 
-def tables(tuned: Tuned) -> list[Table]:
-    """Show what was chosen, and what it reaches on images that did not choose it."""
-    thresholds = tuned.thresholds
-    if tuned.scores.task == "single_label":
-        return [table(thresholds.table)]
-    expected = thresholds.expected
-    low, high = expected.apparent_interval or (None, None)
+def expected(thresholds: Thresholds | UnknownThreshold) -> Table:
+    """Show what was chosen reaches, also on images that did not choose it."""
+    if thresholds.task == "single_label":
+        return table(thresholds.table)
+    found = thresholds.expected
+    low, high = found.apparent_interval or (None, None)
     rows = [
-        {"on": "the images that chose", "value": expected.apparent, "from": low, "to": high},
-        {"on": "held-out folds, chosen anew each time", "value": expected.cross_fitted},
-        {"on": "the difference: the luck of tuning", "value": expected.optimism},
+        {"on": "the images that chose", "value": found.apparent, "from": low, "to": high},
+        {"on": "held-out folds, chosen anew each time", "value": found.cross_fitted},
+        {"on": "the difference: the luck of tuning", "value": found.optimism},
     ]
-    return [table(thresholds.table), table(rows)]
+    return table(rows)
 
 
-def figures(tuned: Tuned) -> dict[str, Figure]:
+def side_by_side(scores: Scores, choices: Mapping[str, Any]) -> Table:
+    """Show what different thresholds reach on the images: name → probability or one a class."""
+    names = ("f1_macro", "precision_macro", "recall_macro", "exact_match", "no_label_rate")
+    classes = [str(number) for number in range(scores.raw.shape[1])]
+    rows = []
+    for name, probability in choices.items():
+        found = evaluate(
+            scores.y_true, scores.probability, probability, classes, mask=scores.mask,
+            task=scores.task,
+        )  # fmt: skip
+        rows.append({"thresholds": name} | {figure: found.value(figure) for figure in names})
+    return table(rows)
+
+
+def figures(thresholds: Thresholds | UnknownThreshold) -> dict[str, Figure]:
     """Draw each class's threshold and the curve of the shared one, or that of "unknown"."""
-    thresholds = tuned.thresholds
-    if tuned.scores.task == "single_label":
+    if thresholds.task == "single_label":
         return {"threshold_analysis": plots.unknown_curve(thresholds.curve)}
+    ends = thresholds.shared.probability_interval
     return {
         "threshold_analysis": plots.class_thresholds(thresholds),
-        "threshold_curve": plots.threshold_curve(
-            thresholds.curve, interval=thresholds.shared.probability_interval
-        ),
+        "threshold_curve": plots.threshold_curve(thresholds.curve, interval=ends),
     }
 
 
-def reliability(tuned: Tuned) -> Figure:
-    """Draw promised against real frequency: before INT8, after it, and corrected."""
-    scores = tuned.scores
-    answers = {"float student": tuned.float_probability, "phone file": scores.probability}
-    if tuned.calibration.method != "none":
-        answers["phone file, corrected (held-out folds)"] = tuned.calibration.held_out
+def reliability(
+    y_true: np.ndarray, answers: Mapping[str, np.ndarray], mask: np.ndarray | None = None
+) -> Figure:
+    """Draw promised against real frequency, a line for each name → probabilities [N, C]."""
     return plots.reliability_diagram(
-        {name: reliability_table(scores.y_true, p, scores.mask) for name, p in answers.items()}
+        {name: promises.reliability(y_true, p, mask) for name, p in answers.items()}
     )
 
 
-def calibration(tuned: Tuned) -> Table:
+def calibration_errors(calibration: Calibration) -> Table:
     """Show how far promises were off, and how far with the correction on unseen images."""
-    found = tuned.calibration.table
+    found = calibration.table
     columns = {"class": found["class"]}
     for when in ("before", "after"):
         error = f"error_{when}"
@@ -75,17 +84,9 @@ def _spanned(row: dict[str, float], name: str) -> str:
     return f"{row[name]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
-def confidence(tuned: Tuned) -> Figure:
-    scores = tuned.scores
-    shared = scores.task == "single_label"
-    threshold = tuned.thresholds.probability if shared else None
+def confidence(scores: Scores, thresholds: Thresholds | UnknownThreshold) -> Figure:
+    """Draw how probabilities spread; the one threshold of a single label stands among them."""
+    bar = thresholds.probability if scores.task == "single_label" else None
     return plots.confidence_histogram(
-        scores.y_true, scores.probability, mask=scores.mask, threshold=threshold
+        scores.y_true, scores.probability, mask=scores.mask, threshold=bar
     )
-
-
-def live_explorer(run: Run, tuned: Tuned) -> Panel:
-    """Return the explorer, which also stands in the rendered page."""
-    counts = thresholds.count_scores(tuned)
-    keep = partial(keep_choice, run.folder)
-    return explorer(counts, tuned.thresholds, keep, thresholds.choice_command(run))

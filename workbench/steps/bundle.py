@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from workbench.decide.recommendation import RECOMMENDATION
 from workbench.deploy.bundle import Bundle, choose_golden, write_bundle
 from workbench.run import Run
 from workbench.steps.data import load_dataset
 from workbench.steps.export import versions
 from workbench.steps.quantization import LADDER
-from workbench.steps.thresholds import CALIBRATION, RECOMMENDATION, read_classes
 
 
 def pack(run: Run) -> Bundle:
@@ -17,10 +17,10 @@ def pack(run: Run) -> Bundle:
         return write_bundle(
             run.folder,
             run.settings,
-            read_classes(run),
+            tuple(run.need("labels.txt").read_text(encoding="utf-8").splitlines()),
             run.read_json(RECOMMENDATION),
             run.read_json(LADDER),
             choose_golden(validation, run.settings),
             versions=versions(),
-            calibration=run.read_json(CALIBRATION),
+            calibration=run.read_json("calibration.json"),
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from workbench.data.views import letterboxed
+from workbench.decide.recommendation import RECOMMENDATION
 from workbench.deploy import tflite
 from workbench.deploy.bundle import withdrawn_on_failure
 from workbench.deploy.config import MODEL_FILE, inference_config
@@ -24,7 +25,6 @@ from workbench.settings import Settings
 from workbench.steps.data import load_dataset
 from workbench.steps.learning import load_student, load_teacher
 from workbench.steps.quantization import LADDER, load_quantized
-from workbench.steps.thresholds import RECOMMENDATION, read_classes
 
 MODEL = MODEL_FILE
 
@@ -44,7 +44,10 @@ def ship(run: Run) -> Shipped:
     step; the last rungs compute the same integers, which no threshold can tell apart.
     """
     with run.step("07"), withdrawn_on_failure(run.folder):
-        settings, classes = run.settings, read_classes(run)
+        settings, classes = (
+            run.settings,
+            tuple(run.need("labels.txt").read_text(encoding="utf-8").splitlines()),
+        )
         ladder = run.read_json(LADDER)
         folded = run.read_json(RECOMMENDATION) if settings.tflite_export.fold_thresholds else None
         model = export_model(
