@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.data.audit.label_errors import COLUMNS, suspect_labels, write_label_errors
+from workbench.data.audit.label_errors import (
+    COLUMNS,
+    read_label_errors,
+    suspect_labels,
+    write_label_errors,
+)
 from workbench.data.tables import Split, join_splits
 from workbench.errors import DatasetError, InputError
 from workbench.settings import AuditSettings, Settings
@@ -154,8 +159,10 @@ def test_the_setting_turns_the_search_off(rng, truth):
 
 def test_the_table_is_written_without_formulas(tmp_path):
     row = ["=1+1.jpg", "val", "cat", "cat", "", 0.9]
-    path = write_label_errors(pd.DataFrame([row], columns=COLUMNS), tmp_path)
+    table = pd.DataFrame([row], columns=COLUMNS)
+    path = write_label_errors(table, tmp_path)
     assert path.read_text().splitlines()[1] == "'=1+1.jpg,val,cat,cat,,0.9"
+    assert read_label_errors(tmp_path).to_dict("records") == table.to_dict("records")
 
 
 def test_scores_of_another_shape_are_refused(truth):

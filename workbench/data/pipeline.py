@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -82,6 +84,22 @@ def evaluation_batches(
 
     numbers = tf.data.Dataset.range(-(-len(split) // batch_size))
     return _dataset(numbers, load, split, views, settings)
+
+
+def measure_stream(name: str, batches: tf.data.Dataset, count: int = 8) -> dict[str, Any]:
+    """Draw `count` batches; return the shape and range of their views, and images a second."""
+    started, images, low, high = time.perf_counter(), 0, np.inf, -np.inf
+    with plain_errors():
+        for views, _targets, _mask in batches.take(count):
+            images += len(views[0])
+            low, high = min(low, float(np.min(views[0]))), max(high, float(np.max(views[0])))
+    return {
+        "stream": name,
+        "views": " and ".join("x".join(map(str, view.shape[1:])) for view in views),
+        "teacher_low": low,
+        "teacher_high": high,
+        "images_per_second": round(images / (time.perf_counter() - started), 1),
+    }
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""The figures of the dataset audit: the audit in, a described Figure out. One door to all of them.
-
-Those about labels are drawn in `label_plots`.
-"""
+"""The figures of the dataset audit: the audit in, a described Figure out."""
 
 from __future__ import annotations
 
@@ -10,25 +7,26 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from workbench.data.views import SheetRow
 from workbench.show.figures import BAD, INK, NO, QUIET, YES, described, new_axes, plain, short
 from workbench.show.gallery import Picture, gallery_figure
 
-# How labels are spread, as figures: counts, labels an image, pairs, drift between splits.
-
 SPLIT_COLOURS = {"train": INK, "val": YES, "test": NO}
+SEVERITY_COLOURS = {"error": BAD, "warning": "#b58100", "info": QUIET}
 MOST_CLASSES = 80  # names stay readable on a figure as high as a page
 MOST_IN_A_MATRIX = 40
 NUMBERED = 12
 WIDEST_LIFT = 3.0  # doublings, either way
+MOST_POINTS = 20_000  # a cloud of more looks the same and takes seconds
+NOTHING = np.full((60, 80, 3), 235, np.uint8)  # stands for what cannot be read
 
 
 class Report(Protocol):
-    """What the figures take: the audit as `data.audit` returns it."""
+    """What the figures take: the audit as `data.audit.report` returns it."""
 
     statistics: Any
     facts: pd.DataFrame
@@ -40,23 +38,15 @@ class Report(Protocol):
 def class_counts(report: Report, *, ax: Axes | None = None) -> Figure:
     """Draw the positives of every class in each split, most frequent class on top."""
     counts = report.statistics.counts
-    table = counts.pivot(index="class", columns="split", values="positives").fillna(0)
-    table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-    shown, title = _most(table, MOST_CLASSES, "Images of each class")
+    totals = counts.groupby("class")["positives"].sum().sort_values(ascending=False, kind="stable")
+    shown, title = _most(totals, MOST_CLASSES, "Images of each class")
     ax = new_axes(7.0, float(np.clip(1.4 + 0.3 * len(shown), 2.6, 14)), ax)
-    ax = plain(ax, title, "images")
-    splits = [split for split in SPLIT_COLOURS if split in shown]
-    rows = np.arange(len(shown))
-    for place, split in enumerate(splits):
-        height = 0.8 / len(splits)
-        offset = (place - (len(splits) - 1) / 2) * height
-        ax.barh(rows + offset, shown[split], height=height, color=SPLIT_COLOURS[split])
+    _bars(ax, counts, y="class", x="positives", order=list(shown.index))
+    plain(ax, title, "images")
     name_rows(ax, shown.index)
-    legend(ax, {split: SPLIT_COLOURS[split] for split in splits})
-    totals = table.sum(axis=1)
     return described(
         ax,
-        f"Images of each of {len(table)} classes by split: most have {totals.index[0]} "
+        f"Images of each of {len(totals)} classes by split: most have {totals.index[0]} "
         f"({totals.iloc[0]:.0f}), fewest {totals.index[-1]} ({totals.iloc[-1]:.0f}).",
     )
 
@@ -64,22 +54,26 @@ def class_counts(report: Report, *, ax: Axes | None = None) -> Figure:
 def labels_per_image(report: Report, *, ax: Axes | None = None) -> Figure:
     """Draw which share of each split's images has how many labels."""
     table = report.statistics.labels_per_image
-    shares = table.pivot(index="labels", columns="split", values="images").fillna(0)
-    shares = shares / shares.sum(axis=0)
-    ax = plain(new_axes(7.0, 3.6, ax), "Labels of an image", "labels", "share of the split")
-    splits = [split for split in SPLIT_COLOURS if split in shares]
-    width = 0.8 / max(1, len(splits))
-    for place, split in enumerate(splits):
-        offset = (place - (len(splits) - 1) / 2) * width
-        ax.bar(shares.index + offset, shares[split], width=width, color=SPLIT_COLOURS[split])
+    shares = table["images"] / table.groupby("split")["images"].transform("sum")
+    ax = new_axes(7.0, 3.6, ax)
+    most = int(table["labels"].max()) if len(table) else 0
+    _bars(ax, table.assign(share=shares), x="labels", y="share", order=list(range(most + 1)))
+    plain(ax, "Labels of an image", "labels", "share of the split")
     ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    mean = (table["labels"] * table["images"]).sum() / max(1, table["images"].sum())
+    return described(ax, f"Labels of an image: {mean:.2f} on average, {most} at most.")
+
+
+def _bars(ax: Axes, table: pd.DataFrame, **axes: Any) -> None:
+    """Draw bars of every split side by side."""
+    splits = [split for split in SPLIT_COLOURS if (table["split"] == split).any()]
+    if splits:
+        orient = "h" if axes["y"] == "class" else "v"
+        seaborn.barplot(
+            table, hue="split", hue_order=splits, palette=SPLIT_COLOURS, saturation=1, width=0.8,
+            errorbar=None, orient=orient, legend=False, ax=ax, **axes,
+        )  # fmt: skip
     legend(ax, {split: SPLIT_COLOURS[split] for split in splits})
-    weighted = table["labels"] * table["images"]
-    mean = weighted.sum() / max(1, table["images"].sum())
-    return described(
-        ax, f"Labels of an image: {mean:.2f} on average, {table['labels'].max()} at most."
-    )
 
 
 def co_occurrence(report: Report, *, ax: Axes | None = None) -> Figure:
@@ -89,19 +83,22 @@ def co_occurrence(report: Report, *, ax: Axes | None = None) -> Figure:
     shown, title = _most(totals, MOST_IN_A_MATRIX, "Which classes come together, against chance")
     names = sorted(shown.index)
     images = _spread(pairs, names)
+    of_all = counts.groupby("class")["images"].sum().max()
+    doublings = _doublings(images, totals[names].to_numpy(float), max(1, of_all))
     side = float(np.clip(2.6 + 0.3 * len(names), 4.0, 12.0))
     ax = plain(new_axes(side + 1.4, side, ax), title)
     ax.grid(visible=False)
-    of_all = counts.groupby("class")["images"].sum().max()
-    doublings = _doublings(images, totals[names].to_numpy(float), max(1, of_all))
-    limits = {"vmin": -WIDEST_LIFT, "vmax": WIDEST_LIFT}
-    picture = ax.imshow(np.ma.masked_invalid(doublings), cmap="RdBu", **limits)
-    _name_both(ax, names)
-    if len(names) <= NUMBERED:
-        _number(ax, images, doublings)
-    bar = ax.figure.colorbar(picture, ax=ax, shrink=0.6, ticks=range(-3, 4))
-    bar.ax.set_yticklabels(["≤ 1/8", "1/4", "1/2", "as chance", "2 ×", "4 ×", "≥ 8 ×"])
-    bar.outline.set_visible(False)
+    seaborn.heatmap(
+        doublings, vmin=-WIDEST_LIFT, vmax=WIDEST_LIFT, cmap="RdBu", square=True, ax=ax, fmt="d",
+        mask=np.isnan(doublings), annot=images if len(names) <= NUMBERED else None,
+        # seaborn measures its own tick labels, and a name with $ would be taken for a formula
+        xticklabels=False, yticklabels=False, cbar_kws={"shrink": 0.6, "ticks": range(-3, 4)},
+    )  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        _name(axis, np.arange(len(names)) + 0.5, names)
+    ax.tick_params(axis="x", rotation=90)
+    words = ["≤ 1/8", "1/4", "1/2", "as chance", "2 ×", "4 ×", "≥ 8 ×"]
+    ax.collections[0].colorbar.ax.set_yticklabels(words)
     if pairs.empty:
         return described(ax, f"None of {len(totals)} classes occur together.")
     most = pairs.iloc[0]
@@ -169,28 +166,15 @@ def _most(table: pd.DataFrame | pd.Series, most: int, title: str) -> tuple[objec
 
 
 def name_rows(ax: Axes, names: Sequence[str]) -> None:
-    size = float(np.clip(300 / max(1, len(names)), 5, 10))
-    ax.set_yticks(range(len(names)), [short(str(name)) for name in names], fontsize=size)
-    for label in ax.get_yticklabels():
-        label.set_parse_math(False)
+    _name(ax.yaxis, np.arange(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(visible=False, axis="y")
 
 
-def _name_both(ax: Axes, names: Sequence[str]) -> None:
+def _name(axis: Any, places: np.ndarray, names: Sequence[str]) -> None:
+    """Write class names as plain text, smaller the more there are."""
     size = float(np.clip(300 / max(1, len(names)), 5, 10))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks(range(len(names)), [short(name) for name in names], fontsize=size)
-        for label in axis.get_ticklabels():
-            label.set_parse_math(False)
-    ax.tick_params(axis="x", rotation=90)
-
-
-def _number(ax: Axes, images: np.ndarray, doublings: np.ndarray) -> None:
-    for row, column in np.ndindex(images.shape):
-        if row != column:
-            colour = "white" if abs(doublings[row, column]) > 1.8 else INK
-            ax.text(column, row, str(images[row, column]), ha="center", va="center", color=colour)
+    axis.set_ticks(places, [short(str(name)) for name in names], fontsize=size, parse_math=False)
 
 
 def legend(ax: Axes, colours: Mapping[str, str]) -> None:
@@ -198,23 +182,6 @@ def legend(ax: Axes, colours: Mapping[str, str]) -> None:
     handles = [ax.plot([], [], "s", color=ink, label=name)[0] for name, ink in colours.items()]
     place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
     ax.legend(handles=handles, frameon=False, labelcolor=QUIET, ncols=len(handles), **place)
-
-
-__all__ = [
-    "audit_pictures",
-    "class_counts",
-    "co_occurrence",
-    "findings_overview",
-    "gallery",
-    "image_sizes",
-    "labels_per_image",
-    "light_and_sharpness",
-    "split_drift",
-]
-
-SEVERITY_COLOURS = {"error": BAD, "warning": "#b58100", "info": QUIET}
-MOST_POINTS = 20_000  # a cloud of more looks the same and takes seconds
-NOTHING = np.full((60, 80, 3), 235, np.uint8)  # stands for what cannot be read
 
 
 def findings_overview(report: Report, *, ax: Axes | None = None) -> Figure:
@@ -274,22 +241,23 @@ def image_sizes(report: Report, *, ax: Axes | None = None) -> Figure:
 
 
 def light_and_sharpness(report: Report, *, ax: Axes | None = None) -> Figure:
-    """Draw brightness against sharpness; what the audit calls an outlier stands out."""
+    """Draw how brightness and sharpness are spread; what the audit calls an outlier stands out."""
     readable = report.facts[report.facts["refused"].isna()]
-    outliers = report.findings[
-        report.findings["kind"].isin(["dark", "bright", "blurred", "constant"])
-    ]
-    odd = readable["image"].isin(outliers["image"])
+    readable = readable.assign(sharpness=readable["sharpness"].clip(lower=0.01))
+    kinds = ["dark", "bright", "blurred", "constant"]
+    odd = readable["image"].isin(report.findings["image"][report.findings["kind"].isin(kinds)])
     ax = new_axes(6.4, 4.6, ax)
-    ax = plain(ax, "Light and sharpness", "mean brightness", "sharpness (strongest edge)")
-    usual, strange = _some(readable[~odd]), readable[odd]
-    for part, colour, size in ((usual, YES, 8), (strange, BAD, 22)):
-        ax.scatter(
-            part["brightness"], part["sharpness"].clip(lower=0.01), s=size, color=colour, alpha=0.5,
-            linewidths=0,
-        )  # fmt: skip
-    ax.set_xlim(0, 255)
-    _log_axis(ax, "y", readable["sharpness"].clip(lower=0.01))
+    ax = plain(ax, "Light and sharpness", "", "")
+    if len(readable):
+        edges = np.linspace(0, 255, 41), np.geomspace(0.01, readable["sharpness"].max() * 1.3, 41)
+        usual = readable[~odd]
+        seaborn.histplot(x=usual["brightness"], y=usual["sharpness"], bins=edges, cmap="Blues",
+                         vmin=0, ax=ax)  # fmt: skip
+    for part, colour, size in ((_some(readable[~odd]), YES, 4), (readable[odd], BAD, 22)):
+        ax.scatter(part["brightness"], part["sharpness"], s=size, color=colour, alpha=0.5,
+                   linewidths=0)  # fmt: skip
+    ax.set(xlim=(0, 255), xlabel="mean brightness", ylabel="sharpness (strongest edge)")
+    _log_axis(ax, "y", readable["sharpness"])
     legend(ax, {"usual": YES, "outlier": BAD})
     return described(
         ax,
@@ -337,29 +305,3 @@ def _log_axis(ax: Axes, name: str, values: Sequence[float]) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
-
-
-# Draw the sheet of notebook 02: one row an image, from the file to both networks.
-
-SIDE_INCHES = 1.5
-
-
-def sample_sheet(rows: Sequence[SheetRow]) -> Figure:
-    """Draw every row; the last two columns are what teacher and student get."""
-    columns = 3 + len(rows[0].augmented)
-    figure = Figure(figsize=(SIDE_INCHES * columns, SIDE_INCHES * len(rows)), layout="tight")
-    heads = ["as read", *_epochs(rows[0]), "teacher", "student"]
-    for number, row in enumerate(rows):
-        pictures = [row.original, *row.augmented, row.teacher, row.student]
-        for place, picture in enumerate(pictures):
-            ax = figure.add_subplot(len(rows), columns, number * columns + place + 1)
-            ax.imshow(picture)
-            ax.set_axis_off()
-            if number == 0:
-                ax.set_title(heads[place], fontsize=9)
-    figure.set_label(f"{len(rows)} images as read, augmented, and as both networks see them")
-    return figure
-
-
-def _epochs(row: SheetRow) -> list[str]:
-    return [f"epoch {number}" for number in range(1, len(row.augmented) + 1)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workbench.data.cells import csv_text
+from workbench.data.cells import csv_rows, csv_text, read_text, unguard
 from workbench.data.tables import Split
 from workbench.errors import InputError
 from workbench.files import write_text
@@ -65,6 +65,15 @@ def write_label_errors(suspects: pd.DataFrame, folder: Path) -> Path:
     path = folder / LABEL_ERRORS
     write_text(path, csv_text(suspects.columns, suspects.itertuples(index=False)))
     return path
+
+
+def read_label_errors(folder: Path) -> pd.DataFrame:
+    """Read back what `write_label_errors` wrote; nothing where it has not been written yet."""
+    if not (folder / LABEL_ERRORS).exists():
+        return pd.DataFrame(columns=COLUMNS)
+    _, *rows = (fields for _, fields in csv_rows(read_text(folder / LABEL_ERRORS), LABEL_ERRORS))
+    table = pd.DataFrame([map(unguard, fields) for fields in rows], columns=COLUMNS)
+    return table.astype({"score": float})
 
 
 def _check(probabilities: np.ndarray, shape: tuple[int, int]) -> None:
