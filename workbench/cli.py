@@ -143,7 +143,7 @@ def prepare(options: Namespace) -> Answer:
 
 
 def audit(options: Namespace) -> Answer:
-    from workbench.steps.data import audit_folder
+    from workbench.data.audit.report import audit_folder
 
     given = {"dataset": {"dir": str(options.folder.resolve())}}  # its config.yaml has a say
     if options.parameters is None:

@@ -22,6 +22,7 @@ MOST_IN_A_MATRIX = 40
 NUMBERED = 12
 WIDEST_LIFT = 3.0  # doublings, either way
 MOST_POINTS = 20_000  # a cloud of more looks the same and takes seconds
+MOST_IN_A_FIGURE = 12
 NOTHING = np.full((60, 80, 3), 235, np.uint8)  # stands for what cannot be read
 
 
@@ -282,7 +283,7 @@ def audit_pictures(report: Report) -> list[Picture]:
 
 def gallery(report: Report) -> Figure:
     """Draw the images to look at first, each with its worst finding."""
-    return gallery_figure(audit_pictures(report), "To look at first")
+    return gallery_figure(audit_pictures(report)[:MOST_IN_A_FIGURE], "To look at first")
 
 
 def short_path(text: str, length: int = 28) -> str:

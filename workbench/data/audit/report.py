@@ -31,7 +31,7 @@ from workbench.data.audit.likeness import Thumbnails
 from workbench.data.audit.resplit import ASIDE, Resplit, propose_resplit
 from workbench.data.cells import csv_text
 from workbench.data.decode import count_cores, examine_image
-from workbench.data.tables import Dataset, write_tables
+from workbench.data.tables import Dataset, read_dataset, write_tables
 from workbench.errors import DatasetError
 from workbench.files import write_json, write_text
 from workbench.settings import Settings
@@ -352,3 +352,19 @@ def write_audit(audit: Audit, folder: Path) -> tuple[Path, ...]:
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     write_text(path, csv_text(table.columns, table.itertuples(index=False)))
+
+
+def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[str, dict[str, Any]]:
+    """Audit any dataset folder without a run; return words and figures."""
+    report = audit_dataset(read_dataset(folder, settings), settings)
+    if out:
+        write_audit(report, out)
+    counts = report.summary["findings"]
+    lines = [f"{report.summary['images']} images, {len(report.dataset.classes)} classes"]
+    lines += [f"{counts[kind]} {kind}" for kind in counts if not isinstance(counts[kind], dict)]
+    shown = report.findings.head(20)
+    lines += [f"{row.severity:<8} {row.kind:<24} {row.image}: {row.detail}"
+              for row in shown.itertuples()]  # fmt: skip
+    if len(report.findings) > len(shown):
+        lines.append(f"… {len(report.findings) - len(shown)} more; write them with --out FOLDER")
+    return "\n".join(lines), report.summary
