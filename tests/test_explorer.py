@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.browser import Opened, chromium, page_of
+from tests.browser import Opened, chromium, lab, open_in_lab, page_of
+from tests.conftest import write_notebook
 from tests.decision_doubles import NAUGHTY, draw, tuned, tuned_unknown
 from workbench.decide.choice import accept
 from workbench.decide.levels import LOWEST
@@ -280,3 +281,43 @@ def test_the_output_of_a_cell_holds_the_live_widget_and_the_page(case):
     assert data[MIME]["module"] == "explorer"
     assert "application/vnd.jupyter.widget-view+json" in data
     assert "JupyterLab" in data["text/plain"]
+
+
+LIVE = """\
+from pathlib import Path
+from tests.decision_doubles import tuned
+from workbench.show.explorer import explorer
+
+def keep(edited):
+    Path("kept.json").write_text(edited.model_dump_json())
+    return "Kept <b>beside</b> the run."
+
+explorer(*tuned(), keep, "unused")
+"""
+
+
+@pytest.mark.slow
+def test_live_in_jupyterlab_a_slider_is_moved_and_saved(browser, tmp_path, case):
+    _, thresholds = case
+    write_notebook(tmp_path / "live.ipynb", LIVE)
+    with lab(tmp_path) as address:
+        page = open_in_lab(browser, f"{address}/live.ipynb")
+        page.locator(".jp-Notebook .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+        slider = page.locator('.threshold-explorer [data-te="slider"]')
+        slider.wait_for(timeout=120_000)
+        assert page.locator('[data-te="name"]').inner_text() == NAUGHTY[0]
+        page.locator('[data-te="list"]').focus()
+        page.keyboard.press("ArrowDown")  # Lab's own arrow keys would leave the cell
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.locator('[data-te="who"]').fill("Ada")
+        page.locator('[data-te="save"]').click()
+        page.locator('[data-te="saved"]', has_text="Kept <b>beside</b> the run.").wait_for()
+        assert not page.locator('[data-te="command"]').is_visible()
+        page.close()
+    kept = from_json(json.loads((tmp_path / "kept.json").read_text(encoding="utf-8")))
+    when = kept.edits[0].when
+    integer = int(thresholds.integer[1]) + 2
+    assert kept == thresholds.edited({NAUGHTY[1]: integer}, "Ada", when, "")

@@ -1,10 +1,13 @@
 """The host of ES modules: data stays data, and only scripts of our own stand in a page."""
 
 import json
+import os
 import re
 
 import pytest
 
+from tests.browser import CHROMIUM
+from tests.prove import slider
 from workbench.errors import InputError
 from workbench.show.figures import contrast_on_white
 from workbench.show.panel import SCRIPTS, STYLE, Panel, fragment, script_json
@@ -66,3 +69,9 @@ def test_any_other_error_is_told_as_well(said):
     with pytest.raises(KeyError):
         Panel("gallery", {}, lambda message: message["missing"]).answer({})
     assert said == ["KeyError: 'missing'"]
+
+
+@pytest.mark.slow
+def test_the_proof_of_the_slider_times_what_there_is():
+    found = slider.run(images=500, classes=3, moves=4)
+    assert (found["p50"] is None) == (not os.path.exists(CHROMIUM))

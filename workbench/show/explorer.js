@@ -46,9 +46,9 @@ const MULTILABEL = `<p class="te-lead">For every class the app compares an image
       <div>both <small>F1</small><b data-te="f1"></b></div>
     </div>
     <div class="te-charts">
-      <figure><figcaption>Scores of the images, with and without the class</figcaption>
+      <figure><figcaption>Scores, with and without the class</figcaption>
         <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="scores"></svg></figure>
-      <figure><figcaption>Every threshold at once, and where this one stands</figcaption>
+      <figure><figcaption>Every threshold, and where this one stands</figcaption>
         <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="curve"></svg></figure>
     </div>
     <table class="te-counts"><caption>Images counted at this threshold</caption>
@@ -166,9 +166,11 @@ class Explorer {
     this.data = model.get("data");
     this.base = this.data.recommendation;
     this.live = model.get("live");
-    el.innerHTML = '<section class="threshold-explorer" aria-label="Threshold explorer" ' +
-      `data-lm-suppress-shortcuts="true">${markup}${KEEP}</section>`;
+    el.innerHTML = `<section class="threshold-explorer" aria-label="Threshold explorer">${markup}${KEEP}</section>`;
     this.root = el.firstElementChild;
+    for (const control of this.root.querySelectorAll("input, select, button, [tabindex]")) {
+      control.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take the arrow keys for itself
+    }
     this.parts = {};
     for (const part of this.root.querySelectorAll("[data-te]")) this.parts[part.dataset.te] = part;
     const { scores } = this.base;
@@ -183,12 +185,12 @@ class Explorer {
 
   say(text) { this.parts.saved.textContent = text; }
 
-  showSlider(place, probability, unit) {
+  showSlider(place, probability, rest) {
     const { slider, value } = this.parts, strong = document.createElement("b");
     strong.textContent = probability.toFixed(3);
     slider.value = place;
-    slider.setAttribute("aria-valuetext", `${strong.textContent} ${unit}`);
-    value.replaceChildren(strong, ` ${unit}`);
+    value.replaceChildren(strong, rest);
+    slider.setAttribute("aria-valuetext", value.textContent);
   }
 
   // The file that the search wrote, with the changes and who made them.
@@ -370,7 +372,7 @@ class ClassThresholds extends Explorer {
   show() {
     const { parts } = this, entry = this.entries[this.selected], integer = this.integers[this.selected];
     const now = figures(entry, integer), before = figures(entry, this.start[this.selected]);
-    this.showSlider(integer, this.probability(integer), `probability, integer ${integer}`);
+    this.showSlider(integer, this.probability(integer), ` · integer ${integer}`);
     parts.slider.disabled = parts.lock.checked = this.locked.has(this.selected);
     this.showWords(entry, now);
     for (const name of ["tp", "fp", "fn", "tn"]) parts[name].textContent = whole(now[name]);
@@ -534,7 +536,7 @@ class UnknownThreshold extends Explorer {
   show(row) {
     this.row = row;
     const now = this.curve[row], { parts, base } = this, { target_accept_accuracy, min_coverage } = base.objective;
-    this.showSlider(row, now.threshold, "confidence");
+    this.showSlider(row, now.threshold, " confidence");
     parts.words.textContent = `Of ${images(base.scores.images)}, ${images(now.answered)} get an answer: ` +
       `${whole(now.correct)} right and ${whole(now.incorrect)} wrong. ${images(now.unknown)} get “unknown”.`;
     parts.coverage.textContent = percent(now.coverage);

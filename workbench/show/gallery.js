@@ -1,7 +1,7 @@
 // Photos with words: filter by class and by kind, the most wrong first. Runs in both hosts of panel.py:
 // no request, no library, no inline style, and every name is text.
 
-const MARKUP = `<section class="picture-gallery" data-lm-suppress-shortcuts="true">
+const MARKUP = `<section class="picture-gallery">
   <h3 data-part="title"></h3><p data-part="about"></p>
   <p class="filters"><label>Class <select data-part="class"><option value="">all</option></select></label>
   <label>Kind <select data-part="kind"><option value="">all</option></select></label>
@@ -32,7 +32,10 @@ function card(picture) {
 function render({ model, el }) {
   const { title, about, pictures } = model.get("data"), parts = {};
   el.innerHTML = MARKUP;
-  for (const part of el.querySelectorAll("[data-part]")) parts[part.dataset.part] = part;
+  for (const part of el.querySelectorAll("[data-part]")) {
+    parts[part.dataset.part] = part;
+    part.dataset.lmSuppressShortcuts = "true"; // JupyterLab would take the arrow keys for itself
+  }
   parts.title.textContent = title;
   parts.about.textContent = about;
   const all = pictures.flatMap((picture) => picture.marks);
