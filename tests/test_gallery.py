@@ -9,8 +9,7 @@ from tests.browser import Opened, chromium, page_of
 from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, names
 from workbench.data.tables import Split
 from workbench.decide.levels import Quantization
-from workbench.decide.metrics import worst_mistakes
-from workbench.decide.outcomes import Answers
+from workbench.decide.outcomes import Answers, worst_mistakes
 from workbench.settings import Settings
 from workbench.show import gallery
 from workbench.show.figures import alt_text

@@ -1,4 +1,4 @@
-"""Correct probabilities that promise too much or too little.
+"""Does 80 % mean 80 %? Promised probabilities against what happened, and how to correct them.
 
 The correction is a rising line per class on the logits, one slope for all of them under softmax.
 With several labels the order of a class's scores, and so every decision, stays as it is, and the
@@ -30,27 +30,26 @@ from workbench.decide.levels import (
 )
 from workbench.decide.outcomes import Task, probabilities
 
-# Does 80 % mean 80 %? Promised probabilities against what happened, in bins, with intervals.
-
 BINS = 15
+FOLDS = 5
+SURE = 1e-9  # a probability of 0 or 1 has no logit
+SLOPES = (0.01, 100.0)  # above 0: a falling line would turn the decisions round
 Binning = Literal["width", "mass"]
+Method = Literal["none", "temperature", "platt"]
 
 
 def reliability(
-    y_true: np.ndarray,
-    probability: np.ndarray,
-    mask: np.ndarray | None = None,
-    *,
-    bins: int = BINS,
-    binning: Binning = "width",
-) -> pd.DataFrame:
+    y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None = None, *,
+    bins: int = BINS, binning: Binning = "width",
+) -> pd.DataFrame:  # fmt: skip
     """Compare promised and real frequency in bins of equal width, or of equal numbers of labels.
 
     One row a bin that holds labels, with a 95 % Wilson interval of the real frequency.
     """
-    label, promised = _known(y_true, probability, mask)
-    edges = bin_edges(promised, bins, binning)
-    place = place_in(promised, edges)
+    known = np.ones(probability.shape, bool) if mask is None else np.asarray(mask) > 0.5
+    label, promised = (np.asarray(y_true) > 0.5)[known], np.asarray(probability, np.float64)[known]
+    edges = _bin_edges(promised, bins, binning)
+    place = _place_in(promised, edges)
     count, hits, total = (
         np.bincount(place, weights=weight, minlength=len(edges) - 1)
         for weight in (None, label, promised)
@@ -70,22 +69,14 @@ def reliability(
     return table[table["count"] > 0].reset_index(drop=True)
 
 
-def _known(y_true, probability, mask) -> tuple[np.ndarray, np.ndarray]:
-    label, promised = np.asarray(y_true) > 0.5, np.asarray(probability, np.float64)
-    if mask is None:
-        return label.ravel(), promised.ravel()
-    known = np.asarray(mask) > 0.5
-    return label[known], promised[known]
-
-
-def bin_edges(probability: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
+def _bin_edges(probability: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
     if binning == "width" or not len(probability):
         return np.linspace(0, 1, bins + 1)
     inner = np.quantile(probability, np.arange(1, bins) / bins)
     return np.unique(np.concatenate([[0.0], inner, [1.0]]))
 
 
-def place_in(probability: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _place_in(probability: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Number the bin of each probability; 1.0 belongs to the last."""
     return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, len(edges) - 2)
 
@@ -101,13 +92,9 @@ def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def calibration_error(
-    y_true: np.ndarray,
-    probability: np.ndarray,
-    mask: np.ndarray | None = None,
-    *,
-    bins: int = BINS,
-    binning: Binning = "width",
-) -> float | None:
+    y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None = None, *,
+    bins: int = BINS, binning: Binning = "width",
+) -> float | None:  # fmt: skip
     """Mean distance of promise and reality over all labels (ECE); None without labels."""
     table = reliability(y_true, probability, mask, bins=bins, binning=binning)
     if not len(table):
@@ -117,15 +104,10 @@ def calibration_error(
 
 
 def class_errors(
-    y_true: np.ndarray,
-    probability: np.ndarray,
-    classes: Sequence[str],
-    mask: np.ndarray | None = None,
-    *,
-    binning: Binning = "width",
-    replicates: int = 0,
+    y_true: np.ndarray, probability: np.ndarray, classes: Sequence[str],
+    mask: np.ndarray | None = None, *, binning: Binning = "width", replicates: int = 0,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Calibration error of every class and, in the last row, of all labels together.
 
     The intervals are centred on the error: resampling adds noise of its own, and a distance can
@@ -168,22 +150,17 @@ class Bins:
 
     @classmethod
     def of(
-        cls,
-        y_true: np.ndarray,
-        probability: np.ndarray,
-        mask: np.ndarray | None,
-        binning: Binning = "width",
-        *,
-        pooled: bool = False,
-    ) -> Bins:
+        cls, y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None,
+        binning: Binning = "width", *, pooled: bool = False,
+    ) -> Bins:  # fmt: skip
         """Sort each class into bins of its own, or all labels into the same."""
         known = np.ones(probability.shape, bool) if mask is None else np.asarray(mask) > 0.5
         columns = [slice(None)] if pooled else range(probability.shape[1])
         place, promised = np.empty(probability.shape, np.int32), []
         for column in columns:
             chosen = probability[:, column][known[:, column]]
-            edges = bin_edges(chosen, BINS, binning)
-            place[:, column] = place_in(probability[:, column], edges)
+            edges = _bin_edges(chosen, BINS, binning)
+            place[:, column] = _place_in(probability[:, column], edges)
             inside = place[:, column][known[:, column]]
             total = np.bincount(inside, weights=chosen, minlength=BINS)
             promised.append(ratio(total, np.bincount(inside, minlength=BINS)))
@@ -198,13 +175,6 @@ class Bins:
         images = without + with_class
         distance = np.abs(images * self.promised - with_class).sum(-1)
         return np.where(images.sum(-1) > 0, ratio(distance, images.sum(-1)), np.nan)
-
-
-__all__ = ["Calibration", "calibrate", "calibration_error", "class_errors", "reliability"]
-FOLDS = 5
-SURE = 1e-9  # a probability of 0 or 1 has no logit
-SLOPES = (0.01, 100.0)  # above 0: a falling line would turn the decisions round
-Method = Literal["none", "temperature", "platt"]
 
 
 @dataclass(frozen=True)
@@ -238,18 +208,10 @@ class Calibration:
 
 
 def calibrate(
-    y_true: np.ndarray,
-    raw: np.ndarray,
-    scale: float,
-    zero_point: int,
-    classes: Sequence[str],
-    seed: int,
-    *,
-    task: Task = "multilabel",
-    mask: np.ndarray | None = None,
-    method: Method = "temperature",
-    replicates: int = 0,
-) -> Calibration:
+    y_true: np.ndarray, raw: np.ndarray, scale: float, zero_point: int, classes: Sequence[str],
+    seed: int, *, task: Task = "multilabel", mask: np.ndarray | None = None,
+    method: Method = "temperature", replicates: int = 0,
+) -> Calibration:  # fmt: skip
     """Fit the lines on int8 scores [N, C]; what they help is measured on held-out folds.
 
     The method "none" keeps the probabilities and only measures them.

@@ -58,11 +58,9 @@ def with_saved_choice(
 
 
 def own_thresholds(
-    thresholds: Thresholds | UnknownThreshold,
-    probabilities: Mapping[str, float],
-    who: str,
+    thresholds: Thresholds | UnknownThreshold, probabilities: Mapping[str, float], who: str,
     why: str = "",
-) -> Thresholds | UnknownThreshold:
+) -> Thresholds | UnknownThreshold:  # fmt: skip
     """Put thresholds of one's own on top, by class; a single label has one, "unknown"."""
     today = datetime.now(UTC).date().isoformat()
     if not probabilities:

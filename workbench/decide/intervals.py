@@ -86,12 +86,9 @@ def count_cells(cells: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray
 
 
 def resampled_levels(
-    y_true: np.ndarray,
-    raw: np.ndarray,
-    mask: np.ndarray | None,
-    replicates: int,
+    y_true: np.ndarray, raw: np.ndarray, mask: np.ndarray | None, replicates: int,
     rng: np.random.Generator,
-) -> Iterator[LevelCounts]:
+) -> Iterator[LevelCounts]:  # fmt: skip
     """Yield blocks of level counts with a leading axis of replicates."""
     cells = np.empty(raw.shape, np.int16, order="F")  # read class by class, many times over
     for rows in chunks(len(raw)):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from workbench.decide import outcomes
 from workbench.decide.calibration import Bins, calibration_error
+from workbench.decide.curves import average_precision, average_precisions, roc_auc, roc_aucs
 from workbench.decide.intervals import (
     Ends,
     count_cells,
@@ -31,16 +32,9 @@ from workbench.decide.levels import (
     mean_defined,
     ratio,
 )
-from workbench.decide.outcomes import (
-    Answers,
-    Task,
-    average_precision,
-    average_precisions,
-    roc_auc,
-    roc_aucs,
-)
+from workbench.decide.outcomes import Answers, Task
 
-# All figures of an evaluation at once: on the images as they are and on resampled ones.
+PAIRS_WRITTEN = 50
 
 
 @dataclass(frozen=True)
@@ -55,8 +49,9 @@ def measure(answers: Answers) -> Figures:
     """Compute every figure on the images as they are."""
     counts = outcomes.count_outcomes(answers.cells)
     per_class = outcomes.class_figures(counts)
-    per_class["average_precision"] = _by_class(average_precision, answers)
-    per_class["roc_auc"] = _by_class(roc_auc, answers)
+    known = answers.y_true, answers.y_score, answers.mask
+    per_class["average_precision"] = _by_class(average_precision, *known)
+    per_class["roc_auc"] = _by_class(roc_auc, *known)
     means = {name: mean_defined(values, 0) for name, values in answers.per_image.items()}
     error = calibration_error(*answers.promises)
     means["calibration_error"] = np.nan if error is None else error
@@ -95,16 +90,13 @@ def _overall(counts: np.ndarray, per_class: dict, means: dict) -> dict[str, np.n
     }
 
 
-def _by_class(figure, answers: Answers) -> np.ndarray:
+def _by_class(figure, y_true, y_score, mask) -> np.ndarray:
+    """Compute a figure of one class, None where undefined, for every class: [C]"""
+    columns = range(y_score.shape[1])
     found = [
-        figure(answers.y_true[:, i], answers.y_score[:, i], column_of(answers.mask, i))
-        for i in range(answers.y_score.shape[1])
+        figure(y_true[:, i], y_score[:, i], None if mask is None else mask[:, i]) for i in columns
     ]
     return np.array([np.nan if value is None else value for value in found])
-
-
-def column_of(mask: np.ndarray | None, index: int) -> np.ndarray | None:
-    return None if mask is None else mask[:, index]
 
 
 def _columns(per_image: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
@@ -156,17 +148,6 @@ def rank_cells(answers: Answers) -> np.ndarray:
     return np.where(known, cells + positive * np.int32(LEVELS), np.int32(CELLS))
 
 
-__all__ = [
-    "Evaluation",
-    "average_precision",
-    "evaluate",
-    "f1_macro",
-    "mean_average_precision",
-    "roc_auc",
-]
-PAIRS_WRITTEN = 50
-
-
 @dataclass(frozen=True)
 class Figure:
     """A figure and its 95 % interval; None where it is undefined."""
@@ -209,16 +190,10 @@ class Evaluation:
 
 
 def evaluate(
-    y_true: np.ndarray,
-    y_score: np.ndarray,
-    thresholds: np.ndarray | float,
-    classes: Sequence[str],
-    *,
-    mask: np.ndarray | None = None,
-    task: Task,
-    replicates: int = 0,
+    y_true: np.ndarray, y_score: np.ndarray, thresholds: np.ndarray | float,
+    classes: Sequence[str], *, mask: np.ndarray | None = None, task: Task, replicates: int = 0,
     seed: int = 0,
-) -> Evaluation:
+) -> Evaluation:  # fmt: skip
     """Evaluate probabilities [N, C] at given thresholds; 0 replicates leave the intervals out.
 
     `thresholds` is one a class, or for single_label the confidence under which the answer is
@@ -258,12 +233,9 @@ def mean_average_precision(
     """Mean average precision over the classes that occur, from scores [N, C]."""
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
     check_scores(y_true, y_score, mask)
-    found = [
-        average_precision(y_true[:, i], y_score[:, i], column_of(mask, i))
-        for i in range(y_score.shape[1])
-    ]
-    defined = [value for value in found if value is not None]
-    return float(np.mean(defined)) if defined else None
+    found = _by_class(average_precision, y_true, y_score, mask)
+    defined = found[~np.isnan(found)]
+    return float(np.mean(defined)) if len(defined) else None
 
 
 def _with_intervals(
@@ -317,68 +289,3 @@ def _most_confused(pairs: np.ndarray, classes: Sequence[str]) -> list[dict[str, 
 
 def _row_json(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in row.items()}
-
-
-# The answers furthest on the wrong side of their threshold: the first images to look at.
-
-COLUMNS = [
-    "kind",
-    "image",
-    "filepath",
-    "class",
-    "class_index",
-    "probability",
-    "threshold",
-    "said",
-    "really",
-]
-KINDS = {"false positive": outcomes.FP, "false negative": outcomes.FN}
-
-
-def worst_mistakes(
-    y_true: np.ndarray,
-    y_score: np.ndarray,
-    thresholds: np.ndarray | float,
-    classes: Sequence[str],
-    filepaths: Sequence[str],
-    *,
-    limit: int,
-    mask: np.ndarray | None = None,
-    task: Task,
-    per_class: int | None = None,
-) -> pd.DataFrame:
-    """List up to `limit` mistakes of each kind, worst first, at most `per_class` of one class.
-
-    `image` is the row of the scores; `said` and `really` hold all classes of the image.
-    """
-    answers = Answers.of(y_true, y_score, thresholds, mask, task)
-    bars = np.broadcast_to(np.asarray(thresholds, np.float64), answers.y_score.shape)
-    distance = np.abs(answers.y_score - bars)
-    rows = []
-    for kind, outcome in KINDS.items():
-        images, columns = np.nonzero(answers.cells == outcome)
-        order = np.argsort(-distance[images, columns], kind="stable")
-        for place in order[_spread(columns[order], limit, per_class)]:
-            image, column = int(images[place]), int(columns[place])
-            scores = float(answers.y_score[image, column]), float(bars[image, column])
-            said = _names(answers.decisions[image], classes)
-            really = _names(answers.y_true[image] > 0.5, classes)
-            known = (kind, image, filepaths[image], classes[column], column)
-            rows.append((*known, *scores, said, really))
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _spread(columns: np.ndarray, limit: int, per_class: int | None) -> list[int]:
-    taken: dict[int, int] = {}
-    chosen = []
-    for place, column in enumerate(columns.tolist()):
-        taken[column] = taken.get(column, 0) + 1
-        if per_class is None or taken[column] <= per_class:
-            chosen.append(place)
-        if len(chosen) == limit:
-            break
-    return chosen
-
-
-def _names(chosen: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(classes[index] for index in np.flatnonzero(chosen))

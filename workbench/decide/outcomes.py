@@ -1,4 +1,4 @@
-"""Right and wrong answers, counted: precision, recall and F1 per class and over all classes.
+"""Scores turned into answers, and these into right and wrong: counted, per image, and the worst.
 
 Means over classes take the classes that occur; among them one that is never answered counts as
 precision 0, as in scikit-learn. Undefined figures are NaN here and null when written.
@@ -6,29 +6,30 @@ precision 0, as in scikit-learn. Undefined figures are NaN here and null when wr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit, softmax
 
-from workbench.decide.levels import LevelCounts, check_scores, chunks, mean_defined, ratio
+from workbench.decide.levels import check_scores, chunks, mean_defined, ratio
 from workbench.errors import InputError
-
-# Logits to probabilities: sigmoid per class, or softmax over the classes of a single label.
-
-
-def probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Turn logits [N, C] into float64 probabilities [N, C]."""
-    logits = np.asarray(logits, np.float64)
-    return softmax(logits, axis=1) if task == "single_label" else expit(logits)
-
-
-# Scores turned into answers on one set of images, and what can be said of each image.
 
 Task = Literal["multilabel", "single_label"]
 TOP = 5
+TN, FP, FN, TP = range(4)  # cell = 2 * label + answer
+OUTCOMES = 4
+UNKNOWN = 4  # cell of a masked label
+MISTAKES = {"false positive": FP, "false negative": FN}
+
+
+def probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
+    """Turn logits [N, C] into float64 probabilities: softmax for a single label, else sigmoid."""
+    logits = np.asarray(logits, np.float64)
+    return softmax(logits, axis=1) if task == "single_label" else expit(logits)
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,9 @@ class Answers:
 
     @classmethod
     def of(
-        cls,
-        y_true: np.ndarray,
-        y_score: np.ndarray,
-        thresholds: np.ndarray | float,
-        mask: np.ndarray | None,
-        task: Task,
-    ) -> Answers:
+        cls, y_true: np.ndarray, y_score: np.ndarray, thresholds: np.ndarray | float,
+        mask: np.ndarray | None, task: Task,
+    ) -> Answers:  # fmt: skip
         """Check the arrays and decide at the given thresholds."""
         y_true, y_score = np.asarray(y_true), np.asarray(y_score)
         check_scores(y_true, y_score, mask)
@@ -58,7 +55,7 @@ class Answers:
 
     @cached_property
     def cells(self) -> np.ndarray:
-        """Outcome of each label, see `outcomes`."""
+        """Outcome of each label: TN, FP, FN, TP or UNKNOWN. [N, C]"""
         return outcome_cells(self.y_true, self.decisions, self.mask)
 
     @cached_property
@@ -124,11 +121,6 @@ def _check_probabilities(y_score: np.ndarray) -> None:
         raise InputError(
             "scores must be probabilities, 0 to 1; apply sigmoid or softmax to the logits first"
         )
-
-
-TN, FP, FN, TP = range(4)  # cell = 2 * label + answer
-OUTCOMES = 4
-UNKNOWN = 4  # cell of a masked label
 
 
 def outcome_cells(y_true: np.ndarray, decisions: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -201,81 +193,45 @@ def confused_pairs(cells: np.ndarray) -> np.ndarray:
     return pairs.astype(np.int32)
 
 
-# How well the scores sort the images, whatever the threshold: PR and ROC curves and their areas.
+def worst_mistakes(
+    y_true: np.ndarray, y_score: np.ndarray, thresholds: np.ndarray | float,
+    classes: Sequence[str], filepaths: Sequence[str], *, limit: int,
+    mask: np.ndarray | None = None, task: Task, per_class: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """List up to `limit` mistakes of each kind, worst first, at most `per_class` of one class.
+
+    `image` is the row of the scores; `said` and `really` hold all classes of the image.
+    """
+    answers = Answers.of(y_true, y_score, thresholds, mask, task)
+    bars = np.broadcast_to(np.asarray(thresholds, np.float64), answers.y_score.shape)
+    distance = np.abs(answers.y_score - bars)
+    names = ["kind", "image", "filepath", "class", "class_index", "probability", "threshold",
+             "said", "really"]  # fmt: skip
+    rows = []
+    for kind, outcome in MISTAKES.items():
+        images, columns = np.nonzero(answers.cells == outcome)
+        order = np.argsort(-distance[images, columns], kind="stable")
+        for place in order[_spread(columns[order], limit, per_class)]:
+            image, column = int(images[place]), int(columns[place])
+            scores = float(answers.y_score[image, column]), float(bars[image, column])
+            said = _names(answers.decisions[image], classes)
+            really = _names(answers.y_true[image] > 0.5, classes)
+            known = (kind, image, filepaths[image], classes[column], column)
+            rows.append((*known, *scores, said, really))
+    return pd.DataFrame(rows, columns=names)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Counts at every distinct score of one class, from the highest down."""
-
-    thresholds: np.ndarray
-    tp: np.ndarray
-    fp: np.ndarray
-    positives: int
-    negatives: int
-
-    @property
-    def precision(self) -> np.ndarray:
-        return ratio(self.tp, self.tp + self.fp)
-
-    @property
-    def recall(self) -> np.ndarray:
-        return ratio(self.tp, np.full(len(self.tp), self.positives))
-
-    @property
-    def false_positive_rate(self) -> np.ndarray:
-        return ratio(self.fp, np.full(len(self.fp), self.negatives))
+def _spread(columns: np.ndarray, limit: int, per_class: int | None) -> list[int]:
+    taken: dict[int, int] = {}
+    chosen = []
+    for place, column in enumerate(columns.tolist()):
+        taken[column] = taken.get(column, 0) + 1
+        if per_class is None or taken[column] <= per_class:
+            chosen.append(place)
+        if len(chosen) == limit:
+            break
+    return chosen
 
 
-def curve(y_true: np.ndarray, y_score: np.ndarray, mask: np.ndarray | None = None) -> Curve:
-    """Sort one class, [N] labels and scores; masked images are left out."""
-    if mask is not None:
-        known = np.asarray(mask) > 0.5
-        y_true, y_score = y_true[known], y_score[known]
-    order = np.argsort(-np.asarray(y_score, np.float64), kind="stable")
-    positive = np.asarray(y_true)[order] > 0.5
-    score = np.asarray(y_score)[order]
-    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(score) else []
-    last = np.asarray(last, np.int64)
-    tp = np.cumsum(positive)[last] if len(last) else np.zeros(0, np.int64)
-    total = int(positive.sum())
-    return Curve(score[last], tp, last + 1 - tp, total, len(score) - total)
-
-
-def average_precision(
-    y_true: np.ndarray, y_score: np.ndarray, mask: np.ndarray | None = None
-) -> float | None:
-    """Area under the precision-recall steps of one class; None without positives."""
-    found = curve(y_true, y_score, mask)
-    if not found.positives:
-        return None
-    return float(np.sum(np.diff(found.tp, prepend=0) * found.precision) / found.positives)
-
-
-def roc_auc(
-    y_true: np.ndarray, y_score: np.ndarray, mask: np.ndarray | None = None
-) -> float | None:
-    """Chance that a positive scores above a negative, ties half; None unless both exist."""
-    found = curve(y_true, y_score, mask)
-    if not (found.positives and found.negatives):
-        return None
-    tp, fp = np.append(0, found.tp), np.append(0, found.fp)
-    area = np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / 2
-    return float(area / (found.positives * found.negatives))
-
-
-def average_precisions(counts: LevelCounts) -> np.ndarray:
-    """Average precision of every class from counts per level: [..., C]; NaN without positives."""
-    positives, _ = counts.totals
-    tp, fp = counts.at_least()
-    steps = counts.positives * ratio(tp, tp + fp)[..., :-1]
-    return np.where(positives > 0, ratio(steps.sum(-1), positives), np.nan)
-
-
-def roc_aucs(counts: LevelCounts) -> np.ndarray:
-    """Area under every ROC curve from counts per level: [..., C]; NaN unless both labels exist."""
-    positives, negatives = counts.totals
-    tp, _ = counts.at_least()
-    above = (counts.negatives * (tp[..., 1:] + tp[..., :-1])).sum(-1) / 2
-    pairs = positives * negatives
-    return np.where(pairs > 0, ratio(above, pairs), np.nan)
+def _names(chosen: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
+    return tuple(classes[index] for index in np.flatnonzero(chosen))

@@ -53,18 +53,10 @@ FOLDS = 5  # of the cross-fitting; more change little and cost positives in none
 
 
 def search(
-    y_true: np.ndarray,
-    raw: np.ndarray,
-    scale: float,
-    zero_point: int,
-    settings: ThresholdSearchSettings,
-    classes: Sequence[str],
-    seed: int,
-    *,
-    mask: np.ndarray | None = None,
-    split: str = "val",
-    source_sha256: str | None = None,
-) -> Thresholds:
+    y_true: np.ndarray, raw: np.ndarray, scale: float, zero_point: int,
+    settings: ThresholdSearchSettings, classes: Sequence[str], seed: int, *,
+    mask: np.ndarray | None = None, split: str = "val", source_sha256: str | None = None,
+) -> Thresholds:  # fmt: skip
     """Search thresholds on int8 scores [N, C] and say how far each can be trusted."""
     check_scores(y_true, raw, mask)
     check_raw(raw)
@@ -110,12 +102,9 @@ def search(
 
 
 def best_thresholds(
-    y_true: np.ndarray,
-    raw: np.ndarray,
-    settings: ThresholdSearchSettings,
-    quantization: Quantization,
-    mask: np.ndarray | None = None,
-) -> np.ndarray:
+    y_true: np.ndarray, raw: np.ndarray, settings: ThresholdSearchSettings,
+    quantization: Quantization, mask: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Only the optimum of every class, without smoothing or doubt: int [C]."""
     rules = rules_of(settings.model_copy(update={"smoothing_positives": 0.0}), quantization)
     return tune(count_levels(y_true, raw, mask), rules)[1]
@@ -294,13 +283,9 @@ def _draw(blocks: Iterator[LevelCounts], choice: Choice, rules: Rules) -> Drawn:
 
 
 def _describe(
-    classes: Sequence[str],
-    counts: LevelCounts,
-    choice: Choice,
-    drawn: Drawn,
-    rules: Rules,
+    classes: Sequence[str], counts: LevelCounts, choice: Choice, drawn: Drawn, rules: Rules,
     quantization: Quantization,
-) -> Iterator[ClassThreshold]:
+) -> Iterator[ClassThreshold]:  # fmt: skip
     positives, negatives = (total.tolist() for total in counts.totals)
     for index, name in enumerate(classes):
         adopted = bool(choice.adopted[index])

@@ -33,17 +33,10 @@ CURVE_POINTS = 201  # rows of threshold_curve.csv, one each half percent
 
 
 def search_unknown(
-    y_true: np.ndarray,
-    logits: np.ndarray,
-    settings: SingleLabelSettings,
-    classes: tuple[str, ...],
-    seed: int,
-    *,
-    replicates: int,
-    mask: np.ndarray | None = None,
-    split: str = "val",
-    source_sha256: str | None = None,
-) -> UnknownThreshold:
+    y_true: np.ndarray, logits: np.ndarray, settings: SingleLabelSettings,
+    classes: tuple[str, ...], seed: int, *, replicates: int, mask: np.ndarray | None = None,
+    split: str = "val", source_sha256: str | None = None,
+) -> UnknownThreshold:  # fmt: skip
     """Choose the confidence threshold from one-hot labels and logits, both [N, C].
 
     Images whose class is masked as unknown are left out.
@@ -154,12 +147,9 @@ def _choose(curve: pd.DataFrame, settings: SingleLabelSettings) -> tuple[int, st
 
 
 def _intervals(
-    confidence: np.ndarray,
-    correct: np.ndarray,
-    threshold: float,
-    replicates: int,
+    confidence: np.ndarray, correct: np.ndarray, threshold: float, replicates: int,
     rng: np.random.Generator,
-) -> tuple[Ends, Ends]:
+) -> tuple[Ends, Ends]:  # fmt: skip
     accepted = confidence >= threshold
     columns = np.stack([accepted, accepted & correct], axis=1).astype(np.float32)
     sums = np.concatenate(
