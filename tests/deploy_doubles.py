@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from workbench.deploy import tflite as flatbuffer
-from workbench.deploy.bundle import GoldenImage, write_bundle
-from workbench.deploy.config import MODEL_FILE
-from workbench.deploy.export import export_model
-from workbench.files import write_bytes, write_json
+from workbench.artifacts import FloatScore, LadderRung, QuantizationLadder
+from workbench.deploy import flatbuffer
+from workbench.deploy.bundle import GoldenImage, write_bundle, write_golden
+from workbench.deploy.config import MODEL_FILE, inference_config
+from workbench.deploy.flatbuffer import LABELS_FILE, export_model, labels_text
+from workbench.deploy.sources import app_sources
+from workbench.files import write_bytes, write_json, write_text
 from workbench.settings import Settings
 
 SIZE = 16
@@ -95,21 +97,35 @@ def recommendation(labels=LABELS, integers=INTEGERS, output=OUTPUT) -> dict:
     return {"scores": {"scale": scale, "zero_point": zero_point}, "classes": classes}
 
 
-LADDER = {"chosen": "ptq", "title": "PTQ, class-covering calibration", "forced": False}
+PTQ = "PTQ, class-covering calibration"
+LADDER = QuantizationLadder(
+    chosen="ptq",
+    title=PTQ,
+    forced=False,
+    candidate="candidates/ptq.tflite",
+    qat_weights=None,
+    skipped_layers=(),
+    float=FloatScore(f1_macro=0.9, map=0.9),
+    rungs=(LadderRung(rung="ptq", title=PTQ, state="shipped", reason="it holds"),),
+)
 
 
-def make_bundle(folder: Path, settings: Settings | None = None, thresholds=None) -> Path:
+def make_bundle(
+    folder: Path, settings: Settings | None = None, thresholds=None, images=None
+) -> Path:
     """Ship the stand-in file with everything around it."""
     settings = settings or Settings()
     thresholds = thresholds or recommendation()
     write_json(folder / "threshold_recommendation.json", thresholds)
+    write_text(folder / LABELS_FILE, labels_text(LABELS))
     model = export_model(colour_file(), LABELS, {"name": "stand-in"}, settings, thresholds)
     write_bytes(folder / MODEL_FILE, model)
-    images = [
+    config = inference_config(folder, settings, LABELS, thresholds, LADDER, {"workbench": "0"})
+    images = images or [
         GoldenImage(f"image_{number}", photo[: 25 + number], ("ant",))
         for number, photo in enumerate(photos(3, size=40))
     ]
-    write_bundle(folder, settings, LABELS, thresholds, LADDER, images, versions={"workbench": "0"})
+    write_bundle(folder, config, app_sources(config, write_golden(folder, config, images)))
     return folder
 
 

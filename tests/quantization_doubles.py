@@ -85,7 +85,7 @@ def trained_student(extra: keras.layers.Layer | None = None, epochs: int = 30) -
 
 def write_dataset(folder: Path) -> Dataset:
     """Write images as PNG and return the dataset that names them."""
-    (folder / "images").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for number, (split, count) in enumerate(SHARES.items()):
         for index, (image, present) in enumerate(zip(*draw(count, seed=10 + number), strict=True)):
@@ -113,3 +113,13 @@ def small_settings(**groups) -> Settings:
     for name, knobs in groups.items():
         given[name] = {**given.get(name, {}), **knobs} if isinstance(knobs, dict) else knobs
     return Settings.model_validate(given)
+
+
+def feed_and_loss(dataset: Dataset, settings: Settings, teacher: keras.Model | None = None):
+    """Batches of the dataset as QAT takes them, and what it minimises."""
+    from workbench.deploy.qat import qat_batches
+    from workbench.train.phases import loss_of
+    from workbench.train.student import student_objective
+
+    objective = student_objective(settings, loss_of(settings, dataset), teacher, len(CLASSES))
+    return qat_batches(settings, dataset, teacher), objective

@@ -12,20 +12,11 @@ import numpy as np
 import pytest
 
 from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, recommendation
-from workbench.deploy import bundle as sources
-from workbench.deploy.bundle import (
-    RIM,
-    GoldenImage,
-    c_string,
-    choose_golden,
-    kotlin_string,
-    render,
-    seal,
-    swift_string,
-    withdrawn_on_failure,
-    write_bundle,
-)
+from workbench.artifacts import InferenceConfig
+from workbench.deploy import sources
+from workbench.deploy.bundle import RIM, GoldenImage, choose_golden, seal, withdrawn_on_failure
 from workbench.deploy.config import MODEL_FILE, inference_config, model_metadata
+from workbench.deploy.sources import c_string, kotlin_string, render, swift_string
 from workbench.errors import MissingInputError, StepError
 from workbench.files import write_bytes
 from workbench.settings import Settings
@@ -73,7 +64,7 @@ def test_a_schema_refuses_what_it_does_not_know(packed, name):
         jsonschema.validate(read(packed, f"{name}.json") | {"surprise": 1}, schema(name))
 
 
-def test_model_metadata_has_the_promised_fields_and_no_others(packed):
+def test_model_metadata_has_the_fields_of_the_manual_and_no_others(packed):
     found = read(packed, "model_metadata.json")
     assert list(found) == ["model_file", "labels_file", "input", "preprocess", "output"]
     assert list(found["preprocess"]) == [
@@ -87,12 +78,7 @@ def test_model_metadata_has_the_promised_fields_and_no_others(packed):
 
 def test_the_config_names_the_rung_that_ships(packed):
     shipped = read(packed, "inference_config.json")["shipped"]
-    assert shipped == {
-        "rung": "ptq",
-        "title": LADDER["title"],
-        "forced": False,
-        "full_integer": True,
-    }
+    assert shipped == {"rung": "ptq", "title": LADDER.title, "forced": False, "full_integer": True}
 
 
 def test_labels_are_one_a_line_in_the_order_of_the_outputs(packed):
@@ -138,7 +124,7 @@ def test_golden_files_of_an_earlier_bundle_are_gone(tmp_path):
     assert not (tmp_path / "golden/old.source.ppm").exists()
 
 
-def test_a_golden_image_is_recorded_in_every_station(packed):
+def test_a_golden_image_is_recorded_from_pixels_to_output(packed):
     vector = read(packed, "golden/vectors.json")["vectors"][0]
     parts = ("source", "picture", "letterbox", "input", "output")
     assert all((packed / vector[part]["file"]).exists() for part in parts)
@@ -146,9 +132,8 @@ def test_a_golden_image_is_recorded_in_every_station(packed):
 
 
 def test_a_large_photo_is_thinned_out_for_the_recording(tmp_path):
-    write_bytes(tmp_path / MODEL_FILE, (make_bundle(tmp_path) / MODEL_FILE).read_bytes())
     huge = GoldenImage("huge", np.zeros((2000, 1500, 3), np.uint8), ())
-    write_bundle(tmp_path, Settings(), LABELS, recommendation(), LADDER, [huge], versions={})
+    make_bundle(tmp_path, images=[huge])
     vector = read(tmp_path, "golden/vectors.json")["vectors"][0]
     assert (vector["width"], vector["height"]) == (375, 500)
 
@@ -290,7 +275,7 @@ def test_the_python_snippet_runs_the_model(packed):
 
 
 def test_a_file_with_another_input_scale_is_refused(tmp_path):
-    from workbench.deploy import tflite as flatbuffer
+    from workbench.deploy import flatbuffer
 
     tree = flatbuffer.parse(colour_file())
     tree.subgraphs[0].tensors[0].quantization.scale = np.array([0.02], np.float32)
@@ -303,9 +288,9 @@ def test_a_file_with_another_input_scale_is_refused(tmp_path):
 def test_descriptions_of_a_single_label_apply_softmax(tmp_path):
     settings = Settings(task="single_label")
     make_bundle(tmp_path, settings, tuned(settings))
-    config = read(tmp_path, "inference_config.json")
-    assert config["output"]["activation"] == "softmax"
-    assert model_metadata(config)["output"]["softmax_in_model"] is False
+    config = InferenceConfig.read(tmp_path)
+    assert config.output.activation == "softmax"
+    assert model_metadata(config).output.softmax_in_model is False
 
 
 FITTED = {
@@ -322,7 +307,7 @@ def described(folder, kind: dict, fitted=FITTED, known=None):
     settings = Settings.model_validate(kind)
     make_bundle(folder, settings, known or tuned(settings))
     known = known or tuned(settings)
-    return inference_config(folder, settings, LABELS, known, LADDER, {}, fitted)
+    return inference_config(folder, settings, LABELS, known, LADDER, {}, fitted).to_json()
 
 
 @pytest.mark.parametrize("kind", KINDS)

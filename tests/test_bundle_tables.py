@@ -1,17 +1,21 @@
 """The tables of notebook 08: both ends of the model apart, a bundle at a glance."""
 
-from workbench.show.bundle_tables import MOST_NAMED, contents, ports
+from tests.deploy_doubles import INTEGERS, make_bundle
+from workbench.artifacts import InferenceConfig
+from workbench.show.bundle_tables import MOST_NAMED, contents, ports, thresholds
 
 
-def test_both_ends_keep_their_own_numbers():
-    config = {
-        "input": {"width": 64, "dtype": "uint8"},
-        "output": {"dtype": "int8", "is_logits": True},
-    }
+def test_both_ends_keep_their_own_numbers(tmp_path):
+    config = InferenceConfig.read(make_bundle(tmp_path))
     frame = ports(config).frame.set_index("property")
     assert frame.loc["dtype"].tolist() == ["uint8", "int8"]
-    assert frame.loc["width"].tolist() == ["64", "–"]
+    assert frame.loc["width"].tolist() == ["16", "–"]
     assert frame.loc["is_logits"].tolist() == ["–", "True"]
+
+
+def test_thresholds_are_shown_class_by_class(tmp_path):
+    frame = thresholds(InferenceConfig.read(make_bundle(tmp_path))).frame
+    assert frame["integer"].tolist() == list(INTEGERS)
 
 
 def test_a_folder_of_many_files_is_told_by_their_number(tmp_path):

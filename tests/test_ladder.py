@@ -1,181 +1,311 @@
-"""The ladder: which rung ships, and the reason in words of each that does not."""
+"""The ladder: which rung ships, the reason in words of each that does not, and what is written."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tests.deploy_doubles import colour_file, colour_file_with_a_float, photos
-from workbench.deploy import fallbacks as rungs
+from tests.deploy_doubles import Labels, colour_file, colour_file_with_a_float
+from workbench.artifacts import QuantizationLadder
 from workbench.deploy import tflite
-from workbench.deploy.fallbacks import (
-    RUNGS,
-    Score,
-    Truth,
-    climb_down,
-    decide_neutrally,
-    score_logits,
-)
-from workbench.errors import StepError
-from workbench.settings import LadderSettings
+from workbench.errors import InputError, StepError
+
+pytestmark = pytest.mark.slow
+RUNGS = ("qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16")
 
 
-def scored(drop: float) -> Score:
-    return Score(f1_macro=0.9 - drop, map=0.9, drop=drop, drop_interval=(drop - 0.01, drop + 0.01))
+@pytest.fixture(scope="module")
+def ladder():
+    from workbench.deploy import ladder
+
+    return ladder
 
 
-def climb(
-    drops: dict[str, float | str],
-    settings: LadderSettings | None = None,
-    without=(),
-    make_file=colour_file,
-):
-    """Climb down with rungs that score a drop or fail with a reason; return what became of each."""
-    current: list[str] = []
-
-    def maker(name):
-        def make() -> bytes:
-            current.append(name)
-            outcome = drops.get(name, 0.0)
-            if isinstance(outcome, str):
-                raise StepError(outcome)
-            return make_file()
-
-        return make
-
-    found, made = climb_down(
-        {name: maker(name) for name in RUNGS if name not in without},
-        run=lambda model: tflite.run_tflite(model, photos(2)),
-        judge=lambda logits: scored(drops.get(current[-1], 0.0)),
-        settings=settings or LadderSettings(),
-    )
-    return {rung.name: rung for rung in found}, made, current
+@pytest.fixture(scope="module")
+def student(doubles):
+    return doubles.trained_student()
 
 
-def states(found) -> list[str]:
-    return [found[name].state for name in RUNGS]
+@pytest.fixture(scope="module")
+def dataset(doubles, tmp_path_factory):
+    return doubles.write_dataset(tmp_path_factory.mktemp("data"))
 
 
-def test_the_first_rung_that_holds_ships_and_the_rest_is_not_needed():
-    found, _, tried = climb({})
-    assert states(found) == ["shipped", *["not needed"] * 4]
-    assert tried == ["qat"]
+@pytest.fixture
+def tried(ladder, doubles, student, dataset, tmp_path):
+    """Try rungs whose scores, or failures, are given; return the ladder and what was tried."""
+
+    class Scripted(ladder.Ladder):
+        def score(self, logits):
+            return self.next_score
+
+    def run(drops=(), make_file=colour_file, **groups):
+        settings = doubles.small_settings(**{"ladder": {"max_drop": 0.02}, **groups})
+        settings = settings.model_copy(
+            update={"student": settings.student.model_copy(update={"input_size": 16})}
+        )
+        found, made = Scripted(small_network(), dataset, settings, tmp_path), []
+        for name in RUNGS:
+            if not found.needs(name):
+                continue
+            made.append(name)
+            with found.rung(name) as rung:
+                drop = dict(drops).get(name, 0.0)
+                if isinstance(drop, str):
+                    raise StepError(drop)
+                found.next_score = ladder.Score(0.9 - drop, 0.9, drop, (drop - 0.01, drop + 0.01))
+                rung.offer(make_file())
+        return found, made
+
+    return run
+
+
+def small_network():
+    import tf_keras as keras
+
+    image = keras.Input((16, 16, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(image)
+    return keras.Model(image, keras.layers.Dense(3)(pooled))
+
+
+def rows(found) -> dict:
+    return {rung.rung: rung for rung in found.choose().rungs}
+
+
+def test_the_first_rung_that_holds_ships_and_ptq_is_scored_beside_it(tried):
+    found, made = tried()
+    shown = rows(found)
+    assert made == ["qat", "ptq"]
+    assert [shown[name].state for name in RUNGS] == ["shipped", *["not needed"] * 4]
+    assert (shown["ptq"].f1_macro, shown["float16"].f1_macro) == (0.9, None)
+    assert shown["ptq"].reason.startswith("a rung above holds; F1 macro 0.9000")
 
 
 @pytest.mark.parametrize("reason", ["QAT does not support fancy", "the loss became nan"])
-def test_an_error_steps_down_to_the_next_rung_with_its_reason(reason):
-    found, _, tried = climb({"qat": reason})
-    assert (found["qat"].state, found["qat"].reason) == ("failed", reason)
-    assert tried == ["qat", "qat_skip_worst"]
+def test_an_error_steps_down_to_the_next_rung_with_its_reason(tried, reason):
+    found, made = tried({"qat": reason})
+    assert made == ["qat", "qat_skip_worst", "ptq"]
+    assert (rows(found)["qat"].state, rows(found)["qat"].reason) == ("failed", reason)
 
 
-def test_a_collapsed_score_steps_down_with_the_drop_in_words():
-    found, _, _ = climb({"qat": 0.3, "qat_skip_worst": 0.2})
+def test_a_collapsed_score_steps_down_with_the_drop_in_words(tried):
+    found = rows(tried({"qat": 0.3, "qat_skip_worst": 0.2})[0])
     assert found["ptq"].state == "shipped"
     assert "0.3000 below the float student; ladder.max_drop allows 0.02" in found["qat"].reason
 
 
-def test_every_rung_is_reached_when_those_above_fail():
-    for number, name in enumerate(RUNGS):
-        found, _, tried = climb(dict.fromkeys(RUNGS[:number], "no"))
-        assert found[name].state == "shipped" and tried == list(RUNGS[: number + 1])
+def test_every_rung_is_reached_when_those_above_fail(tried):
+    for number, name in enumerate(RUNGS[2:], 2):
+        found, made = tried(dict.fromkeys(RUNGS[:number], "no"))
+        assert found.choose().chosen == name and made == list(RUNGS[: number + 1])
 
 
-def test_with_all_rungs_failing_the_run_fails_and_names_every_reason():
+def test_with_all_rungs_failing_the_run_fails_and_names_every_reason(tried):
+    reasons = dict(zip(RUNGS, ("one", "two", "three", "four", "five"), strict=True))
     with pytest.raises(StepError, match=r"nothing ships .*QAT: one.*float16: five"):
-        climb(dict(zip(RUNGS, ("one", "two", "three", "four", "five"), strict=True)))
+        tried(reasons)[0].choose()
 
 
-def test_a_gain_is_called_a_gain():
-    found, _, _ = climb({"qat": -0.01})
-    assert "0.0100 above the float student" in found["qat"].reason
+def test_a_ladder_that_holds_nothing_leaves_no_older_bundle(tried, tmp_path):
+    (tmp_path / "inference_config.json").write_text("{}")
+    with pytest.raises(StepError):
+        tried(dict.fromkeys(RUNGS, "no"))[0].choose()
+    assert not (tmp_path / "inference_config.json").exists()
 
 
-def test_a_forced_rung_ships_whatever_it_scores():
-    settings = LadderSettings(force_rung="ptq_float_head")
-    found, _, tried = climb({"ptq_float_head": 0.5}, settings)
-    assert tried == ["ptq_float_head"]
-    assert found["ptq_float_head"].reason.startswith("forced by ladder.force_rung")
+def test_a_new_ladder_forgets_what_an_earlier_one_left(tried, tmp_path):
+    tried()[0].choose()
+    tried()
+    left = ("candidates", "quantization_ladder.json", "candidate_scores.npz")
+    assert not any((tmp_path / name).exists() for name in left)
 
 
-def test_a_forced_rung_that_cannot_be_made_fails_the_run():
-    with pytest.raises(StepError, match="PTQ with float head: the converter refused"):
-        settings = LadderSettings(force_rung="ptq_float_head")
-        climb({"ptq_float_head": "the converter refused"}, settings)
+def test_a_gain_is_called_a_gain(tried):
+    assert "0.0100 above the float student" in rows(tried({"qat": -0.01})[0])["qat"].reason
 
 
-def test_a_forced_rung_that_fails_is_the_only_one_that_is_blamed():
+def test_a_forced_rung_ships_whatever_it_scores(tried):
+    force = {"ladder": {"force_rung": "ptq_float_head"}}
+    found, made = tried({"ptq_float_head": 0.5}, **force)
+    assert made == ["ptq_float_head"] and found.choose().forced
+    assert rows(found)["ptq_float_head"].reason.startswith("forced by ladder.force_rung")
+    assert rows(found)["ptq"].reason == "ladder.force_rung asks for ptq_float_head"
+
+
+def test_a_forced_rung_that_fails_is_the_only_one_that_is_blamed(tried):
+    found, _ = tried({"ptq": "no image"}, ladder={"force_rung": "ptq"})
     with pytest.raises(StepError) as failure:
-        climb({"ptq": "no image to calibrate on"}, LadderSettings(force_rung="ptq"))
-    assert "(PTQ, class-covering calibration: no image to calibrate on)" in str(failure.value)
+        found.choose()
+    assert "(PTQ, class-covering calibration: no image)" in str(failure.value)
 
 
-def test_without_qat_the_ladder_starts_at_ptq_and_says_so():
-    found, _, tried = climb({}, without=("qat", "qat_skip_worst"))
-    assert tried == ["ptq"] and found["qat"].reason == "qat.enabled is off"
+def test_without_qat_the_ladder_starts_at_ptq_and_says_so(tried):
+    found, made = tried(qat={"enabled": False})
+    assert made == ["ptq"] and rows(found)["qat"].reason == "qat.enabled is off"
 
 
-def test_logits_that_are_not_numbers_fail_the_rung(monkeypatch):
-    numbers = iter([np.nan, 0.0])
-    monkeypatch.setattr(
-        rungs.tflite, "logits_of", lambda raw, *levels: np.full(raw.shape, next(numbers))
-    )
-    found, _, _ = climb({})
-    assert found["qat"].reason == "6 logits are NaN or infinite"
+def test_a_rung_that_was_left_out_says_so(tried):
+    found, _ = tried({"qat": "no", "qat_skip_worst": "no"})
+    del found.tried["qat"]
+    assert rows(found)["qat"].reason == "was not tried"
 
 
-def test_a_float_tensor_in_an_integer_file_fails_the_rung_by_its_name():
-    found, _, _ = climb({}, make_file=colour_file_with_a_float)
+def test_a_block_without_an_offer_fails_its_rung(tried):
+    found, _ = tried()
+    with found.rung("qat"):
+        pass
+    assert "end the block with rung.offer" in rows(found)["qat"].reason
+
+
+def test_a_mistyped_rung_is_refused_with_those_that_exist(tried):
+    with pytest.raises(InputError, match=r'no rung "qta"\. Rungs are qat, qat_skip_worst'):
+        tried()[0].needs("qta")
+
+
+def test_a_float_tensor_in_an_integer_file_fails_the_rung_by_its_name(tried):
+    found = rows(tried(make_file=colour_file_with_a_float)[0])
     assert "left in a full-integer file (leftover (float32)" in found["ptq"].reason
     assert found["ptq_float_head"].state == "shipped"
 
 
-def test_a_mistake_of_ours_is_no_reason_to_step_down():
-    with pytest.raises(ZeroDivisionError):
-        climb_down({"qat": lambda: 1 // 0}, None, None, LadderSettings())
+def test_a_mistake_of_ours_is_no_reason_to_step_down(tried):
+    with pytest.raises(ZeroDivisionError), tried()[0].rung("qat"):
+        raise ZeroDivisionError
 
 
-def test_what_ships_is_described_by_hash_size_and_ports():
-    found, (model, raw), _ = climb({})
-    shipped = rungs.row(found["qat"])
-    assert (shipped["bytes"], shipped["input_type"], shipped["output_type"]) == (
-        len(model),
-        "uint8",
-        "int8",
-    )
-    assert raw.dtype == np.int8 and len(shipped["sha256"]) == 64
+def test_what_ships_is_described_by_hash_size_and_ports(tried):
+    shipped = rows(tried()[0])["qat"]
+    assert (shipped.bytes, shipped.input_type, shipped.output_type, shipped.float_tensors) == (
+        len(colour_file()), "uint8", "int8", 0,
+    )  # fmt: skip
+    assert len(shipped.sha256) == 64
 
 
-def test_rows_are_strict_json():
-    found, _, _ = climb({"qat": "no", "qat_skip_worst": 0.4})
-    assert json.dumps([rungs.row(rung) for rung in found.values()], allow_nan=False)
+def test_the_file_is_read_back_as_it_was_written(tried, tmp_path):
+    written = tried({"qat": "no", "qat_skip_worst": 0.4})[0].choose()
+    assert QuantizationLadder.read(tmp_path) == written
+    assert json.dumps(written.to_json(), allow_nan=False)
 
 
-def test_a_score_is_paired_with_the_float_students_on_the_same_images():
+def score(ladder, y_true, reference, logits, task="multilabel", replicates=50):
+    known = Labels(y_true, np.ones_like(y_true))
+    return ladder.score_logits(logits, reference, known, task, replicates=replicates, seed=1)
+
+
+def test_a_score_is_paired_with_the_float_students_on_the_same_images(ladder):
     rng = np.random.default_rng(0)
     y_true = (rng.random((400, 3)) < 0.4).astype(np.float32)
     reference = (y_true * 4 - 2 + rng.normal(0, 1, y_true.shape)).astype(np.float32)
     worse = np.where(rng.random(y_true.shape) < 0.1, -reference, reference)
-    truth = Truth(y_true, np.ones_like(y_true), "multilabel")
-    score = score_logits(worse, reference, truth, replicates=200, seed=1)
-    low, high = score.drop_interval
-    assert 0 < low < score.drop < high
+    found = score(ladder, y_true, reference, worse, replicates=200)
+    low, high = found.drop_interval
+    assert 0 < low < found.drop < high
 
 
-def test_equal_scores_drop_by_nothing_and_the_interval_knows():
+def test_equal_scores_drop_by_nothing_and_the_interval_knows(ladder):
     y_true = np.eye(3, dtype=np.float32).repeat(5, axis=0)
-    truth = Truth(y_true, np.ones_like(y_true), "single_label")
-    score = score_logits(y_true, y_true, truth, replicates=50, seed=1)
-    assert (score.drop, score.drop_interval) == (0.0, (0.0, 0.0))
+    found = score(ladder, y_true, y_true, y_true, "single_label")
+    assert (found.drop, found.drop_interval) == (0.0, (0.0, 0.0))
 
 
-def test_a_class_without_positives_is_left_out_of_the_interval():
+def test_a_class_without_positives_is_left_out_of_the_interval(ladder):
     y_true = np.array([[1, 0], [1, 0], [0, 0]], np.float32)
-    truth = Truth(y_true, np.ones_like(y_true), "multilabel")
-    score = score_logits(y_true - 0.5, y_true - 0.5, truth, replicates=20, seed=1)
-    assert score.f1_macro == 1.0 and score.drop_interval == (0.0, 0.0)
+    found = score(ladder, y_true, y_true - 0.5, y_true - 0.5)
+    assert found.f1_macro == 1.0 and found.drop_interval == (0.0, 0.0)
 
 
-def test_a_single_label_is_decided_for_the_highest_class():
-    logits = np.array([[-3.0, -1.0, -2.0]])
-    assert decide_neutrally(logits, "single_label").tolist() == [[False, True, False]]
+@pytest.fixture
+def quantize(ladder, doubles, student, dataset, tmp_path):
+    """Do what notebook 05 does, with a real student; return the ladder and what ships."""
+    from workbench.deploy import convert
+    from workbench.deploy.quantize import calibration_images, cover_logits, fake_quantize
+
+    def run(network=None, objective=None, **groups):
+        settings = doubles.small_settings(**groups)
+        batches, loss = doubles.feed_and_loss(dataset, settings)
+        objective = objective or loss
+        the_run = SimpleNamespace(folder=tmp_path, settings=settings)
+        calibration = calibration_images(dataset, settings)
+        model = network or student
+        found = ladder.Ladder(model, dataset, settings, tmp_path)
+        if found.needs("qat"):
+            with found.rung("qat") as rung:
+                skipped = settings.qat.skip_layers
+                quantized = fake_quantize(model, calibration, skip_layers=skipped)
+                ladder.fit(ladder.qat_phase(settings), quantized, objective, batches, the_run)
+                cover_logits(model, quantized, calibration)
+                file = convert.convert_quantized(quantized, settings.tflite_export, calibration)
+                rung.offer(file, quantized)
+        found.fall_back(calibration, objective, batches, the_run)
+        return found, found.choose()
+
+    return run
+
+
+def reason(found, name: str) -> str:
+    return next(rung.reason for rung in found.rungs if rung.rung == name)
+
+
+def test_qat_ships_when_it_holds(quantize, tmp_path):
+    ladder, found = quantize()
+    assert found.chosen == "qat" and (tmp_path / "student_qat.h5").exists()
+    assert set(ladder.logits) == {"float", "qat", "ptq"}
+    assert set(ladder.files) == {
+        "candidates", "quantization_ladder.json", "candidate_scores.npz", "student_qat.h5",
+    }  # fmt: skip
+    tflite.require_full_integer(tmp_path / found.candidate)
+
+
+def test_the_scores_are_those_of_the_candidate_on_validation(quantize, doubles, tmp_path):
+    _, found = quantize(ladder={"force_rung": "ptq"})
+    images, _ = doubles.draw(doubles.SHARES["val"], seed=11)
+    with np.load(tmp_path / "candidate_scores.npz") as scores:
+        assert (tflite.run_tflite(tmp_path / found.candidate, images) == scores["raw"]).all()
+
+
+def test_the_same_settings_give_the_same_file(quantize, tmp_path):
+    first, again = ((tmp_path / quantize()[1].candidate).read_bytes() for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_every_rung_can_be_forced_and_runs(quantize, name, tmp_path):
+    _, found = quantize(ladder={"force_rung": name}, qat={"epochs": 1})
+    assert found.chosen == name and found.forced
+    assert tflite.output_port(tmp_path / found.candidate).dtype == "int8"
+    assert next(rung.f1_macro for rung in found.rungs if rung.rung == name) > 0.5
+
+
+def test_an_unsupported_layer_is_left_out_by_the_second_rung(quantize, doubles):
+    from tf_keras import layers
+
+    _, found = quantize(doubles.trained_student(layers.GaussianNoise(0.1, name="odd")))
+    assert "QAT does not support odd" in reason(found, "qat")
+    assert found.chosen == "qat_skip_worst" and "odd" in found.skipped_layers
+
+
+def test_a_training_that_really_diverges_steps_down(quantize):
+    _, found = quantize(qat={"lr": 10.0, "epochs": 1}, ladder={"max_drop": 0.05})
+    assert found.chosen == "ptq"
+    assert "below the float student" in reason(found, "qat") or "nan" in reason(found, "qat")
+
+
+def test_a_layer_that_no_phone_knows_fails_every_rung_and_names_it(quantize, doubles, tmp_path):
+    network = doubles.student_network(doubles.unknown_to_phones())
+    with pytest.raises(StepError, match=r"nothing ships .*QAT does not support beta") as refused:
+        quantize(network)
+    assert str(refused.value).count("'tf.Betainc' op is neither") == 4
+    assert not (tmp_path / "candidates").exists()
+
+
+def test_the_layers_of_a_float_file_are_ranked_by_a_ptq(quantize, doubles):
+    ladder, _ = quantize(ladder={"force_rung": "float16"})
+    errors = ladder.layer_errors(list(doubles.draw(8, seed=5)[0]))
+    assert "block_dwconv" in set(errors.layer)
+
+
+def test_a_layer_left_out_is_scored_without_training(quantize, doubles):
+    ladder, _ = quantize(ladder={"force_rung": "ptq"})
+    calibration = list(doubles.draw(16, seed=5)[0])
+    assert ladder.score_without(["top_conv"], calibration).f1_macro > 0.5

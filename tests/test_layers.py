@@ -61,13 +61,12 @@ def test_the_worst_layers_come_first(layers, convert, doubles, images):
 
 
 def test_a_range_that_is_too_narrow_shows_as_saturation(layers, convert, doubles, images):
-    from workbench.deploy import qat
-    from workbench.deploy import qat as ranges
+    from workbench.deploy import quantize
 
     student = doubles.trained_student()
-    quantized = qat.quantize(student, images)
+    quantized = quantize.fake_quantize(student, images)
     wrapper = next(layer for layer in quantized.layers if layer.name == "quant_top_activation")
-    (_low, high), *_ = ranges.range_variables(wrapper)
+    (_low, high), *_ = quantize.range_variables(wrapper)
     high.assign(high / 8)
     model = convert.convert_quantized(quantized, doubles.small_settings().tflite_export)
     errors = layers.layer_errors(student, model, images).set_index("layer")
@@ -75,42 +74,13 @@ def test_a_range_that_is_too_narrow_shows_as_saturation(layers, convert, doubles
 
 
 def test_the_names_are_found_in_a_qat_file_as_well(layers, convert, doubles, images):
-    from workbench.deploy import qat
+    from workbench.deploy import quantize
 
     student = doubles.trained_student(epochs=2)
-    quantized = qat.quantize(student, images)
+    quantized = quantize.fake_quantize(student, images)
     model = convert.convert_quantized(quantized, doubles.small_settings().tflite_export)
-    errors = layers.layer_errors(qat.float_twin(student, quantized), model, images)
+    errors = layers.layer_errors(quantize.float_twin(student, quantized), model, images)
     assert sorted(errors.layer) == sorted(LAYERS)
-
-
-def run_double(doubles, **summary):
-    """As much of a run as the ranking reads."""
-    from tests.deploy_doubles import namespace
-
-    return namespace(settings=doubles.small_settings(), read_json=lambda name: summary)
-
-
-def test_a_float16_run_ranks_its_layers_by_a_ptq_all_the_same(doubles, tmp_path):
-    from tests.deploy_doubles import namespace
-    from workbench.steps import quantization
-
-    student, dataset = doubles.trained_student(), doubles.write_dataset(tmp_path)
-    ladder = namespace(chosen="float16")
-    run = run_double(doubles, qat_weights=None, chosen="float16")
-    assert set(quantization._layers(run, ladder, student, dataset).layer) == set(LAYERS)
-
-
-def test_layers_that_nothing_converts_leave_an_empty_ranking(doubles, tmp_path, monkeypatch):
-    from workbench.steps import quantization
-
-    def refuse(*_):
-        raise StepError("the TFLite converter refused the network: no")
-
-    monkeypatch.setattr(quantization, "_in_integers", refuse)
-    dataset = doubles.write_dataset(tmp_path)
-    errors = quantization._layers(run_double(doubles), None, None, dataset)
-    assert errors.empty and "sqnr_db" in errors
 
 
 def test_a_file_of_another_network_is_refused(layers, doubles, images):

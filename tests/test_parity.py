@@ -1,121 +1,160 @@
-"""Parity: rung by rung, what changed, and which budget it breaks."""
+"""Parity: runtime by runtime, what changed, and which budget it breaks."""
 
 import json
 
 import numpy as np
 import pytest
 
-from workbench.deploy.fallbacks import Truth
-from workbench.deploy.parity import Computed, decide, measure, require_parity
+from tests.deploy_doubles import LADDER, recommendation
+from workbench.artifacts import ParityReport
+from workbench.deploy import parity
+from workbench.deploy.parity import decide_logits, measure_parity, require_parity
 from workbench.errors import StepError
+from workbench.files import write_bytes, write_text
 from workbench.settings import ParitySettings
 
 CLASSES = ("ant", "bee")
 
 
-def truth(images: int = 100, task: str = "multilabel") -> Truth:
-    y_true = np.random.default_rng(1).integers(0, 2, (images, 2)).astype(np.float32)
-    return Truth(y_true, np.ones_like(y_true), task)
+def labels(images: int = 100) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 2, (images, 2)).astype(np.float32)
 
 
-def perfect(known: Truth) -> np.ndarray:
-    return (known.y_true * 4 - 2).astype(np.float32)
-
-
-def rungs(known: Truth, *later: tuple[str, str, np.ndarray]) -> list[Computed]:
-    start = ("Keras float", "start", perfect(known))
-    return [
-        Computed(name, change, logits, decide(logits, np.zeros(2), known.task))
-        for name, change, logits in (start, *later)
-    ]
-
-
-def flipped(known: Truth, cells: int) -> np.ndarray:
-    logits = perfect(known)
+def flipped(y_true: np.ndarray, cells: int) -> np.ndarray:
+    """Perfect logits, but the first images are wrong about bees."""
+    logits = (y_true * 4 - 2).astype(np.float32)
     logits[:cells, 1] *= -1
     return logits
 
 
-def test_equal_rungs_differ_in_nothing():
-    known = truth()
-    parity = measure(
-        rungs(known, ("TFLite", "arithmetic", perfect(known))), known, CLASSES, ParitySettings()
-    )
-    assert (parity.rungs[1].flips, parity.rungs[1].largest_difference) == (0, 0.0)
+def compare(y_true, budget=None, images=None, start=parity.KERAS, **later) -> ParityReport:
+    """Measure `later` runtimes, given by what is wrong with them, after a perfect one."""
+    logits = {start: flipped(y_true, 0)}
+    logits |= {name: flipped(y_true, cells) for name, cells in later.items()}
+    decisions = {name: decide_logits(values, "multilabel") for name, values in logits.items()}
+    names = images or [str(row) for row in range(len(y_true))]
+    budget = budget or ParitySettings()
+    return measure_parity(logits, decisions, y_true, np.ones_like(y_true), CLASSES, names, budget)
+
+
+def test_equal_runtimes_differ_in_nothing():
+    found = compare(labels(), TFLite=0)
+    assert (found.rungs[1].flips, found.rungs[1].largest_difference) == (0, 0.0)
 
 
 def test_flips_are_counted_per_class():
-    known = truth()
-    parity = measure(
-        rungs(known, ("TFLite", "arithmetic", flipped(known, 3))), known, CLASSES, ParitySettings()
-    )
-    assert parity.rungs[1].flips_by_class == {"ant": 0, "bee": 3}
+    assert compare(labels(), TFLite=3).rungs[1].flips_by_class == {"ant": 0, "bee": 3}
 
 
 def test_each_flip_is_shown_with_the_logits_on_both_sides():
-    known = truth(images=3)
-    later = ("TFLite", "arithmetic", flipped(known, 1))
-    names = ["a.jpg", "b.jpg", "c.jpg"]
-    parity = measure(rungs(known, later), known, CLASSES, ParitySettings(), names)
-    row = parity.flipped_table().iloc[0]
-    assert (row["image"], row["label"], row["before"]) == ("a.jpg", "bee", -row["after"])
+    found = compare(labels(3), TFLite=1, images=["a.jpg", "b.jpg", "c.jpg"])
+    (flip,) = found.rungs[1].flipped
+    assert (flip.image, flip.label, flip.before) == ("a.jpg", "bee", -flip.after)
 
 
-def test_too_many_flips_fail_and_name_the_rung():
-    known = truth()
-    later = ("QAT fake-quant", "arithmetic", flipped(known, 9))
-    budget = ParitySettings(max_f1_drop=1.0)
-    parity = measure(rungs(known, later), known, CLASSES, budget)
+def test_too_many_flips_fail_and_name_the_runtime():
+    found = compare(labels(), ParitySettings(max_f1_drop=1.0), **{parity.FAKE_QUANTIZED: 9})
     with pytest.raises(StepError, match=r'lost at "QAT fake-quant": 4.50%.*max_flip_fraction'):
-        require_parity(parity)
+        require_parity(found)
 
 
-def test_a_drop_of_f1_fails_and_names_the_rung():
-    known = truth()
-    later = ("TFLite reference kernels", "arithmetic", flipped(known, 20))
-    parity = measure(rungs(known, later), known, CLASSES, ParitySettings(max_flip_fraction=1.0))
+def test_a_drop_of_f1_fails_and_names_the_runtime():
+    found = compare(labels(), ParitySettings(max_flip_fraction=1.0), **{parity.REFERENCE: 20})
     with pytest.raises(StepError, match=r"TFLite reference kernels.*F1 macro drops"):
-        require_parity(parity)
+        require_parity(found)
 
 
-def test_one_flip_between_runtimes_is_one_too_many():
-    known = truth()
-    later = ("phone harness", "runtime", flipped(known, 1))
-    parity = measure(rungs(known, later), known, CLASSES, ParitySettings())
+def test_one_flip_in_the_app_is_one_too_many():
     with pytest.raises(StepError, match=r"phone harness.*1 decisions flip"):
-        require_parity(parity)
+        require_parity(compare(labels(), **{parity.PHONE: 1}))
 
 
 def test_training_may_change_decisions_as_long_as_f1_holds():
-    known = truth()
-    worse = rungs(known, ("Keras float after QAT", "training", flipped(known, 9)))
-    parity = measure(worse[::-1], known, CLASSES, ParitySettings())
-    assert not parity.broken and parity.rungs[1].flips == 9
+    budget = ParitySettings(max_f1_drop=1.0)
+    assert compare(labels(), budget, **{parity.QAT_TWIN: 9}).passed
 
 
-def test_a_rung_is_compared_with_the_one_before_not_with_the_first():
-    known = truth()
-    later = [(name, "arithmetic", flipped(known, 4)) for name in ("one", "two")]
-    parity = measure(rungs(known, *later), known, CLASSES, ParitySettings())
-    assert [rung.flips for rung in parity.rungs] == [0, 4, 0]
+def test_a_runtime_is_compared_with_the_one_before_not_with_the_first():
+    assert [rung.flips for rung in compare(labels(), one=4, two=4).rungs] == [0, 4, 0]
 
 
 def test_a_single_label_flips_when_the_answer_becomes_unknown():
-    known = truth(task="single_label")
     sure, unsure = np.array([[3.0, 0.0]]), np.array([[0.1, 0.0]])
-    answers = [decide(logits, np.float64(0.8), known.task).tolist() for logits in (sure, unsure)]
+    answers = [decide_logits(logits, "single_label", 0.8).tolist() for logits in (sure, unsure)]
     assert answers == [[[True, False]], [[False, False]]]
 
 
-def test_the_summary_is_strict_json():
-    known = truth()
-    parity = measure(rungs(known), known, CLASSES, ParitySettings())
-    assert json.loads(json.dumps(parity.summary(), allow_nan=False))["passed"] is True
+def test_without_thresholds_the_answer_is_that_of_one_half_or_the_highest_class():
+    assert decide_logits(np.array([[0.1, -0.1]]), "multilabel").tolist() == [[True, False]]
+    highest = decide_logits(np.array([[-3.0, -1.0, -2.0]]), "single_label")
+    assert highest.tolist() == [[False, True, False]]
 
 
-def test_the_tables_have_a_row_a_rung_and_a_row_a_class():
-    known = truth()
-    parity = measure(
-        rungs(known, ("TFLite", "arithmetic", perfect(known))), known, CLASSES, ParitySettings()
-    )
-    assert (len(parity.table()), parity.flips_table().index.tolist()) == (2, list(CLASSES))
+def test_the_report_is_read_back_as_it_was_written(tmp_path):
+    found = compare(labels(), TFLite=3)
+    write_text(tmp_path / found.file, json.dumps(found.to_json(), allow_nan=False))
+    assert ParityReport.read(tmp_path) == found
+
+
+@pytest.fixture(scope="module")
+def student(doubles):
+    return doubles.trained_student()
+
+
+@pytest.fixture
+def harness(doubles, student, tmp_path):
+    """Answer validation with the app's code and with LiteRT, for a file of some kind."""
+    from workbench.data.pipeline import letterboxed
+    from workbench.deploy import convert, tflite
+    from workbench.deploy.config import MODEL_FILE, inference_config
+    from workbench.deploy.flatbuffer import export_model
+    from workbench.deploy.quantize import calibration_images
+
+    def run(spoil=lambda model: model, integer: int = 5, **export):
+        dataset = doubles.write_dataset(tmp_path / "data")
+        settings = doubles.small_settings(tflite_export=export)
+        calibration = calibration_images(dataset, settings)
+        model = convert.convert_full_integer(student, calibration, settings.tflite_export)
+        scale, zero_point = tflite.output_quantization(model)
+        levels = {"scale": scale, "zero_point": zero_point}
+        known = recommendation(doubles.CLASSES, (integer,) * 3, levels)
+        shipped = export_model(spoil(model), doubles.CLASSES, {"name": "x"}, settings, known)
+        write_bytes(tmp_path / MODEL_FILE, shipped)
+        write_text(tmp_path / "labels.txt", "\n".join(doubles.CLASSES))
+        config = inference_config(tmp_path, settings, doubles.CLASSES, known, LADDER, {})
+        split = dataset.split("val")
+        before = tflite.tflite_logits(model, letterboxed(split, settings.student_size, settings))
+        logits, answers = parity.phone_harness(
+            shipped, config, split, range(len(split)), settings, like=before
+        )
+        cut = np.array([entry["logit"] for entry in known["classes"]])
+        return logits - before, answers != decide_logits(before, "multilabel", cut)
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_app_computes_the_numbers_of_litert(harness):
+    difference, flips = harness()
+    assert not difference.any() and not flips.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "export",
+    [
+        {"input_type": "int8"},
+        {"fold_thresholds": True},
+        {"sigmoid_in_model": True},
+        {"fold_thresholds": True, "sigmoid_in_model": True},
+    ],
+)
+def test_the_app_decides_alike_whatever_the_file_holds(harness, export):
+    assert not harness(**export)[1].any()
+
+
+@pytest.mark.slow
+def test_a_shipped_file_that_decides_otherwise_is_found(harness):
+    from workbench.deploy.flatbuffer import with_folded_thresholds
+
+    assert harness(lambda model: with_folded_thresholds(model, np.array([40] * 3)))[1].any()

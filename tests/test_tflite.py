@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.deploy_doubles import OUTPUT, SIZE, colour_file, photos
-from workbench.deploy import tflite
-from workbench.deploy import tflite as edits
-from workbench.deploy import tflite as flatbuffer
+from workbench.deploy import flatbuffer, tflite
+from workbench.deploy.tflite import percentiles, time_calls, time_file
 from workbench.errors import StepError
+from workbench.files import write_bytes
 
 
 def float_file() -> bytes:
@@ -22,7 +22,7 @@ def float_file() -> bytes:
     logits = flatbuffer.add_tensor(graph, "dequantised", kind, shape)
     code = flatbuffer.Operator.DEQUANTIZE
     graph.operators.append(flatbuffer.make_operator(tree, code, graph.outputs[0], logits))
-    flatbuffer.replace_output(tree, logits)
+    flatbuffer.replace_port(tree, "outputs", logits)
     return flatbuffer.pack(tree)
 
 
@@ -85,32 +85,40 @@ def test_a_truncated_file_is_refused_in_words():
         tflite.run_tflite(colour_file()[:200], photos(1))
 
 
-def test_packing_a_parsed_file_changes_nothing_it_computes():
-    again = flatbuffer.pack(flatbuffer.parse(colour_file()))
-    assert (
-        tflite.run_tflite(again, photos(4)) == tflite.run_tflite(colour_file(), photos(4))
-    ).all()
-
-
-def test_packing_twice_gives_the_same_bytes():
-    once = flatbuffer.pack(flatbuffer.parse(colour_file()))
-    assert flatbuffer.pack(flatbuffer.parse(once)) == once
-
-
-def test_data_of_every_buffer_starts_where_kernels_may_load_whole_vectors():
-    file = flatbuffer.schema.Model.GetRootAs(edits.with_activation(colour_file(), "sigmoid"), 0)
-    buffers = [file.Buffers(index) for index in range(file.BuffersLength())]
-    starts = [b._tab.Vector(b._tab.Offset(4)) for b in buffers if b.DataLength()]
-    assert starts and not any(start % flatbuffer.BUFFER_ALIGNMENT for start in starts)
-
-
-def test_everything_right_of_the_conversion_needs_no_tensorflow():
-    rooms = ("tflite", "rungs", "parity", "export", "bundle", "evidence", "verify")
-    imports = "; ".join(f"import workbench.deploy.{room}" for room in rooms)
-    code = f"{imports}; import sys; sys.exit('tensorflow' in sys.modules)"
+def test_everything_but_training_and_conversion_needs_no_tensorflow():
+    modules = (
+        "tflite",
+        "flatbuffer",
+        "coverage",
+        "parity",
+        "config",
+        "sources",
+        "bundle",
+        "verify",
+    )
+    imports = "; ".join(f"import workbench.deploy.{name}" for name in modules)
+    code = (
+        f"import workbench.artifacts; {imports}; import sys; sys.exit('tensorflow' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_opening_a_file_says_nothing(capfd):
     tflite.run_tflite(colour_file(), photos(1))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_is_timed_on_this_machine(tmp_path):
+    write_bytes(tmp_path / "model.tflite", colour_file())
+    found = time_file(tmp_path / "model.tflite", 20)
+    assert 0 < found["p50_ms"] <= found["p95_ms"]
+
+
+def test_percentiles_are_in_milliseconds():
+    assert percentiles(np.array([0.001, 0.002, 0.003]))["p50_ms"] == pytest.approx(2)
+
+
+def test_the_first_calls_are_not_counted():
+    calls = []
+    seconds = time_calls(lambda: calls.append(1), 3)
+    assert len(seconds) == 3 and len(calls) > 3

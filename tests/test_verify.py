@@ -1,4 +1,4 @@
-"""Verify: every promise of a bundle again, and the right words when one is broken."""
+"""Verify: every number of a bundle derived again, and the right words when one differs."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def copy(packed, tmp_path) -> Path:
 
 
 def write_metrics(folder: Path, images: int) -> None:
-    """Write what 09 leaves, computed by the room of metrics rather than by verify."""
+    """Write what 09 leaves, computed by decide.metrics rather than by verify."""
     pixels = photos(images, seed=9)
     raw = tflite.run_tflite(colour_file(), pixels)
     rng = np.random.default_rng(5)
@@ -55,7 +55,7 @@ def write_metrics(folder: Path, images: int) -> None:
 
 
 def broken(folder: Path) -> dict[str, str]:
-    return {check.name: check.detail for check in verify(folder).checks if check.kept is False}
+    return {check.name: check.detail for check in verify(folder).checks if check.passed is False}
 
 
 def change_json(path: Path, change) -> None:
@@ -70,11 +70,11 @@ def flip_bit(path: Path, place: int = 100) -> None:
     path.write_bytes(data)
 
 
-def test_an_untouched_bundle_keeps_every_promise(packed):
+def test_an_untouched_bundle_passes_every_check(packed):
     assert verify(packed).passed, verify(packed).text
 
 
-def test_the_figures_of_another_room_are_derived_to_the_last_digit(packed):
+def test_figures_that_other_code_computed_are_derived_to_the_last_digit(packed):
     detail = {check.name: check.detail for check in verify(packed).checks}["test metrics"]
     assert "figures derived from 40 test images; 4 of them run again" in detail
 
@@ -210,7 +210,7 @@ def test_a_file_that_the_sums_leave_out_is_named(copy):
     assert broken(copy)["hashes"].startswith("SHA256SUMS does not list app/swift")
 
 
-def test_a_bundle_before_the_evaluation_promises_no_test_figures(tmp_path):
+def test_a_bundle_before_the_evaluation_has_no_test_figures_to_check(tmp_path):
     make_bundle(tmp_path)
     assert verify(tmp_path).passed
     assert "09_eval_report has not run" in verify(tmp_path).text
@@ -224,7 +224,7 @@ def test_a_bundle_before_the_evaluation_promises_no_test_figures(tmp_path):
         {"fold_thresholds": True, "sigmoid_in_model": True},
     ],
 )
-def test_folded_thresholds_and_probabilities_inside_keep_their_promises(tmp_path, export):
+def test_folded_thresholds_and_probabilities_inside_pass_every_check(tmp_path, export):
     make_bundle(tmp_path, Settings(tflite_export=export))
     assert verify(tmp_path).passed, verify(tmp_path).text
 
@@ -236,10 +236,10 @@ def test_the_copy_in_the_bundle_needs_litert_and_numpy_only(packed):
         "import runpy; runpy.run_path('verify.py', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=packed, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, ".: every promise is kept")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, ".: every check passed")
 
 
-def test_a_broken_promise_is_the_exit_code(copy):
+def test_a_failed_check_is_the_exit_code(copy):
     flip_bit(copy / "labels.txt", 0)
     done = subprocess.run([sys.executable, "verify.py"], cwd=copy, capture_output=True, text=True)
-    assert done.returncode == 1 and "BROKEN" in done.stdout
+    assert done.returncode == 1 and "FAILED" in done.stdout

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from workbench.files import sha256, write_bytes
@@ -84,15 +85,23 @@ def _epochs(out: Path) -> int:
 def train(out: Path) -> None:
     """What the disturbed process does."""
     from tests import quantization_doubles as doubles
-    from workbench.deploy import qat
     from workbench.deploy.convert import convert_quantized
+    from workbench.deploy.ladder import fit, qat_phase
+    from workbench.deploy.quantize import fake_quantize
 
     settings = doubles.small_settings(qat={"epochs": EPOCHS, "early_stopping_patience": EPOCHS})
     student, dataset = doubles.trained_student(), _dataset(out)
-    quantized = qat.quantize(student, list(doubles.draw(32, seed=5)[0]))
+    quantized = fake_quantize(student, list(doubles.draw(32, seed=5)[0]))
+    batches, objective = doubles.feed_and_loss(dataset, settings)
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
-    qat.train(settings, dataset, quantized, None, out)
+    fit(
+        qat_phase(settings),
+        quantized,
+        objective,
+        batches,
+        SimpleNamespace(folder=out, settings=settings),
+    )
     write_bytes(out / FILE, convert_quantized(quantized, settings.tflite_export))
 
 

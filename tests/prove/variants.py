@@ -83,5 +83,7 @@ def table(figures: dict[str, Any]) -> str:
         f"{row['largest_difference']:>13.2e} {row['largest_logit']:>7.2f}"
         for row in figures["rows"]
     ]
-    lines.append(f"{figures['kept']} of {len(figures['rows'])} files run and keep their promise")
+    lines.append(
+        f"{figures['kept']} of {len(figures['rows'])} files run and compute what Keras does"
+    )
     return "\n".join(lines)

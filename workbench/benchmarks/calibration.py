@@ -32,51 +32,57 @@ def study(settings: Settings, dataset: Any, student: Any, *, seeds: int) -> dict
     """Score every size, choice and seed against the float student on validation."""
     from workbench.data.views import letterboxed
     from workbench.deploy.convert import keras_logits
-    from workbench.deploy.fallbacks import Truth, f1_macro, mean_average_precision
 
     validation = dataset.split("val")
     images = list(letterboxed(validation, settings.student_size, settings))
-    truth = Truth(validation.targets, validation.mask, settings.task)
     reference = keras_logits(student, images)
     rows = [
         {"size": size, "choice": choice, "seed": seed, **figures}
         for size in SIZES
         for choice in ("class-covering", "random")
         for seed in range(seeds)
-        for figures in [_score(settings, dataset, student, images, truth, size, choice, seed)]
+        for figures in [_score(settings, dataset, student, images, size, choice, seed)]
     ]
+    float_figures = _figures(reference, validation, settings.task)
     return {
-        "float_f1_macro": f1_macro(reference, truth),
-        "float_map": mean_average_precision(reference, truth),
+        **{f"float_{name}": value for name, value in float_figures.items()},
         "validation_images": len(images),
         "rows": rows,
     }
 
 
-def _score(settings, dataset, student, images, truth, size, choice, seed) -> dict[str, Any]:
+def _score(settings, dataset, student, images, size, choice, seed) -> dict[str, Any]:
     from workbench.data.views import letterboxed
-    from workbench.deploy import tflite
     from workbench.deploy.convert import convert_full_integer
-    from workbench.deploy.fallbacks import f1_macro, mean_average_precision
+    from workbench.deploy.tflite import tflite_logits
 
     train = dataset.split("train")
     rows = _rows(train, size, choice, seed)
     calibration = list(letterboxed(train, settings.student_size, settings, indices=rows))
     model = convert_full_integer(student, calibration, settings.tflite_export)
-    raw = tflite.run_tflite(model, images, threads=settings.run.threads)
-    logits = tflite.logits_of(raw, *tflite.output_quantization(model))
+    logits = tflite_logits(model, images, threads=settings.run.threads)
     return {
         "classes_covered": int((train.targets[rows] > 0.5).any(axis=0).sum()),
-        "f1_macro": f1_macro(logits, truth),
-        "map": mean_average_precision(logits, truth),
+        **_figures(logits, dataset.split("val"), settings.task),
+    }
+
+
+def _figures(logits: np.ndarray, split: Any, task: str) -> dict[str, float | None]:
+    from workbench.decide.metrics import f1_macro, mean_average_precision
+    from workbench.deploy.parity import decide_logits
+
+    decisions = decide_logits(logits, task)
+    return {
+        "f1_macro": f1_macro(split.targets, decisions, split.mask) or 0.0,
+        "map": mean_average_precision(split.targets, logits, split.mask),
     }
 
 
 def _rows(train: Any, size: int, choice: str, seed: int) -> np.ndarray:
-    from workbench.deploy.quantize import choose_calibration
+    from workbench.deploy.coverage import covering_rows
 
     if choice == "class-covering":
-        return choose_calibration(train, size, seed)
+        return covering_rows(train, size, seed)
     return np.sort(np.random.default_rng(seed).permutation(len(train))[:size])
 
 

@@ -8,16 +8,40 @@ from typing import Any
 
 import numpy as np
 
+from workbench.artifacts import InferenceConfig, ModelMetadata, QuantizationLadder
+from workbench.decide.levels import LOWEST, NEVER
 from workbench.deploy import tflite, verify
-from workbench.deploy.export import LABELS_FILE, activation_of
-from workbench.deploy.tflite import ALWAYS, NEVER
+from workbench.deploy.flatbuffer import LABELS_FILE, activation_of
 from workbench.errors import StepError
 from workbench.files import sha256
 from workbench.settings import Settings
 
 MODEL_FILE = verify.MODEL  # whatever rung made it: apps know this name
-SCHEMA = 1
 NORMALISATION = {"subtract": 127, "divide": 128, "inside_the_input_scale": True}
+
+
+def describe_model(settings: Settings, ladder: QuantizationLadder) -> dict[str, Any]:
+    """Say inside the file what it is; nothing here may change from one export to the next."""
+    return {
+        "name": f"{settings.student.variant} {settings.task} classifier",
+        "description": f"input letterbox q8 {settings.student_size}px, RGB; output logits",
+        "task": settings.task,
+        "rung": ladder.chosen,
+        "is_logits": not settings.tflite_export.sigmoid_in_model,
+    }
+
+
+def neutral_thresholds(
+    settings: Settings, classes: Sequence[str], scale: float, zero_point: int
+) -> dict[str, Any]:
+    """Build a recommendation that says yes at one half: what parity is measured at."""
+    if settings.task == "single_label":
+        return {"unknown": {"probability": 0.0}}
+    level = {"probability": 0.5, "logit": 0.0, "integer": zero_point}
+    return {
+        "classes": [{"name": name, **level} for name in classes],
+        "scores": {"scale": scale, "zero_point": zero_point},
+    }
 
 
 def inference_config(
@@ -25,14 +49,14 @@ def inference_config(
     settings: Settings,
     labels: Sequence[str],
     thresholds: Mapping[str, Any],
-    ladder: Mapping[str, Any],
+    ladder: QuantizationLadder,
     versions: Mapping[str, str],
     calibration: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the content of inference_config.json for the files that lie in `folder`.
+) -> InferenceConfig:
+    """Describe the model and the labels that lie in `folder`.
 
-    `thresholds` is the content of threshold_recommendation.json, `ladder` that of
-    quantization_ladder.json.
+    `thresholds` is the content of threshold_recommendation.json, `calibration` that of
+    calibration.json.
     """
     model, labels_file = folder / MODEL_FILE, folder / LABELS_FILE
     source, target = tflite.input_port(model), tflite.output_port(model)
@@ -41,25 +65,24 @@ def inference_config(
             f"{model.name} has {target.shape[-1]} outputs but {labels_file.name} has "
             f"{len(labels)} labels: they are not of one run. Run 07_export_tflite again."
         )
-    return {
-        "schema": SCHEMA,
-        "task": settings.task,
-        "model": {"file": model.name, "sha256": sha256(model), "bytes": model.stat().st_size},
-        "labels_file": {"file": labels_file.name, "sha256": sha256(labels_file)},
-        "labels": list(labels),
-        "input": _input(source),
-        "preprocessing": _preprocessing(settings),
-        "output": {**_port(target), **_activation(settings)},
-        "thresholds": _thresholds(settings, thresholds, labels),
-        "calibration": _calibration(settings, calibration, thresholds),
-        "shipped": {
-            "rung": ladder["chosen"],
-            "title": ladder["title"],
-            "forced": ladder["forced"],
-            "full_integer": tflite.scan_tensors(model).full_integer,
-        },
-        "versions": dict(versions),
-    }
+    inside = settings.tflite_export.sigmoid_in_model
+    activation = "none" if inside else activation_of(settings.task)
+    shipped = {"rung": ladder.chosen, "title": ladder.title, "forced": ladder.forced}
+    return InferenceConfig.model_validate(
+        {
+            "task": settings.task,
+            "model": {"file": model.name, "sha256": sha256(model), "bytes": model.stat().st_size},
+            "labels_file": {"file": labels_file.name, "sha256": sha256(labels_file)},
+            "labels": labels,
+            "input": _input(source),
+            "preprocessing": _preprocessing(settings),
+            "output": {**_port(target), "is_logits": not inside, "activation": activation},
+            "thresholds": _thresholds(settings, thresholds, labels),
+            "calibration": _calibration(settings, calibration, thresholds),
+            "shipped": {**shipped, "full_integer": tflite.scan_tensors(model).full_integer},
+            "versions": versions,
+        }
+    )
 
 
 def _input(port: tflite.Port) -> dict[str, Any]:
@@ -83,17 +106,9 @@ def _preprocessing(settings: Settings) -> dict[str, Any]:
         "exif": settings.dataset.exif,
         "letterbox": "q8",
         "keep_aspect_ratio": True,
-        "pad_color_rgb": [0, 0, 0],
+        "pad_color_rgb": (0, 0, 0),
         "interpolation": "bilinear",
         "normalisation": NORMALISATION,
-    }
-
-
-def _activation(settings: Settings) -> dict[str, Any]:
-    inside = settings.tflite_export.sigmoid_in_model
-    return {
-        "is_logits": not inside,
-        "activation": "none" if inside else activation_of(settings.task),
     }
 
 
@@ -134,6 +149,16 @@ def _shipped(
     return written
 
 
+def _in_probabilities(integer: int, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Follow a threshold on raw logits through the sigmoid inside the model."""
+    if LOWEST < integer < NEVER:
+        logit = (integer - scores["zero_point"]) * scores["scale"]
+        integer = int(np.rint(256 / (1 + np.exp(-logit)))) - 128
+    probability = verify.level_probability(integer)
+    logit = float(np.log(probability / (1 - probability)))
+    return {"probability": probability, "logit": logit, "integer": integer}
+
+
 def _calibration(
     settings: Settings, fitted: Mapping[str, Any] | None, thresholds: Mapping[str, Any]
 ) -> dict[str, Any] | None:
@@ -155,42 +180,31 @@ def _calibration(
 def _folded_line(row: Mapping[str, Any], thresholds: Mapping[str, Any]) -> dict[str, Any]:
     """Folding moved the logits of this class by its threshold; its line moves back."""
     (tuned,) = [entry for entry in thresholds["classes"] if entry["name"] == row["class"]]
-    if not ALWAYS < tuned["integer"] < NEVER:  # its scores were pushed off the scale
+    if not LOWEST < tuned["integer"] < NEVER:  # its scores were pushed off the scale
         return {**row, "slope": None, "intercept": None}
     scores = thresholds["scores"]
     moved = (tuned["integer"] - scores["zero_point"]) * scores["scale"]
     return {**row, "intercept": row["intercept"] + row["slope"] * moved}
 
 
-def _in_probabilities(integer: int, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Follow a threshold on raw logits through the sigmoid inside the model."""
-    if ALWAYS < integer < NEVER:
-        logit = (integer - scores["zero_point"]) * scores["scale"]
-        integer = int(np.rint(256 / (1 + np.exp(-logit)))) - 128
-    probability = verify.level_probability(integer)
-    return {
-        "probability": probability,
-        "logit": float(np.log(probability / (1 - probability))),
-        "integer": integer,
-    }
-
-
-def model_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of model_metadata.json, the fields that the manual promised to apps."""
-    source, target, preprocessing = config["input"], config["output"], config["preprocessing"]
-    kept = ("keep_aspect_ratio", "pad_color_rgb", "interpolation")
-    return {
-        "model_file": config["model"]["file"],
-        "labels_file": config["labels_file"]["file"],
-        "input": {
-            **{key: source[key] for key in ("width", "height", "channels", "dtype")},
-            "quantization": {key: source[key] for key in ("scale", "zero_point")},
-        },
-        "preprocess": {"letterbox": True, **{key: preprocessing[key] for key in kept}},
-        "output": {
-            "dtype": target["dtype"],
-            "quantization": {key: target[key] for key in ("scale", "zero_point")},
-            "is_logits": target["is_logits"],
-            "softmax_in_model": config["task"] == "single_label" and not target["is_logits"],
-        },
-    }
+def model_metadata(config: InferenceConfig) -> ModelMetadata:
+    """Return the fields that the manual promised to apps."""
+    source, target = config.input.model_dump(), config.output.model_dump()
+    kept = {"keep_aspect_ratio", "pad_color_rgb", "interpolation"}
+    return ModelMetadata.model_validate(
+        {
+            "model_file": config.model.file,
+            "labels_file": config.labels_file.file,
+            "input": {
+                **{key: source[key] for key in ("width", "height", "channels", "dtype")},
+                "quantization": {key: source[key] for key in ("scale", "zero_point")},
+            },
+            "preprocess": {"letterbox": True, **config.preprocessing.model_dump(include=kept)},
+            "output": {
+                "dtype": target["dtype"],
+                "quantization": {key: target[key] for key in ("scale", "zero_point")},
+                "is_logits": target["is_logits"],
+                "softmax_in_model": config.single_label and not target["is_logits"],
+            },
+        }
+    )

@@ -14,7 +14,8 @@ import tensorflow as tf
 import tf_keras as keras
 from tensorflow.lite.python.convert_phase import ConverterError
 
-from workbench.deploy.tflite import quiet, run_tflite, with_integer_ports
+from workbench.deploy.flatbuffer import with_integer_ports
+from workbench.deploy.tflite import quiet, run_tflite
 from workbench.errors import StepError
 from workbench.settings import TfliteExportSettings
 from workbench.train.predict import inference
@@ -50,9 +51,15 @@ def convert_quantized(
 
     Layers that QAT was told to skip bring none: `images` calibrate them, as in PTQ.
     """
-    if images is not None:
+    if images is not None and any(map(_is_float, model.layers)):
         return convert_full_integer(model, images, export)
     return _run(_with_ports(_optimised(_converter(model)), export).convert)
+
+
+def _is_float(layer: keras.layers.Layer) -> bool:
+    """Tell a layer that QAT left alone; the toolkit's own carry their way of quantising."""
+    own = isinstance(layer, keras.layers.InputLayer) or type(layer).__name__ == "QuantizeLayer"
+    return not own and not hasattr(layer, "quantize_config")
 
 
 def _optimised(converter: tf.lite.TFLiteConverter) -> tf.lite.TFLiteConverter:

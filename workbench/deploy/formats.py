@@ -1,7 +1,7 @@
 """The other formats of a finished network: float16, dynamic range, INT8, ONNX and TorchScript.
 
 For the student and for any teacher. Every file is opened again by its own runtime and compared
-with Keras on real images before it counts as written.
+with Keras on real images before it counts as written. TorchScript needs torch, an optional extra.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from workbench.data.tables import Split
+from workbench.data.views import View, letterboxed
 from workbench.deploy import convert, tflite
-from workbench.deploy.tflite import quiet
+from workbench.deploy.coverage import covering_rows
 from workbench.errors import InputError, StepError
 from workbench.files import write_bytes
-from workbench.settings import TfliteExportSettings
+from workbench.settings import Settings, TfliteExportSettings
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ ONNX_OPSET = 17
 COUNTED = re.compile(r"__\d+(?=_|:|$)")  # a number of the converter, somewhere in a name
 ONNX_TOLERANCE = 1e-4  # of the largest logit, and of 1 where that is smaller
 FRAGILE_ACTIVATIONS = ("swish", "silu")
+TORCH_MISSING = "TorchScript needs torch, an optional extra: pip install torch (2.6 or later)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,14 @@ class Sample:
     images: Sequence[np.ndarray]
     normalization: str  # lite | none, as the network's view says
 
+    @classmethod
+    def of(cls, split: Split, view: View, settings: Settings) -> Sample:
+        """Take as many images of a split as calibration does, every class among them."""
+        rows = covering_rows(
+            split, settings.tflite_export.representative_dataset_size, settings.seed
+        )
+        return cls(list(letterboxed(split, view.size, settings, rows)), view.normalization)
+
 
 def export_formats(
     network: keras.Model,
@@ -76,6 +87,12 @@ def export_formats(
     if "int8" in formats and not force:
         refuse_fragile(network)
     return [_export(network, wanted, folder, name, sample, export) for wanted in formats]
+
+
+def describe_exports(exported: Sequence[Exported]) -> tuple[str, list[dict[str, Any]]]:
+    """Say what was written, in lines for a person and as values for a script."""
+    lines = [f"{o.file}  {o.bytes / 1024:,.0f} KiB  sha256 {o.sha256[:12]}" for o in exported]
+    return "\n".join(lines), [asdict(one) for one in exported]
 
 
 def refuse_fragile(network: keras.Model) -> None:
@@ -101,7 +118,7 @@ def _activation(layer: keras.layers.Layer) -> str:
 def _export(network, wanted, folder, name, sample, export) -> Exported:
     data, run = _WRITERS[wanted](network, sample, export)
     reference = convert.keras_logits(network, sample.images, normalization=sample.normalization)
-    difference = float(np.abs(run(sample.images) - reference).max())
+    difference = float(np.abs(run(sample) - reference).max())
     if wanted == "onnx" and not difference <= ONNX_TOLERANCE * max(1.0, np.abs(reference).max()):
         raise StepError(
             f"the ONNX file differs from Keras by {difference:.2e}, more than {ONNX_TOLERANCE}"
@@ -112,47 +129,66 @@ def _export(network, wanted, folder, name, sample, export) -> Exported:
     return Exported(wanted, path.name, len(data), sha256(data).hexdigest(), difference)
 
 
-Runner = Callable[[Sequence[np.ndarray]], np.ndarray]
+Written = tuple[bytes, Callable[[Sample], np.ndarray]]  # a file, and how to compute logits with it
 
 
-def _float16(network, sample, export) -> tuple[bytes, Runner]:
-    return _with_runner(convert.convert_float16(network), sample)
+def _float16(network, sample, export) -> Written:
+    return _tflite(convert.convert_float16(network))
 
 
-def _dynamic_range(network, sample, export) -> tuple[bytes, Runner]:
-    return _with_runner(convert.convert_dynamic_range(network), sample)
+def _dynamic_range(network, sample, export) -> Written:
+    return _tflite(convert.convert_dynamic_range(network))
 
 
-def _int8(network, sample, export) -> tuple[bytes, Runner]:
+def _int8(network, sample, export) -> Written:
     model = convert.convert_full_integer(
         network, sample.images, export, normalization=sample.normalization
     )
     tflite.require_full_integer(model)
-    return _with_runner(model, sample)
+    return _tflite(model)
 
 
-def _with_runner(model: bytes, sample: Sample) -> tuple[bytes, Runner]:
-    levels = tflite.output_quantization(model)
+def _tflite(model: bytes) -> Written:
+    return model, lambda sample: tflite.tflite_logits(
+        model, sample.images, threads=0, normalization=sample.normalization
+    )
 
-    def run(images: Sequence[np.ndarray]) -> np.ndarray:
-        raw = tflite.run_tflite(model, images, threads=0, normalization=sample.normalization)
-        return tflite.logits_of(raw, *levels)
 
-    return model, run
+def _onnx(network, sample, export) -> Written:
+    model = to_onnx(network)
+    return model, lambda sample: run_onnx(model, _inputs(sample))
+
+
+def _torchscript(network, sample, export) -> Written:
+    model = to_torchscript(network)
+    return model, lambda sample: run_torchscript(model, _inputs(sample))
+
+
+def _inputs(sample: Sample) -> np.ndarray:
+    return convert.network_input(np.stack(sample.images), sample.normalization)
+
+
+_WRITERS: dict[str, Callable[..., Written]] = {
+    "float16": _float16,
+    "dynamic_range": _dynamic_range,
+    "int8": _int8,
+    "onnx": _onnx,
+    "torchscript": _torchscript,
+}
 
 
 def to_onnx(network: keras.Model) -> bytes:
     """Convert to ONNX: float32 [N, S, S, 3] in, float32 logits [N, C] out."""
-    with quiet():
+    with tflite.quiet():
         import tf2onnx  # chatty on import, and nobody else needs it
 
         signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.float32, name="image")]
         model, _ = tf2onnx.convert.from_keras(network, signature, opset=ONNX_OPSET)
-    _name_anew(model.graph)
+    _rename_tensors(model.graph)
     return model.SerializeToString(deterministic=True)
 
 
-def _name_anew(graph: Any) -> None:
+def _rename_tensors(graph: Any) -> None:
     """Name tensors and constants after the nodes that use them, in the order of the nodes.
 
     The converter numbers names by a counter of the process and keeps any one of several equal
@@ -183,60 +219,19 @@ def run_onnx(model: bytes, inputs: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: inputs})[0]
 
 
-def _onnx(network, sample, export) -> tuple[bytes, Runner]:
-    model = to_onnx(network)
-
-    def run(images: Sequence[np.ndarray]) -> np.ndarray:
-        return run_onnx(model, convert.network_input(np.stack(images), sample.normalization))
-
-    return model, run
-
-
-def _torchscript(network, sample, export) -> tuple[bytes, Runner]:
-    from workbench.deploy import formats as torchscript
-
-    model = torchscript.to_torchscript(network)
-
-    def run(images: Sequence[np.ndarray]) -> np.ndarray:
-        inputs = convert.network_input(np.stack(images), sample.normalization)
-        return torchscript.run_torchscript(model, inputs)
-
-    return model, run
-
-
-_WRITERS: dict[str, Callable[..., tuple[bytes, Runner]]] = {
-    "float16": _float16,
-    "dynamic_range": _dynamic_range,
-    "int8": _int8,
-    "onnx": _onnx,
-    "torchscript": _torchscript,
-}
-
-
-def summary(exported: Sequence[Exported]) -> list[dict[str, Any]]:
-    """Describe the files, JSON-able."""
-    return [asdict(one) for one in exported]
-
-
-# TorchScript of a Keras network, layer by layer. Needs torch, which is an optional extra.
-
-EXTRA = "TorchScript needs torch, an optional extra: pip install torch (2.6 or later)"
-
-
 def import_torch() -> Any:
     """Import torch, or say how to get it."""
     try:
         import torch
     except ImportError:
-        raise InputError(EXTRA) from None
+        raise InputError(TORCH_MISSING) from None
     return torch
 
 
 def to_torchscript(network: keras.Model) -> bytes:
-    """Trace the torch twin of a network: float32 [N, S, S, 3] in, logits [N, C] out."""
+    """Rebuild a network in torch, layer by layer: float32 [N, S, S, 3] in, logits [N, C] out."""
     torch = import_torch()
-    twin = _Twin.build(network)
-    side = network.input_shape[1]
+    twin, side = _torch_twin(torch, network), network.input_shape[1]
     with torch.no_grad():
         traced = torch.jit.trace(twin, torch.zeros(1, side, side, 3))
     buffer = io.BytesIO()
@@ -252,31 +247,26 @@ def run_torchscript(model: bytes, inputs: np.ndarray) -> np.ndarray:
         return module(torch.from_numpy(inputs)).numpy()
 
 
-class _Twin:
-    """Builds the torch module; a class only to keep torch out of the import."""
+def _torch_twin(torch: Any, network: keras.Model) -> Any:
+    steps = [
+        (layer.name, _sources(layer), _module(torch, layer))
+        for layer in network.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+    first, last = network.input_names[0], network.output_names[0]
 
-    @staticmethod
-    def build(network: keras.Model) -> Any:
-        torch = import_torch()
-        steps = [
-            (layer.name, _sources(layer), _module(torch, layer))
-            for layer in network.layers
-            if not isinstance(layer, keras.layers.InputLayer)
-        ]
-        first, last = network.input_names[0], network.output_names[0]
+    class Twin(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = torch.nn.ModuleList([module for _, _, module in steps])
 
-        class Twin(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.steps = torch.nn.ModuleList([module for _, _, module in steps])
+        def forward(self, image):
+            tensors = {first: image.permute(0, 3, 1, 2)}
+            for (name, sources, _), module in zip(steps, self.steps, strict=True):
+                tensors[name] = module(*(tensors[source] for source in sources))
+            return tensors[last]
 
-            def forward(self, image):
-                tensors = {first: image.permute(0, 3, 1, 2)}
-                for (name, sources, _), module in zip(steps, self.steps, strict=True):
-                    tensors[name] = module(*(tensors[source] for source in sources))
-                return tensors[last]
-
-        return Twin().eval()
+    return Twin().eval()
 
 
 def _sources(layer: keras.layers.Layer) -> list[str]:

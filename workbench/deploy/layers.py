@@ -16,9 +16,10 @@ import pandas as pd
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.deploy import tflite as flatbuffer
+from workbench.deploy import flatbuffer
 from workbench.deploy.convert import network_input
-from workbench.deploy.tflite import Operator, TensorType, read_model
+from workbench.deploy.flatbuffer import Operator, TensorType
+from workbench.deploy.tflite import read_model
 from workbench.errors import StepError
 
 COLUMNS = (

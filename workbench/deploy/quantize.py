@@ -1,247 +1,246 @@
-"""Quantise the student: how each rung makes its file, and which of them ships."""
+"""Put a student under fake quantisation, ready to train, and take it out again.
+
+The float student is never changed: `fake_quantize` copies it. A fake-quantised network cannot be
+saved whole, so it is saved as weights and rebuilt: same student, same skipped layers, `restore`.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
 import tf_keras as keras
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_registry as registries,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
+    QuantizeLayer,
+)
 
+from workbench.artifacts import QuantizationLadder
 from workbench.data.tables import Dataset
 from workbench.data.views import letterboxed
-from workbench.deploy import convert, qat, tflite
-from workbench.deploy import qat as ranges
-from workbench.deploy.fallbacks import (
-    TITLES,
-    Maker,
-    Rung,
-    Truth,
-    climb_down,
-    f1_macro,
-    mean_average_precision,
-    row,
-    score_logits,
-)
-from workbench.deploy.layers import layer_errors, worst_layers
-from workbench.files import write_bytes
-from workbench.nets.weights import save_weights
+from workbench.deploy.convert import first_line, keras_logits, network_input
+from workbench.deploy.coverage import covering_rows
+from workbench.deploy.layers import QUANT_PREFIX, fused_groups
+from workbench.errors import StepError
+from workbench.nets.lite import restartable_randomness
+from workbench.nets.weights import load_weights_into
 from workbench.settings import Settings
 
-# Which training images calibrate the INT8 ranges. Chooses indices only; decodes nothing.
+toolkit = tfmot.quantization.keras
+
+BATCH = 16  # images whose extremes are averaged, like a training batch
+INPUT_RANGE = (-127 / 128, 1.0)  # the bytes 0 and 255 after (x - 127) / 128
+ZERO_WIDTH = 1e-3  # a range narrower than this would make a scale of zero
 
 
-class Labelled(Protocol):
-    """What this module needs of a split: `data.tables.Split` has it."""
-
-    targets: np.ndarray  # float32 [N, C]
-    mask: np.ndarray  # float32 [N, C], 0 where the label is unknown
-
-
-def choose_calibration(split: Labelled, size: int, seed: int) -> np.ndarray:
-    """Return up to `size` row indices, ascending, in which every class and frequent pair occurs.
-
-    Greedy: each step takes the image that adds most to what is least covered so far. Ties are
-    broken by a seeded shuffle, so another seed gives another, equally covering set.
-    """
-    order = np.random.default_rng(seed).permutation(len(split.targets))
-    features = _features(np.asarray(split.targets) * np.asarray(split.mask))[order]
-    chosen = _cover(features, min(size, len(order)))
-    return np.sort(order[chosen])
-
-
-def _features(targets: np.ndarray) -> np.ndarray:
-    """Columns to cover: one a class, one a pair of classes that occurs, one for "none of them"."""
-    positive = targets > 0.5
-    first, second = np.triu_indices(positive.shape[1], k=1)
-    pairs = positive.T.astype(np.float32) @ positive.astype(np.float32)
-    frequent = pairs[first, second] >= _pair_floor(len(positive))
-    together = positive[:, first[frequent]] & positive[:, second[frequent]]
-    nothing = ~positive.any(axis=1, keepdims=True)
-    return np.hstack([positive, together, nothing]).astype(np.float32)
-
-
-def _pair_floor(images: int) -> int:
-    """A pair counts as frequent from one image in a hundred on, and from two in any case."""
-    return max(2, images // 100)
-
-
-def _cover(features: np.ndarray, size: int) -> np.ndarray:
-    """Pick rows by diminishing gain: the nth example of a feature is worth half the one before."""
-    worth = np.ones(features.shape[1], dtype=np.float64)
-    available = np.ones(len(features), dtype=bool)
-    chosen = np.empty(size, dtype=np.int64)
-    for step in range(size):
-        gain = np.where(available, features @ worth, -1.0)
-        best = int(np.argmax(gain))
-        chosen[step] = best
-        available[best] = False
-        worth[features[best] > 0] *= 0.5
-    return chosen
-
-
-# Quantise the student: how each rung makes its file, and which of them ships.
-
-log = logging.getLogger(__name__)
-
-QAT_WEIGHTS = "student_qat.h5"
-RANKING_IMAGES = 16  # enough to see ranges; the outputs of every layer are held for them
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """All rungs, best first, and the file of the chosen one."""
-
-    rungs: tuple[Rung, ...]
-    chosen: str
-    candidate: Path
-    float_f1_macro: float
-    float_map: float | None
-    scores: np.ndarray = field(repr=False)  # raw output of the candidate on validation, int8 [N, C]
-    forced: bool = False
-    qat_weights: Path | None = None  # of the last QAT rung that was trained
-    skipped_layers: tuple[str, ...] = ()  # left in float arithmetic while that rung trained
-
-    def table(self) -> pd.DataFrame:
-        """One row a rung, for the report."""
-        return pd.DataFrame([row(rung) for rung in self.rungs])
-
-    def summary(self) -> dict[str, Any]:
-        """Everything but the scores, JSON-able: what `quantization_ladder.json` holds."""
-        return {
-            "chosen": self.chosen,
-            "title": TITLES[self.chosen],
-            "forced": self.forced,
-            "candidate": f"{self.candidate.parent.name}/{self.candidate.name}",
-            "qat_weights": self.qat_weights.name if self.qat_weights else None,
-            "skipped_layers": list(self.skipped_layers),
-            "float": {"f1_macro": self.float_f1_macro, "map": self.float_map},
-            "rungs": [row(rung) for rung in self.rungs],
-        }
-
-
-def quantize_student(
-    settings: Settings,
-    dataset: Dataset,
-    student: keras.Model,
-    teacher: keras.Model | None,
-    folder: Path,
-) -> Ladder:
-    """Climb down the ladder until a rung holds on validation.
-
-    Writes `candidates/<rung>.tflite` of the rung that ships and, where QAT trained,
-    `student_qat.h5` into `folder`. A killed QAT goes on at its last checkpoint.
-    """
-    workshop = Workshop(settings, dataset, student, teacher, Path(folder))
-    validation = dataset.split("val")
-    images = list(letterboxed(validation, settings.student_size, settings))
-    truth = Truth(validation.targets, validation.mask, settings.task)
-    reference = convert.keras_logits(student, images)
-    rungs, (model, raw) = climb_down(
-        workshop.makers(),
-        run=lambda file: tflite.run_tflite(file, images, threads=settings.run.threads),
-        judge=lambda logits: score_logits(
-            logits,
-            reference,
-            truth,
-            replicates=settings.evaluation.bootstrap_replicates,
-            seed=settings.seed,
-        ),
-        settings=settings.ladder,
-    )
-    chosen = next(rung.name for rung in rungs if rung.state == "shipped")
-    candidate = workshop.folder / "candidates" / f"{chosen}.tflite"
-    write_bytes(candidate, model)
-    return Ladder(
-        rungs=tuple(rungs),
-        chosen=chosen,
-        candidate=candidate,
-        float_f1_macro=f1_macro(reference, truth),
-        float_map=mean_average_precision(reference, truth),
-        scores=raw,
-        forced=settings.ladder.force_rung is not None,
-        qat_weights=workshop.weights,
-        skipped_layers=workshop.skipped,
-    )
-
-
-def calibration_images(settings: Settings, dataset: Dataset) -> list[np.ndarray]:
+def calibration_images(dataset: Dataset, settings: Settings) -> list[np.ndarray]:
     """Letterbox the training images that calibrate the ranges: uint8 [S, S, 3] each."""
     train = dataset.split("train")
     size = settings.tflite_export.representative_dataset_size
-    indices = choose_calibration(train, size, settings.seed)
-    return list(letterboxed(train, settings.student_size, settings, indices=indices))
+    rows = covering_rows(train, size, settings.seed)
+    return list(letterboxed(train, settings.student_size, settings, indices=rows))
 
 
-class Workshop:
-    """Makes the file of each rung; remembers the last QAT, which names its own worst layers."""
+def fake_quantize(
+    student: keras.Model,
+    images: Sequence[np.ndarray] | None = None,
+    *,
+    skip_layers: Iterable[str] = (),
+) -> keras.Model:
+    """Return a copy of the student under fake quantisation, its ranges measured on `images`.
 
-    def __init__(
-        self,
-        settings: Settings,
-        dataset: Dataset,
-        student: keras.Model,
-        teacher: keras.Model | None,
-        folder: Path,
-    ) -> None:
-        self.settings, self.dataset, self.folder = settings, dataset, folder
-        self.student, self.teacher = student, teacher
-        self.weights: Path | None = None
-        self.skipped: tuple[str, ...] = ()
-        self._attempt: tuple[keras.Model, bytes] | None = None
+    Layers named in `skip_layers` train in float, together with the batch norm and activation that
+    the converter fuses into them, and are quantised afterwards.
+    """
+    refused = set(unsupported_layers(student)) - set(skip_layers)
+    if refused:
+        raise StepError(
+            f"QAT does not support {', '.join(sorted(refused))}. Leave them out with "
+            "qat.skip_layers, or start at PTQ with qat.enabled: false."
+        )
+    # The toolkit numbers its input layer by a global counter, and that name ends up in the file.
+    keras.backend.reset_uids()
+    annotated = _annotated(student, _whole_groups(student, skip_layers))
+    try:
+        with toolkit.quantize_scope(), restartable_randomness():
+            quantized = toolkit.quantize_apply(annotated)
+    except (ValueError, RuntimeError) as error:
+        raise StepError(f"quantize_model refused the student: {first_line(error)}") from error
+    _set_input_range(quantized)
+    _measure_weights(quantized)
+    if images:
+        _measure_activations(student, quantized, images)
+    return quantized
 
-    @cached_property
-    def calibration(self) -> list[np.ndarray]:
-        return calibration_images(self.settings, self.dataset)
 
-    def makers(self) -> dict[str, Maker]:
-        """Return a maker for every rung that the settings allow."""
-        rungs: dict[str, Maker] = {
-            "ptq": lambda: self._convert(convert.convert_full_integer),
-            "ptq_float_head": lambda: self._convert(convert.convert_float_head),
-            "float16": lambda: self._convert(convert.convert_float16),
-        }
-        if self.settings.qat.enabled:
-            rungs["qat"] = self.make_qat
-            rungs["qat_skip_worst"] = self.make_qat_skip_worst
-        return rungs
+def unsupported_layers(student: keras.Model) -> list[str]:
+    """Name the layers that the toolkit cannot put under fake quantisation.
 
-    def _convert(self, converter) -> bytes:
-        return converter(self.student, self.calibration, self.settings.tflite_export)
+    It knows batch norm only behind the convolution that it is fused with.
+    """
+    registry = registries.Default8BitQuantizeRegistry()
+    fused = {name for group in fused_groups(student) for name in group}
+    return [
+        layer.name
+        for layer in student.layers
+        if not isinstance(layer, keras.layers.InputLayer)
+        and not registry.supports(layer)
+        and not (isinstance(layer, keras.layers.BatchNormalization) and layer.name in fused)
+    ]
 
-    def make_qat(self) -> bytes:
-        """Train all layers under fake quantisation but those that the settings leave out."""
-        return self._train_and_convert(qat.PHASE, self.settings.qat.skip_layers)
 
-    def make_qat_skip_worst(self) -> bytes:
-        """Train again without the layers that lose most, nor those that the toolkit refuses."""
-        left_out = [*self.settings.qat.skip_layers, *qat.unsupported_layers(self.student)]
-        left_out += self._worst_layers()
-        log.info("QAT leaves out %s", ", ".join(left_out))
-        return self._train_and_convert(f"{qat.PHASE}_skip_worst", left_out)
+def skipped_layers(student: keras.Model, quantized: keras.Model) -> list[str]:
+    """Name what `quantized` computes in float: of a fused group its first layer."""
+    followers = {name for group in fused_groups(student) for name in group[1:]}
+    wrapped = {layer.name for layer in quantized.layers}
+    return [
+        layer.name
+        for layer in student.layers
+        if layer.name not in followers
+        and QUANT_PREFIX + layer.name not in wrapped
+        and not isinstance(layer, keras.layers.InputLayer)
+    ]
 
-    def _train_and_convert(self, phase: str, skip_layers: Sequence[str]) -> bytes:
-        settings = self.settings
-        quantized = qat.quantize(self.student, self.calibration, skip_layers=skip_layers)
-        qat.train(settings, self.dataset, quantized, self.teacher, self.folder, name=phase)
-        ranges.cover_logits(quantized, qat.float_twin(self.student, quantized), self.calibration)
-        self.weights, self.skipped = self.folder / QAT_WEIGHTS, tuple(skip_layers)
-        save_weights(quantized, self.weights)
-        images = self.calibration if skip_layers else None
-        model = convert.convert_quantized(quantized, settings.tflite_export, images)
-        self._attempt = quantized, model
-        return model
 
-    def _worst_layers(self) -> list[str]:
-        """Rank by the QAT that failed; where it got no further than an error, by a PTQ."""
-        if self._attempt:
-            network, model = qat.float_twin(self.student, self._attempt[0]), self._attempt[1]
-        else:
-            network, model = self.student, self._convert(convert.convert_full_integer)
-        errors = layer_errors(network, model, self.calibration[:RANKING_IMAGES])
-        return worst_layers(errors, self.settings.ladder.worst_layers)
+def float_twin(student: keras.Model, quantized: keras.Model) -> keras.Model:
+    """Return the student's network in float with the weights that QAT ended with."""
+    with restartable_randomness():
+        twin = keras.models.clone_model(student)
+    trained = {
+        f"{layer.name.removeprefix(QUANT_PREFIX)}/{_short_name(weight)}": weight
+        for layer in quantized.layers
+        for weight in layer.weights
+    }
+    for layer in twin.layers:
+        for weight in layer.weights:
+            weight.assign(trained[f"{layer.name}/{_short_name(weight)}"])
+    return twin
+
+
+def cover_logits(
+    student: keras.Model, quantized: keras.Model, images: Sequence[np.ndarray]
+) -> None:
+    """Let the output levels cover every logit that the float twin gives on `images`.
+
+    Training follows the mean extremes of a batch, so the surest images of all would share the last
+    level, and nothing could rank them any more.
+    """
+    if not images:
+        return
+    logits = keras_logits(float_twin(student, quantized), images)
+    for minimum, maximum in range_variables(quantized.layers[-1]):
+        minimum.assign(min(float(logits.min()), 0.0))
+        maximum.assign(max(float(logits.max()), ZERO_WIDTH))
+
+
+def restore(student: keras.Model, weights: Path, *, skip_layers: Iterable[str] = ()) -> keras.Model:
+    """Rebuild the network whose weights QAT saved; only the student's shape matters."""
+    quantized = fake_quantize(student, skip_layers=skip_layers)
+    load_weights_into(quantized, weights, backbone_only=False)
+    return quantized
+
+
+def load_quantized(
+    folder: Path, student: keras.Model, ladder: QuantizationLadder
+) -> keras.Model | None:
+    """Rebuild the network of a QAT that ships; None where another rung does."""
+    if not ladder.ships_qat:
+        return None
+    return restore(student, Path(folder) / ladder.qat_weights, skip_layers=ladder.skipped_layers)
+
+
+def range_variables(layer: keras.layers.Layer) -> list[tuple[tf.Variable, tf.Variable]]:
+    """Return the (min, max) variables of a wrapper's output, those of its kernel excepted."""
+    named = {_short_name(weight): weight for weight in layer.weights}
+    kinds = ("output", "pre_activation", "post_activation")
+    return [
+        (named[f"{kind}_min"], named[f"{kind}_max"]) for kind in kinds if f"{kind}_min" in named
+    ]
+
+
+def _short_name(weight: tf.Variable) -> str:
+    """Return `kernel` of `quant_stem_conv/stem_conv/kernel:0`."""
+    return weight.name.split("/")[-1].split(":")[0]
+
+
+def _whole_groups(student: keras.Model, names: Iterable[str]) -> frozenset[str]:
+    """Widen layer names to the groups that the converter fuses; refuse names that do not exist."""
+    groups = fused_groups(student)
+    widened: set[str] = set()
+    for name in names:
+        group = next((group for group in groups if name in group), None)
+        if group is None and any(layer.name == name for layer in student.layers):
+            group = (name,)
+        if group is None:
+            known = ", ".join(group[0] for group in groups[:5])
+            raise StepError(
+                f'qat.skip_layers: the student has no layer "{name}". Its layers are {known}, …'
+            )
+        widened.update(group)
+    return frozenset(widened)
+
+
+def _annotated(student: keras.Model, left_out: frozenset[str]) -> keras.Model:
+    """Copy the student and mark what is to be quantised; marking would tie it to the original."""
+    with restartable_randomness():
+        copy = keras.models.clone_model(student)
+    copy.set_weights(student.get_weights())
+
+    def annotate(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in left_out or isinstance(layer, keras.layers.InputLayer):
+            return layer
+        return toolkit.quantize_annotate_layer(layer)
+
+    return keras.models.clone_model(copy, clone_function=annotate)
+
+
+def _set_input_range(quantized: keras.Model) -> None:
+    for layer in quantized.layers:
+        if isinstance(layer, QuantizeLayer):
+            layer.quantizer_vars["min_var"].assign(INPUT_RANGE[0])
+            layer.quantizer_vars["max_var"].assign(INPUT_RANGE[1])
+
+
+def _measure_weights(quantized: keras.Model) -> None:
+    """Measure the range of every quantised kernel; the toolkit does so in a training step only."""
+    for layer in quantized.layers:
+        for weight, quantizer, ranges in getattr(layer, "_weight_vars", ()):
+            quantizer(weight, True, weights=ranges)
+
+
+def _measure_activations(
+    student: keras.Model, quantized: keras.Model, images: Sequence[np.ndarray]
+) -> None:
+    """Set every activation range to the mean of the batches' ranges, the toolkit's own estimate."""
+    wrapped = {layer.layer.name: layer for layer in quantized.layers if hasattr(layer, "layer")}
+    variables = {name: range_variables(layer) for name, layer in wrapped.items()}
+    names = [name for name, pairs in variables.items() if pairs]
+    for name, (low, high) in zip(names, _output_ranges(student, names, images), strict=True):
+        for minimum, maximum in variables[name]:
+            minimum.assign(low)
+            maximum.assign(high)
+
+
+def _output_ranges(
+    student: keras.Model, names: Sequence[str], images: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Return [len(names), 2]: the mean over batches of each layer's smallest and largest output."""
+    probe = keras.Model(student.input, [student.get_layer(name).output for name in names])
+
+    @tf.function
+    def ranges(batch: tf.Tensor) -> tf.Tensor:
+        outputs = tf.nest.flatten(probe(batch, training=False))
+        return tf.stack([(tf.reduce_min(out), tf.reduce_max(out)) for out in outputs])
+
+    batches = [
+        ranges(tf.constant(network_input(np.stack(images[start : start + BATCH]))))
+        for start in range(0, len(images), BATCH)
+    ]
+    low, high = np.mean(batches, axis=0).T
+    # Zero must be representable, and an activation that never fires still needs a width.
+    return np.stack([np.minimum(low, 0), np.maximum(high, ZERO_WIDTH)], axis=1)

@@ -1,4 +1,4 @@
-"""Derive every promised number of a bundle again, from the shipped files alone.
+"""Derive every number of a bundle again, from the shipped files alone.
 
 Needs LiteRT and NumPy, nothing else of the workbench. One file on purpose: a copy of it lies in
 every bundle, so it holds its own letterbox, decisions and metrics, written apart from those it
@@ -49,16 +49,16 @@ MALFORMED = (
 )
 
 
-class BrokenPromiseError(Exception):
-    """A promise that the files do not keep."""
+class MismatchError(Exception):
+    """A file that differs from what another one says of it."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise: kept (True), broken (False) or not made by this folder (None)."""
+    """One check: passed (True), failed (False), or of something that this folder lacks (None)."""
 
     name: str
-    kept: bool | None
+    passed: bool | None
     detail: str
 
 
@@ -71,16 +71,14 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        return all(check.kept is not False for check in self.checks)
+        return all(check.passed is not False for check in self.checks)
 
     @property
     def text(self) -> str:
-        marks = {True: "ok    ", False: "BROKEN", None: "-     "}
-        lines = [f"{marks[check.kept]}  {check.name}: {check.detail}" for check in self.checks]
-        broken = sum(check.kept is False for check in self.checks)
-        last = (
-            f"{broken} of {len(lines)} promises are broken" if broken else "every promise is kept"
-        )
+        marks = {True: "ok    ", False: "FAILED", None: "-     "}
+        lines = [f"{marks[check.passed]}  {check.name}: {check.detail}" for check in self.checks]
+        failed = sum(check.passed is False for check in self.checks)
+        last = f"{failed} of {len(lines)} checks failed" if failed else "every check passed"
         return "\n".join([*lines, f"{self.folder}: {last}"])
 
     @property
@@ -101,16 +99,16 @@ class Bundle:
     def bytes(self, name: str) -> bytes:
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder.resolve()):
-            raise BrokenPromiseError(f"{name} leads out of the folder")
+            raise MismatchError(f"{name} leads out of the folder")
         if not path.is_file():
-            raise BrokenPromiseError(f"{name} cannot be read: it is not there or no file")
+            raise MismatchError(f"{name} cannot be read: it is not there or no file")
         return path.read_bytes()
 
     def json(self, name: str) -> Any:
         try:
             return json.loads(self.bytes(name))
         except ValueError as error:
-            raise BrokenPromiseError(f"{name} is not valid JSON ({error})") from None
+            raise MismatchError(f"{name} is not valid JSON ({error})") from None
 
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
@@ -119,36 +117,36 @@ class Bundle:
         return hashlib.sha256(self.bytes(name)).hexdigest()
 
     def model(self) -> bytes:
-        """Return the model if it is the promised one; the runtime trusts what it is given."""
-        promised = self.config["model"]
-        model = self.bytes(promised["file"])
+        """Return the model if it is the one described; the runtime trusts what it is given."""
+        stated = self.config["model"]
+        model = self.bytes(stated["file"])
         found = hashlib.sha256(model).hexdigest()
-        if found != promised["sha256"]:
-            raise BrokenPromiseError(
-                f"{promised['file']} has sha256 {found[:12]}…, {CONFIG} promises "
-                f"{promised['sha256'][:12]}…: the model was changed or damaged"
+        if found != stated["sha256"]:
+            raise MismatchError(
+                f"{stated['file']} has sha256 {found[:12]}…, {CONFIG} says "
+                f"{stated['sha256'][:12]}…: the model was changed or damaged"
             )
         return model
 
 
 def verify(folder: Path) -> Verification:
-    """Check every promise of a run folder or of a bundle."""
+    """Check a run folder or a bundle."""
     folder = Path(folder)
     try:
         bundle = Bundle(folder)
         bundle.config["model"]["sha256"]
-    except BrokenPromiseError as error:
+    except MismatchError as error:
         return Verification(folder, (Check(CONFIG, False, str(error)),))
     except MALFORMED as error:
         reason = f"{CONFIG} is not of the form we write ({type(error).__name__}: {error})"
         return Verification(folder, (Check(CONFIG, False, reason),))
-    return Verification(folder, tuple(_check(name, promise, bundle) for name, promise in PROMISES))
+    return Verification(folder, tuple(_check(name, derive, bundle) for name, derive in CHECKS))
 
 
-def _check(name: str, promise: Callable[[Bundle], str], bundle: Bundle) -> Check:
+def _check(name: str, derive: Callable[[Bundle], str], bundle: Bundle) -> Check:
     try:
-        detail = promise(bundle)
-    except BrokenPromiseError as error:
+        detail = derive(bundle)
+    except MismatchError as error:
         return Check(name, False, str(error))
     except MALFORMED as error:
         return Check(
@@ -160,12 +158,12 @@ def _check(name: str, promise: Callable[[Bundle], str], bundle: Bundle) -> Check
 def hashes(bundle: Bundle) -> str:
     """Compare every file with SHA256SUMS, which must list all of them."""
     lines = [line.partition("  ") for line in bundle.bytes(SUMS).decode("utf-8").splitlines()]
-    wrong = [name for promised, _, name in lines if bundle.sha256(name) != promised]
+    wrong = [name for stated, _, name in lines if bundle.sha256(name) != stated]
     if wrong:
-        raise BrokenPromiseError(f"changed since they were written: {', '.join(wrong)}")
+        raise MismatchError(f"changed since they were written: {', '.join(wrong)}")
     missing = sorted(set(sealed_files(bundle.folder)) - {name for _, _, name in lines})
     if missing:
-        raise BrokenPromiseError(f"{SUMS} does not list {', '.join(missing)}")
+        raise MismatchError(f"{SUMS} does not list {', '.join(missing)}")
     return f"{len(lines)} files are as they were written"
 
 
@@ -180,26 +178,26 @@ def sealed_files(folder: Path) -> list[str]:
 
 def model_file(bundle: Bundle) -> str:
     """Compare the model with the hash and size in the config."""
-    promised, model = bundle.config["model"], bundle.model()
-    _same("bytes of the model", len(model), promised["bytes"])
-    return f"{promised['file']}, {len(model)} bytes, sha256 {promised['sha256'][:12]}…"
+    stated, model = bundle.config["model"], bundle.model()
+    _same("bytes of the model", len(model), stated["bytes"])
+    return f"{stated['file']}, {len(model)} bytes, sha256 {stated['sha256'][:12]}…"
 
 
 def labels(bundle: Bundle) -> str:
     """Compare labels.txt, the config, the labels inside the model, and the number of outputs."""
-    promised = bundle.config["labels"]
+    stated = bundle.config["labels"]
     name = bundle.config["labels_file"]["file"]
     written = bundle.bytes(name).decode("utf-8").split("\n")
     if written[-1] == "":
         written.pop()
-    _same(f"labels of {name}", written, promised)
+    _same(f"labels of {name}", written, stated)
     with zipfile.ZipFile(io.BytesIO(bundle.model())) as inside:
         carried = inside.read("labels.txt").decode("utf-8").split("\n")[:-1]
-    _same("labels inside the model", carried, promised)
+    _same("labels inside the model", carried, stated)
     _same(f"sha256 of {name}", bundle.sha256(name), bundle.config["labels_file"]["sha256"])
     outputs = open_model(bundle.model()).get_output_details()[0]["shape"][-1]
-    _same("number of outputs", int(outputs), len(promised))
-    return f"{len(promised)} labels, the same in {name}, {CONFIG} and the model"
+    _same("number of outputs", int(outputs), len(stated))
+    return f"{len(stated)} labels, the same in {name}, {CONFIG} and the model"
 
 
 def ports(bundle: Bundle) -> str:
@@ -257,10 +255,10 @@ def _check_threshold(entry: dict[str, Any], config: dict[str, Any]) -> None:
 def _compare_with_tuned(entries: list[dict[str, Any]], tuned: dict[str, Any]) -> None:
     by_name = {entry["name"]: entry for entry in tuned["classes"]}
     for entry in entries:
-        promised = entry.get("tuned", entry)
+        stated = entry.get("tuned", entry)
         for key in ("integer", "logit", "probability"):
             what = f"{key} of {entry['label']}: {RECOMMENDATION} against {CONFIG}"
-            _near(what, by_name[entry["label"]][key], promised[key])
+            _near(what, by_name[entry["label"]][key], stated[key])
 
 
 def level_probability(integer: int) -> float:
@@ -280,8 +278,8 @@ def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, An
     """Return by how many levels the output differs from the recorded one."""
     name = vector["name"]
     for part in ("source", "picture", "letterbox", "input", "output"):
-        promised = vector[part]
-        _same(f"sha256 of {promised['file']}", bundle.sha256(promised["file"]), promised["sha256"])
+        stated = vector[part]
+        _same(f"sha256 of {stated['file']}", bundle.sha256(stated["file"]), stated["sha256"])
     pixels = read_ppm(bundle.bytes(vector["source"]["file"]))
     boxed = letterbox(pixels, bundle.config["input"]["width"])
     _same_array(f"{name}: letterbox", boxed, read_ppm(bundle.bytes(vector["letterbox"]["file"])))
@@ -291,7 +289,7 @@ def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, An
     recorded = np.frombuffer(bundle.bytes(vector["output"]["file"]), dtype=raw.dtype)
     gap = _gap(raw, recorded)
     if gap > LEVELS:
-        raise BrokenPromiseError(f"{name}: the output is {gap} levels off the recorded one")
+        raise MismatchError(f"{name}: the output is {gap} levels off the recorded one")
     for values, what in ((recorded, "recorded"), (raw, "computed")):
         found = decide(values[None], bundle.config)[0]
         _same(f"{name}: decisions of the {what} output", found, vector["decisions"])
@@ -306,19 +304,19 @@ def test_metrics(bundle: Bundle) -> str:
     """Compute the figures of metrics.json again from the raw test outputs."""
     if not bundle.has(METRICS):
         return f"not here: no {METRICS}, 09_eval_report has not run"
-    promised = bundle.json(METRICS)
-    if "test_scores" in promised:
-        _same(f"sha256 of {SCORES}", bundle.sha256(SCORES), promised["test_scores"]["sha256"])
+    stated = bundle.json(METRICS)
+    if "test_scores" in stated:
+        _same(f"sha256 of {SCORES}", bundle.sha256(SCORES), stated["test_scores"]["sha256"])
     with np.load(io.BytesIO(bundle.bytes(SCORES)), allow_pickle=False) as scores:
         arrays = {name: scores[name] for name in scores.files}
     rerun = _rerun(bundle, arrays)
     overall, by_class = evaluate(arrays["raw"], arrays["y_true"], arrays["mask"], bundle.config)
     compared = 0
-    for name, figure in promised["test"]["overall"].items():
+    for name, figure in stated["test"]["overall"].items():
         if name in overall:
             _near_or_null(f"{METRICS}, {name}", figure["value"], overall[name])
             compared += 1
-    for row in promised["test"]["classes"]:
+    for row in stated["test"]["classes"]:
         for name, value in by_class[row["class"]].items():
             _near_or_null(f"{METRICS}, {name} of {row['class']}", row[name], value)
             compared += 1
@@ -326,7 +324,7 @@ def test_metrics(bundle: Bundle) -> str:
 
 
 def _rerun(bundle: Bundle, arrays: dict[str, np.ndarray]) -> str:
-    """Run the model on the few test images whose pixels are kept."""
+    """Run the model on the few test images whose pixels are there."""
     if "images" not in arrays:
         return f"{SCORES} keeps no pixels to run again"
     interpreter = open_model(bundle.model())
@@ -334,7 +332,7 @@ def _rerun(bundle: Bundle, arrays: dict[str, np.ndarray]) -> str:
     for row, image in zip(arrays["rows"], arrays["images"], strict=True):
         gap = _gap(run_model(interpreter, table[image]), arrays["raw"][row])
         if gap > LEVELS:
-            raise BrokenPromiseError(f"test image {row}: the model is {gap} levels off {SCORES}")
+            raise MismatchError(f"test image {row}: the model is {gap} levels off {SCORES}")
     return f"{len(arrays['rows'])} of them run again"
 
 
@@ -416,7 +414,7 @@ def open_model(model: bytes) -> Interpreter:
             interpreter = Interpreter(model_content=model, num_threads=1)
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise BrokenPromiseError(f"LiteRT cannot open the model ({error})") from None
+        raise MismatchError(f"LiteRT cannot open the model ({error})") from None
     return interpreter
 
 
@@ -511,12 +509,10 @@ def found_type(details: dict[str, Any]) -> str:
     return f"{port['dtype']} (scale {port['scale']:g}, zero point {port['zero_point']})"
 
 
-def _same(what: str, found: Any, promised: Any) -> None:
-    if found != promised:
-        shown = (
-            "" if isinstance(found, bytes) else f": {_short(found)} instead of {_short(promised)}"
-        )
-        raise BrokenPromiseError(f"{what} differ{shown}")
+def _same(what: str, found: Any, stated: Any) -> None:
+    if found != stated:
+        shown = "" if isinstance(found, bytes) else f": {_short(found)} instead of {_short(stated)}"
+        raise MismatchError(f"{what} differ{shown}")
 
 
 def _short(value: Any) -> str:
@@ -524,9 +520,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "…"
 
 
-def _same_array(what: str, found: np.ndarray, promised: np.ndarray) -> None:
-    if found.shape != promised.shape or (found != promised).any():
-        raise BrokenPromiseError(f"{what} differs from the recorded bytes")
+def _same_array(what: str, found: np.ndarray, stated: np.ndarray) -> None:
+    if found.shape != stated.shape or (found != stated).any():
+        raise MismatchError(f"{what} differs from the recorded bytes")
 
 
 def _near_or_null(what: str, found: float | None, derived: float | None) -> None:
@@ -538,10 +534,10 @@ def _near_or_null(what: str, found: float | None, derived: float | None) -> None
 
 def _near(what: str, found: float, expected: float) -> None:
     if not abs(found - expected) <= TOLERANCE * max(1.0, abs(expected)):
-        raise BrokenPromiseError(f"{what} is {found}, derived {expected}")
+        raise MismatchError(f"{what} is {found}, derived {expected}")
 
 
-PROMISES: tuple[tuple[str, Callable[[Bundle], str]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[Bundle], str]], ...] = (
     ("hashes", hashes),
     ("model", model_file),
     ("labels", labels),

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from workbench.show.figures import Table, table
+from workbench.artifacts import InferenceConfig
+from workbench.show.tables import Table, table
 
 MOST_NAMED = 10
 
 
-def ports(config: Mapping[str, Any]) -> Table:
+def ports(config: InferenceConfig) -> Table:
     """Show what goes into the model and what comes out of it."""
-    ends = {end: pd.Series(config[end]).map(str) for end in ("input", "output")}
-    order = [*config["input"], *(name for name in config["output"] if name not in config["input"])]
-    found = pd.DataFrame(ends).reindex(order).fillna("–")
-    return table(found.rename_axis("property").reset_index())
+    source, target = config.input.model_dump(), config.output.model_dump()
+    names = [*source, *(name for name in target if name not in source)]
+    rows = [{"property": n, "input": _cell(source, n), "output": _cell(target, n)} for n in names]
+    return table(rows)
+
+
+def _cell(values: dict, name: str) -> str:
+    return str(values[name]) if name in values else "–"
+
+
+def thresholds(config: InferenceConfig) -> Table:
+    """Show at which integer the app says yes; for a single label, when it says unknown."""
+    if config.single_label:
+        return table(config.thresholds.model_dump())
+    return table([entry.model_dump(exclude={"tuned"}) for entry in config.thresholds.classes])
 
 
 def contents(files: Sequence[Path]) -> Table:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from workbench.artifacts import InferenceConfig, QuantizationLadder
 from workbench.decide.recommendation import RECOMMENDATION
-from workbench.deploy.bundle import Bundle, choose_golden, write_bundle
+from workbench.deploy.bundle import choose_golden, write_bundle, write_golden
+from workbench.deploy.config import inference_config
+from workbench.deploy.sources import app_sources
 from workbench.run import Run
-from workbench.steps.data import load_dataset
 from workbench.steps.export import versions
-from workbench.steps.quantization import LADDER
 
 
-def pack(run: Run) -> Bundle:
+def pack(run: Run) -> tuple[InferenceConfig, tuple[Path, ...]]:
     """Describe the shipped file for an app, with golden vectors from validation images."""
     with run.step("08"):
-        validation = load_dataset(run).split("val")
-        return write_bundle(
-            run.folder,
-            run.settings,
-            tuple(run.need("labels.txt").read_text(encoding="utf-8").splitlines()),
-            run.read_json(RECOMMENDATION),
-            run.read_json(LADDER),
-            choose_golden(validation, run.settings),
-            versions=versions(),
-            calibration=run.read_json("calibration.json"),
-        )
+        config = inference_config(
+            run.folder, run.settings, run.dataset().classes, run.read_json(RECOMMENDATION),
+            QuantizationLadder.read(run.folder), versions(), run.read_json("calibration.json"),
+        )  # fmt: skip
+        images = choose_golden(run.dataset().split("val"), run.settings)
+        vectors = write_golden(run.folder, config, images)
+        return config, write_bundle(run.folder, config, app_sources(config, vectors))

@@ -1,5 +1,6 @@
 """What goes out: folded thresholds, activations, labels and metadata inside the file."""
 
+import json
 import zipfile
 
 import flatbuffers
@@ -8,10 +9,7 @@ import pytest
 from flatbuffers.table import Table
 
 from tests.deploy_doubles import INTEGERS, LABELS, colour_file, photos, recommendation
-from workbench.deploy import export, tflite
-from workbench.deploy import export as card
-from workbench.deploy import tflite as edits
-from workbench.deploy import tflite as flatbuffer
+from workbench.deploy import flatbuffer, tflite
 from workbench.errors import StepError
 from workbench.settings import Settings
 
@@ -25,30 +23,32 @@ def raw_of(model: bytes, count: int = 60) -> np.ndarray:
 def test_folded_thresholds_fire_at_zero_where_the_tuned_ones_fired():
     before = raw_of(colour_file())
     for integers in (INTEGERS, (-90, 100, 3), (-127, 127, -4)):
-        after = raw_of(edits.with_folded_thresholds(colour_file(), np.array(integers)))
+        after = raw_of(flatbuffer.with_folded_thresholds(colour_file(), np.array(integers)))
         assert ((before >= integers) == (after >= 0)).all(), integers
 
 
 def test_folding_moves_scores_by_whole_levels():
     before, integers = raw_of(colour_file()), np.array([-20, 0, 30])
-    after = raw_of(edits.with_folded_thresholds(colour_file(), integers))
+    after = raw_of(flatbuffer.with_folded_thresholds(colour_file(), integers))
     assert (after == np.clip(before - integers, -128, 127)).all()
 
 
 def test_always_and_never_stay_always_and_never():
-    after = raw_of(edits.with_folded_thresholds(colour_file(), np.array([-128, 128, 0])))
+    after = raw_of(flatbuffer.with_folded_thresholds(colour_file(), np.array([-128, 128, 0])))
     assert (after[:, 0] >= 0).all() and (after[:, 1] < 0).all()
 
 
 def test_a_file_whose_last_layer_is_no_dense_one_cannot_fold():
     with pytest.raises(StepError, match="fold into a fully connected last layer"):
-        edits.with_folded_thresholds(edits.with_activation(colour_file(), "sigmoid"), np.zeros(3))
+        flatbuffer.with_folded_thresholds(
+            flatbuffer.with_activation(colour_file(), "sigmoid"), np.zeros(3)
+        )
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 def test_an_activation_inside_gives_probabilities_to_half_a_level(activation):
     logits = tflite.logits_of(raw_of(colour_file()), 0.05, -4).astype(float)
-    model = edits.with_activation(colour_file(), activation)
+    model = flatbuffer.with_activation(colour_file(), activation)
     found = tflite.logits_of(raw_of(model), *tflite.output_quantization(model))
     powers = np.exp(logits)
     exact = powers / (1 + powers) if activation == "sigmoid" else powers / powers.sum(1)[:, None]
@@ -66,29 +66,27 @@ def test_integer_ports_keep_what_a_float_file_computes():
     graph.operators.append(
         flatbuffer.make_operator(tree, code.DEQUANTIZE, graph.outputs[0], target)
     )
-    flatbuffer.replace_input(tree, source)
-    flatbuffer.replace_output(tree, target)
-    model = edits.with_integer_ports(flatbuffer.pack(tree), "uint8", (-6.2, 6.55))
+    flatbuffer.replace_port(tree, "inputs", source)
+    flatbuffer.replace_port(tree, "outputs", target)
+    model = flatbuffer.with_integer_ports(flatbuffer.pack(tree), "uint8", (-6.2, 6.55))
     assert (raw_of(model) == raw_of(colour_file())).all()
 
 
 def shipped(settings=None, thresholds=None) -> bytes:
-    return export.export_model(colour_file(), LABELS, METADATA, settings or Settings(), thresholds)
-
-
-def test_labels_and_metadata_come_out_as_they_went_in():
-    labels, metadata = export.read_metadata(shipped())
-    assert (tuple(labels), metadata) == (LABELS, METADATA)
+    return flatbuffer.export_model(
+        colour_file(), LABELS, METADATA, settings or Settings(), thresholds
+    )
 
 
 def test_the_runtime_computes_the_same_with_labels_inside():
     assert (raw_of(shipped()) == raw_of(colour_file())).all()
 
 
-def test_unzip_finds_the_labels(tmp_path):
+def test_unzip_finds_the_labels_and_the_metadata(tmp_path):
     (tmp_path / "model.tflite").write_bytes(shipped())
     with zipfile.ZipFile(tmp_path / "model.tflite") as inside:
         assert inside.read("labels.txt").decode() == "".join(f"{label}\n" for label in LABELS)
+        assert json.loads(inside.read("metadata.json")) == METADATA
 
 
 def test_two_exports_are_the_same_bytes():
@@ -116,12 +114,7 @@ def test_a_single_label_cannot_fold():
 @pytest.mark.parametrize("label", ["", "two\nlines", "a\u2028b"])
 def test_a_label_that_is_not_one_line_is_refused(label):
     with pytest.raises(StepError, match="a label is one line of text"):
-        export.attach_metadata(colour_file(), [label], METADATA)
-
-
-def test_a_file_without_labels_is_told_apart():
-    with pytest.raises(StepError, match="carries no labels"):
-        export.read_metadata(colour_file())
+        flatbuffer.with_metadata(colour_file(), [label], METADATA)
 
 
 def test_a_folded_file_of_probabilities_decides_as_the_tuned_thresholds():
@@ -146,7 +139,7 @@ def text(table: Table, slot: int) -> str:
 
 
 def test_the_metadata_block_says_what_tflite_tools_read():
-    block = card.metadata_block(METADATA, "labels.txt", size=(240, 200))
+    block = flatbuffer.metadata_block(METADATA, size=(240, 200))
     assert block[4:8] == b"M001"
     root = table_at(block, flatbuffers.encode.Get(flatbuffers.packer.uoffset, block, 0))
     graph = child(root, 3)
@@ -157,5 +150,26 @@ def test_the_metadata_block_says_what_tflite_tools_read():
 
 def test_the_metadata_block_lies_in_the_file_under_the_name_that_tools_look_for():
     tree = flatbuffer.parse(shipped())
-    entry = next(one for one in tree.metadata if one.name.decode() == card.BLOCK_NAME)
+    entry = next(one for one in tree.metadata if one.name.decode() == flatbuffer.METADATA_NAME)
     assert bytes(tree.buffers[entry.buffer].data)[4:8] == b"M001"
+
+
+def test_packing_a_parsed_file_changes_nothing_it_computes():
+    again = flatbuffer.pack(flatbuffer.parse(colour_file()))
+    assert (
+        tflite.run_tflite(again, photos(4)) == tflite.run_tflite(colour_file(), photos(4))
+    ).all()
+
+
+def test_packing_twice_gives_the_same_bytes():
+    once = flatbuffer.pack(flatbuffer.parse(colour_file()))
+    assert flatbuffer.pack(flatbuffer.parse(once)) == once
+
+
+def test_data_of_every_buffer_starts_where_kernels_may_load_whole_vectors():
+    file = flatbuffer.schema.Model.GetRootAs(
+        flatbuffer.with_activation(colour_file(), "sigmoid"), 0
+    )
+    buffers = [file.Buffers(index) for index in range(file.BuffersLength())]
+    starts = [b._tab.Vector(b._tab.Offset(4)) for b in buffers if b.DataLength()]
+    assert starts and not any(start % flatbuffer.BUFFER_ALIGNMENT for start in starts)

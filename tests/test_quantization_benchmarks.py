@@ -1,4 +1,4 @@
-"""The latency benchmark: every row timed, every figure printed and JSON-able."""
+"""The benchmarks of phone files: latency, and what size and choice of calibration are worth."""
 
 import json
 
@@ -29,3 +29,28 @@ def test_every_format_is_timed_on_one_and_two_threads(monkeypatch):
     assert [row["threads"] for row in figures["rows"]] == [1, 2] * 4
     assert json.dumps(figures, allow_nan=False)
     assert len(latency.table(figures).splitlines()) == 2 + len(figures["rows"])
+
+
+@pytest.mark.slow
+def test_the_study_scores_every_size_choice_and_seed(tmp_path, monkeypatch):
+    from tests.quantization_doubles import small_settings, trained_student, write_dataset
+    from workbench.benchmarks import calibration
+
+    monkeypatch.setattr(calibration, "SIZES", (1, 8))
+    dataset, student = write_dataset(tmp_path), trained_student(epochs=10)
+    figures = calibration.study(small_settings(), dataset, student, seeds=2)
+    assert [(row["size"], row["choice"], row["seed"]) for row in figures["rows"]] == [
+        (size, choice, seed)
+        for size in (1, 8)
+        for choice in ("class-covering", "random")
+        for seed in (0, 1)
+    ]
+    assert len(calibration.table(figures).splitlines()) == 2 + 4
+
+
+def test_the_study_needs_a_run(tmp_path):
+    from workbench.benchmarks import calibration
+    from workbench.errors import MissingInputError
+
+    with pytest.raises(MissingInputError, match=r"needs a run with a student_finetuned.h5"):
+        calibration.run(run_folder=tmp_path)

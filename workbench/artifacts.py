@@ -1,0 +1,338 @@
+"""The files that quantisation, export and bundle leave, as models of what they hold.
+
+One truth for writer, reader and app developer: notebooks pass these objects on, the files are their
+JSON, and the JSON schemas in deploy/schemas come from them (`write_schemas`). Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workbench import files
+from workbench.errors import InputError, MissingInputError
+
+RungName = Literal["qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16"]
+RungState = Literal["shipped", "failed", "not needed"]
+Change = Literal["start", "training", "arithmetic", "runtime"]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Scale = Annotated[float, Field(gt=0)]
+ZeroPoint = Annotated[int, Field(ge=-128, le=255)]
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class Part(BaseModel):
+    """A group of values inside a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Artifact(Part):
+    """A whole file of the run folder."""
+
+    file: ClassVar[str]
+    notebook: ClassVar[str]  # that writes it
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the file of a run folder; the message names the notebook that writes it."""
+        path = Path(folder) / cls.file
+        if not path.exists():
+            raise MissingInputError(f"No {cls.file} in {folder}. Run {cls.notebook} first")
+        try:
+            return cls.model_validate(files.read_json(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise InputError(
+                f"{path}: {place} is not as this version writes it ({first['msg']}). "
+                f"Run {cls.notebook} again"
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def schema_json(cls) -> dict[str, Any]:
+        """Return the JSON schema that ships."""
+        found = cls.model_json_schema(by_alias=True)
+        return {"$schema": SCHEMA_DIALECT, **found, "title": cls.file}
+
+
+# 05: which quantisation ships, and why no better one did.
+
+
+class FloatScore(Part):
+    f1_macro: Share
+    map: Share | None
+
+
+class LadderRung(Part):
+    """A rung and what became of it; figures are null where it was not computed."""
+
+    rung: RungName
+    title: str
+    state: RungState
+    f1_macro: Share | None = None
+    map: Share | None = None
+    drop: float | None = Field(None, description="F1 macro below the float student's")
+    drop_interval: tuple[float | None, float | None] | None = None
+    bytes: Positive | None = None
+    sha256: Sha256 | None = None
+    input_type: str | None = None
+    output_type: str | None = None
+    float_tensors: Count | None = None
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    reason: str
+
+
+class QuantizationLadder(Artifact):
+    """Every rung of quantisation with its score on validation and its reason in words."""
+
+    file: ClassVar[str] = "quantization_ladder.json"
+    notebook: ClassVar[str] = "05_quantize_student"
+
+    chosen: RungName
+    title: str
+    forced: bool
+    candidate: Text
+    qat_weights: str | None = Field(description="of the last QAT that was trained")
+    skipped_layers: tuple[str, ...] = Field(description="left in float while that QAT trained")
+    float: FloatScore
+    rungs: tuple[LadderRung, ...]
+
+    @property
+    def ships_qat(self) -> bool:
+        return self.qat_weights is not None and self.chosen.startswith("qat")
+
+
+# 07: does every runtime between Keras and the phone compute the same?
+
+
+class Flip(Part):
+    """A decision that changed, with the logits on both sides of its threshold."""
+
+    image: str
+    label: str
+    before: float
+    after: float
+
+
+class ParityRung(Part):
+    """One runtime beside the one before it."""
+
+    name: str
+    change: Change
+    f1_macro: Share | None
+    map: Share | None
+    f1_drop: float | None = Field(description="against the rung before")
+    largest_difference: float | None = Field(description="of a logit, against the rung before")
+    flips: Count
+    flip_fraction: Share
+    flips_by_class: dict[str, int]
+    verdict: str = Field(description="empty within the budget, else which rule it breaks")
+    flipped: tuple[Flip, ...] = Field((), description="the first of them")
+
+
+class ParityReport(Artifact):
+    """The runtimes, in the order in which the arithmetic changes."""
+
+    file: ClassVar[str] = "parity.json"
+    notebook: ClassVar[str] = "07_export_tflite"
+
+    passed: bool
+    images: Count
+    rungs: tuple[ParityRung, ...]
+
+
+# 08: what an app reads.
+
+
+class ModelFile(Part):
+    file: Text
+    sha256: Sha256
+    bytes: Positive
+
+
+class LabelsFile(Part):
+    file: Text
+    sha256: Sha256
+
+
+class InputPort(Part):
+    width: Positive
+    height: Positive
+    channels: Literal[3]
+    dtype: Literal["uint8", "int8"]
+    scale: Scale
+    zero_point: ZeroPoint
+
+
+class Normalisation(Part):
+    subtract: Literal[127]
+    divide: Literal[128]
+    inside_the_input_scale: Literal[True] = Field(
+        description="feed the bytes of the image, the scale of the input does the rest"
+    )
+
+
+class Preprocessing(Part):
+    color: Literal["RGB"]
+    exif: Literal["apply", "ignore"]
+    letterbox: Literal["q8"]
+    keep_aspect_ratio: Literal[True]
+    pad_color_rgb: tuple[Literal[0], Literal[0], Literal[0]]
+    interpolation: Literal["bilinear"]
+    normalisation: Normalisation
+
+
+class OutputPort(Part):
+    dtype: Literal["int8"]
+    scale: Scale
+    zero_point: Annotated[int, Field(ge=-128, le=127)]
+    is_logits: bool
+    activation: Literal["sigmoid", "softmax", "none"] = Field(
+        description="what the app applies to get probabilities"
+    )
+
+
+class Level(Part):
+    """A threshold in three scales; the integer decides, 128 is above every int8."""
+
+    probability: Share
+    logit: float
+    integer: Annotated[int, Field(ge=-128, le=128)]
+
+
+class ClassThreshold(Part):
+    label: Text
+    probability: Share
+    logit: float
+    integer: Annotated[int, Field(ge=-128, le=128)]
+
+
+class TranslatedThreshold(ClassThreshold):
+    """A threshold of a file whose outputs are not those that were tuned on."""
+
+    tuned: Level
+
+
+class ClassThresholds(Part):
+    rule: Literal["yes when raw output >= integer"]
+    folded: bool
+    classes: Annotated[tuple[TranslatedThreshold | ClassThreshold, ...], Field(min_length=1)]
+
+
+class ConfidenceThreshold(Part):
+    rule: str
+    unknown_below: Share
+
+
+class CalibrationLine(Part):
+    label: str
+    slope: Annotated[float, Field(gt=0)] | None
+    intercept: float | None
+    error_before: Annotated[float, Field(ge=0)] | None
+    error_after: Annotated[float, Field(ge=0)] | None
+
+
+class CalibrationLines(Part):
+    rule: str
+    method: Literal["temperature", "platt"]
+    classes: Annotated[tuple[CalibrationLine, ...], Field(min_length=1)]
+
+
+class Shipped(Part):
+    rung: RungName
+    title: str
+    forced: bool
+    full_integer: bool
+
+
+class InferenceConfig(Artifact):
+    """Everything an app needs to turn a photo into decisions as the workbench measured them."""
+
+    file: ClassVar[str] = "inference_config.json"
+    notebook: ClassVar[str] = "08_inference_config"
+
+    version: Literal[1] = Field(1, alias="schema")
+    task: Literal["multilabel", "single_label"]
+    model: ModelFile
+    labels_file: LabelsFile
+    labels: Annotated[
+        tuple[Text, ...], Field(min_length=1, json_schema_extra={"uniqueItems": True})
+    ]
+    input: InputPort
+    preprocessing: Preprocessing
+    output: OutputPort
+    thresholds: ClassThresholds | ConfidenceThreshold
+    calibration: CalibrationLines | None
+    shipped: Shipped
+    versions: dict[str, str]
+
+    @property
+    def single_label(self) -> bool:
+        return self.task == "single_label"
+
+
+class Quantization(Part):
+    """real value = (integer - zero_point) * scale"""
+
+    scale: Scale
+    zero_point: ZeroPoint
+
+
+class MetadataInput(Part):
+    width: Positive
+    height: Positive
+    channels: Literal[3]
+    dtype: Literal["uint8", "int8"]
+    quantization: Quantization
+
+
+class MetadataPreprocess(Part):
+    letterbox: Literal[True]
+    keep_aspect_ratio: Literal[True]
+    pad_color_rgb: tuple[Count, Count, Count]
+    interpolation: Literal["bilinear"]
+
+
+class MetadataOutput(Part):
+    dtype: Literal["int8"]
+    quantization: Quantization
+    is_logits: bool
+    softmax_in_model: bool
+
+
+class ModelMetadata(Artifact):
+    """What an app must know to feed the model and read its output."""
+
+    file: ClassVar[str] = "model_metadata.json"
+    notebook: ClassVar[str] = "08_inference_config"
+
+    model_file: Text
+    labels_file: Text
+    input: MetadataInput
+    preprocess: MetadataPreprocess
+    output: MetadataOutput
+
+
+ARTIFACTS = (QuantizationLadder, ParityReport, InferenceConfig, ModelMetadata)
+SCHEMAS = Path(__file__).parent / "deploy" / "schemas"
+
+
+def schema_text(artifact: type[Artifact]) -> str:
+    return json.dumps(artifact.schema_json(), indent=2) + "\n"
+
+
+def write_schemas(folder: Path = SCHEMAS) -> None:
+    """Write the JSON schemas that ship; a test asks for it where a model has changed."""
+    for artifact in ARTIFACTS:
+        files.write_text(folder / artifact.file, schema_text(artifact))

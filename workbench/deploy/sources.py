@@ -1,0 +1,160 @@
+"""The sources an app takes in: C, Kotlin, Swift and Python, filled from the config."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench import data
+from workbench.artifacts import InferenceConfig
+from workbench.decide.levels import NEVER
+from workbench.deploy import verify
+from workbench.errors import StepError
+
+TEMPLATES = Path(__file__).parent / "templates"
+C_SOURCES = ("classifier.c", "classifier.h", "self_test.c")
+LETTERBOX = ("letterbox.c", "letterbox.h")
+PLACE = re.compile(r"@([A-Z0-9_]+)@")
+TABLE_COLUMNS = 16
+
+
+def app_sources(config: InferenceConfig, vectors: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the text of every file under `app/`; `vectors` are the golden ones."""
+    return {
+        **{f"c/{name}": _read(TEMPLATES / name) for name in C_SOURCES},
+        **{f"c/{name}": _read(Path(data.__path__[0]) / name) for name in LETTERBOX},
+        **_generated_c(config, vectors),
+        "kotlin/Classifier.kt": render("Classifier.kt.tmpl", _kotlin(config)),
+        "swift/Classifier.swift": render("Classifier.swift.tmpl", _swift(config)),
+        "python/classify.py": _read(TEMPLATES / "classify.py"),
+    }
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """Fill a template; a place without a value is a mistake of ours and refused."""
+
+    def fill(place: re.Match[str]) -> str:
+        if place[1] not in values:
+            raise StepError(f"{template}: nothing to put at @{place[1]}@")
+        return str(values[place[1]])
+
+    return PLACE.sub(fill, _read(TEMPLATES / template))
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _shared(config: InferenceConfig) -> dict[str, Any]:
+    """What every language writes alike."""
+    return {
+        "MODEL_FILE": config.model.file,
+        "MODEL_SHA256": config.model.sha256,
+        "INPUT_SIZE": config.input.width,
+        "CLASSES": len(config.labels),
+        "OUTPUT_SCALE": repr(config.output.scale),
+        "OUTPUT_ZERO_POINT": config.output.zero_point,
+        "THRESHOLDS": ", ".join(str(integer) for integer in _integers(config)),
+        "VALUE_IS": "a logit" if config.output.is_logits else "a probability",
+        "UNKNOWN_NOTE": ", or unknown" if config.single_label else "",
+    }
+
+
+def _integers(config: InferenceConfig) -> list[int]:
+    if config.single_label:
+        return [NEVER] * len(config.labels)
+    return [entry.integer for entry in config.thresholds.classes]
+
+
+def _generated_c(config: InferenceConfig, vectors: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    table = verify.input_table(config.input.model_dump()).view(np.uint8)
+    values = {
+        **_shared(config),
+        "IS_LOGITS": int(config.output.is_logits),
+        "SINGLE_LABEL": int(config.single_label),
+        "UNKNOWN_BELOW": repr(_unknown_below(config) or 0.0),
+        "LABELS": _lines(c_string(label) for label in config.labels),
+        "INPUT_TABLE": _lines(", ".join(map(str, row)) for row in table.reshape(-1, TABLE_COLUMNS)),
+        "VECTORS": _lines(_c_vector(vector, config.labels) for vector in vectors),
+    }
+    return {
+        f"c/{name}": render(f"{name}.tmpl", values)
+        for name in ("model_config.h", "model_config.c", "golden.h")
+    }
+
+
+def _unknown_below(config: InferenceConfig) -> float | None:
+    return config.thresholds.unknown_below if config.single_label else None
+
+
+def _lines(items: Iterable[str], indent: int = 4) -> str:
+    """Write one item a line, without a comma after the last: older compilers refuse it."""
+    return ",\n".join(" " * indent + item for item in items)
+
+
+def _c_vector(vector: Mapping[str, Any], labels: Sequence[str]) -> str:
+    shown = [labels.index(label) for label in vector["decisions"]]
+    return f"{{{c_string(vector['name'])}, {len(shown)}, {{{', '.join(map(str, shown or [0]))}}}}}"
+
+
+def c_string(text: str) -> str:
+    """Quote for C99: bytes beyond ASCII in octal, and no `??` that could be a trigraph."""
+    plain = set(range(32, 127)) - set(b'"\\?')
+    return (
+        '"'
+        + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode("utf-8"))
+        + '"'
+    )
+
+
+def kotlin_string(text: str) -> str:
+    """Quote for Kotlin, where `$` would start an expression."""
+    return json.dumps(text).replace("$", "\\u0024")
+
+
+def swift_string(text: str) -> str:
+    """Quote for Swift: code points beyond printable ASCII, quotes and backslashes in braces."""
+    plain = set(map(chr, range(32, 127))) - set('"\\')
+    return '"' + "".join(c if c in plain else f"\\u{{{ord(c):x}}}" for c in text) + '"'
+
+
+def _kotlin(config: InferenceConfig) -> dict[str, Any]:
+    signed, unknown = config.input.dtype == "int8", _unknown_below(config)
+    several = "raw.indices.filter { raw[it] >= THRESHOLDS[it] }"
+    one = f"raw.indices.filter {{ it == highest(raw) && probability(raw, it) >= {unknown} }}"
+    exact = "exp(value(raw[index])) / raw.map { exp(value(it)) }.sum()"
+    return {
+        **_shared(config),
+        "LABELS": _lines((kotlin_string(label) for label in config.labels), 12),
+        "INPUT_BYTE": "(value - 128).toByte()" if signed else "value.toByte()",
+        "DECIDE": one if config.single_label else several,
+        "PROBABILITY": _probability(config, exact),
+    }
+
+
+def _swift(config: InferenceConfig) -> dict[str, Any]:
+    signed, unknown = config.input.dtype == "int8", _unknown_below(config)
+    several = "raw.indices.filter { Int(raw[$0]) >= thresholds[$0] }"
+    one = (
+        "let best = raw.indices.max { raw[$0] < raw[$1] || (raw[$0] == raw[$1] && $0 > $1) }!\n"
+        f"        return probability(raw, best) >= {unknown} ? [best] : []"
+    )
+    exact = "exp(value(raw[index])) / raw.reduce(0) { $0 + exp(value($1)) }"
+    return {
+        **_shared(config),
+        "LABELS": _lines((swift_string(label) for label in config.labels), 8),
+        "INPUT_BYTE": "UInt8(bitPattern: Int8(Int(value) - 128))" if signed else "value",
+        "DECIDE": " " * 8 + (one if config.single_label else several),
+        "PROBABILITY": " " * 8 + _probability(config, exact),
+    }
+
+
+def _probability(config: InferenceConfig, softmax: str) -> str:
+    if not config.output.is_logits:
+        return "value(raw[index])"
+    return softmax if config.single_label else "1 / (1 + exp(-value(raw[index])))"
