@@ -60,6 +60,7 @@ def test_every_figure_says_in_words_what_it_shows(scores):
     figures = [
         *threshold_figures.figures(found).values(),
         threshold_figures.confidence(scores, found),
+        threshold_figures.class_scores(scores, found, CLASSES),
         threshold_figures.reliability(scores.y_true, {"a": scores.probability}, scores.mask),
     ]
     assert all(len(alt_text(figure)) > 40 for figure in figures)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.figure import Figure
 
 from workbench.decide import calibration as promises
@@ -15,7 +16,10 @@ from workbench.decide.metrics import evaluate
 from workbench.decide.recommendation import Thresholds, UnknownThreshold
 from workbench.decide.scores import Scores
 from workbench.show import plots
+from workbench.show.figures import CHOSEN, NO, YES, beside, described, new_axes, plain, short
 from workbench.show.tables import Table, table
+
+ROW_INCHES = 0.34  # two boxes a class
 
 
 def expected(thresholds: Thresholds | UnknownThreshold) -> Table:
@@ -55,6 +59,52 @@ def figures(thresholds: Thresholds | UnknownThreshold) -> dict[str, Figure]:
         "threshold_analysis": plots.class_thresholds(thresholds),
         "threshold_curve": plots.threshold_curve(thresholds.curve, interval=ends),
     }
+
+
+def class_scores(
+    scores: Scores, thresholds: Thresholds | UnknownThreshold, classes: Sequence[str]
+) -> Figure:
+    """Draw how the answers to each class spread with and without it, and where they are cut."""
+    rows = len(classes)
+    ax = plain(
+        new_axes(8.0, 1.4 + ROW_INCHES * max(rows, 3)),
+        "Answers where a class is there, and where it is not",
+        "probability: half of the images lie in the box, 9 of 10 between the whiskers",
+    )
+    images, place = np.nonzero(scores.mask > 0.5)
+    there = scores.y_true[images, place] > 0.5
+    seaborn.boxplot(
+        x=scores.probability[images, place], y=place, hue=np.where(there, "there", "not there"),
+        hue_order=["there", "not there"], order=range(rows), orient="h", palette=[YES, NO],
+        whis=(5, 95), showfliers=False, linewidth=0.9, width=0.7, saturation=1, ax=ax,
+    )  # fmt: skip
+    cuts = np.broadcast_to(thresholds.probability, rows)
+    ax.scatter(
+        cuts,
+        range(rows),
+        marker="|",
+        s=190,
+        linewidth=2.5,
+        color=CHOSEN,
+        zorder=4,
+        label="threshold",
+    )
+    ax.set_yticks(range(rows), [short(name) for name in classes], parse_math=False)
+    ax.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6), ylabel="")
+    ax.grid(visible=False, axis="y")
+    beside(ax)
+    return described(ax, _spread_in_words(scores, cuts, classes))
+
+
+def _spread_in_words(scores: Scores, cuts: np.ndarray, classes: Sequence[str]) -> str:
+    known, there = scores.mask > 0.5, scores.y_true > 0.5
+    missed = ((scores.probability < cuts) & there & known).sum(0)
+    worst = int(missed.argmax())
+    return (
+        f"Probabilities of {len(classes)} classes on images with and without the class, and the "
+        f"thresholds. Most images of a class below its threshold: {missed[worst]} of "
+        f"{(there & known)[:, worst].sum()} of {classes[worst]}."
+    )
 
 
 def reliability(
