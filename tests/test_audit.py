@@ -154,7 +154,7 @@ def test_quarantine_goes_on_without_the_unreadable_and_lists_it(folder):
     (folder / "images/photo_00002.jpg").write_bytes(b"not an image")
     result = audit(folder, QUARANTINE)
     result.raise_if_unfit()
-    assert list(result.quarantine["filepath"]) == ["photo_00002.jpg"]
+    assert list(result.dataset.quarantine["filepath"]) == ["photo_00002.jpg"]
     assert "photo_00002.jpg" not in set(result.dataset.rows["filepath"])
 
 
@@ -255,7 +255,7 @@ def test_pairs_have_the_lift_that_counting_gives(tmp_path):
 
 def test_a_dataset_of_nothing_but_unreadable_images_has_an_audit(tmp_path):
     result = audit_dataset(labelled(tmp_path, [("train", ("cat",))] * 3), QUARANTINE)
-    assert result.summary["readable"] == 0 and len(result.quarantine) == 3
+    assert result.summary["readable"] == 0 and len(result.dataset.quarantine) == 3
     json.dumps(result.summary, allow_nan=False)
 
 

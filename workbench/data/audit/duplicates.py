@@ -1,6 +1,7 @@
 """Copies of one photo: equal bytes, equal pictures, leaks across splits, labels that disagree.
 
-Joins what the hashes found with what the tables say. Nothing is opened or removed.
+A near-linear search by hash, then a strict comparison of thumbnails, then what the tables say of
+the copies. No image is opened and nothing is removed.
 """
 
 from __future__ import annotations
@@ -16,18 +17,10 @@ from scipy.sparse.csgraph import connected_components
 
 from workbench.data.audit.facts import CONSTANT_RANGE, Collection, collect_facts
 from workbench.data.audit.findings import Findings, Severity
-from workbench.data.audit.likeness import (
-    MINIMUM_CONTRAST,
-    SAME,
-    Thumbnails,
-    compare,
-    distance,
-    unpack,
-)
+from workbench.data.audit.likeness import MINIMUM_CONTRAST, SAME, compare
+from workbench.data.audit.thumbnails import Thumbnails, distance, unpack
 from workbench.data.decode import count_cores, map_in_order
 from workbench.settings import Settings
-
-# Which images show the same photo: a near-linear search, then a strict comparison.
 
 HASH_BITS = 64
 PREFIX_BITS = 32

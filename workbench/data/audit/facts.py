@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit import likeness as thumbnails
-from workbench.data.audit.likeness import COLOUR_SIDE, CUTS, SIDE, Thumbnails, fingerprints
+from workbench.data.audit.thumbnails import COLOUR_SIDE, CUTS, SIDE, Thumbnails, fingerprints, pack
 from workbench.data.decode import ImageFacts, count_cores, examine_image, map_in_order
 from workbench.settings import DatasetSettings
 
@@ -91,7 +90,7 @@ def _examine_block(start: int, paths: Sequence[Path], dataset: DatasetSettings) 
     measures = np.concatenate([full, _light(grey)], axis=1)
     measures[np.isnan(full[:, 0])] = np.nan
     coarse, fine = fingerprints(grey.astype(np.float32))
-    return Block(start, headers, measures, thumbnails.pack(grey, colour), coarse, fine)
+    return Block(start, headers, measures, pack(grey, colour), coarse, fine)
 
 
 def _measure(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.data.audit.facts import CONSTANT_RANGE
-from workbench.data.audit.label_statistics import SPLITS, LabelStatistics
+from workbench.data.audit.label_statistics import LabelStatistics
+from workbench.data.layouts import SPLITS
 from workbench.settings import AuditSettings, DatasetSettings
 
 COLUMNS = ("image", "split", "kind", "severity", "detail")

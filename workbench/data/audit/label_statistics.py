@@ -14,10 +14,11 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import norm
 
+from workbench.data.layouts import SPLITS
+
 if TYPE_CHECKING:
     from workbench.data.tables import Dataset
 
-SPLITS = ("train", "val", "test")
 CONFIDENCE = 0.95
 
 

@@ -26,105 +26,26 @@ from workbench.data.audit.findings import (
     judge_labels,
     judge_pictures,
 )
-from workbench.data.audit.label_statistics import SPLITS, LabelStatistics, label_statistics
-from workbench.data.audit.likeness import Thumbnails
+from workbench.data.audit.label_statistics import LabelStatistics, label_statistics
 from workbench.data.audit.resplit import ASIDE, Resplit, propose_resplit
+from workbench.data.audit.thumbnails import Thumbnails
 from workbench.data.cells import csv_text
 from workbench.data.decode import count_cores, examine_image
+from workbench.data.layouts import SPLITS
 from workbench.data.tables import Dataset, read_dataset, write_tables
 from workbench.errors import DatasetError
 from workbench.files import write_json, write_text
 from workbench.settings import Settings
 
-# The audit in one page of strict JSON: counts and spreads, null where nothing can be said.
+log = logging.getLogger(__name__)
 
+FEW = 10
+SHOWN = 20
+FINDINGS = "audit.csv"
+SUMMARY = "audit.json"
+PROPOSAL = "proposed_split"
+MOVES = "moves.csv"
 MOST_PAIRS = 20
-
-
-def summarise(
-    dataset: Dataset,
-    facts: pd.DataFrame,
-    duplicates: Duplicates,
-    statistics: LabelStatistics,
-    findings: pd.DataFrame,
-    proposal: Resplit,
-) -> dict[str, Any]:
-    """Condense the audit; `fit` is false as long as there is an error."""
-    readable = facts[facts["refused"].isna()]
-    severities = findings["severity"].value_counts()
-    kinds = findings["kind"].value_counts()
-    aside = proposal.moves["to"] == ASIDE
-    return {
-        "fit": not bool((findings["severity"] == "error").any()),
-        "images": len(facts),
-        "readable": len(readable),
-        "quarantined": len(dataset.quarantine),
-        "splits": {split: int((facts["split"] == split).sum()) for split in SPLITS},
-        "findings": {severity: int(severities.get(severity, 0)) for severity in SEVERITIES},
-        "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
-        "exact_duplicate_groups": len(groups_of(duplicates.files)),
-        "photo_groups": len(groups_of(duplicates.photos)),
-        "near_duplicate_pairs": len(duplicates.pairs),
-        "proposed_split": {"moved": int((~aside).sum()), "left_out": int(aside.sum())},
-        "labels": _labels(statistics),
-        "pictures": _pictures(readable),
-    }
-
-
-def _labels(statistics: LabelStatistics) -> dict[str, Any]:
-    per_image = statistics.labels_per_image
-    weighted = per_image.assign(total=per_image["labels"] * per_image["images"])
-    totals = weighted.groupby("split")[["total", "images"]].sum()
-    pairs = statistics.pairs.head(MOST_PAIRS)
-    return {
-        "classes": {
-            name: {row["split"]: int(row["positives"]) for row in group.to_dict("records")}
-            for name, group in statistics.counts.groupby("class", sort=False)
-        },
-        "per_image": {
-            split: round(float(totals["total"][split] / totals["images"][split]), 4)
-            for split in SPLITS
-            if split in totals.index
-        },
-        "imbalance": {split: _imbalance(statistics.counts, split) for split in SPLITS},
-        "frequent_pairs": [
-            [row.first, row.second, int(row.images), round(float(row.lift), 3)]
-            for row in pairs.itertuples()
-        ],
-        "drifted": int(statistics.drift["drifted"].sum()),
-    }
-
-
-def _imbalance(counts: pd.DataFrame, split: str) -> float | None:
-    """Divide the most frequent class by the rarest that occurs."""
-    positives = counts.loc[(counts["split"] == split) & (counts["positives"] > 0), "positives"]
-    return round(float(positives.max() / positives.min()), 3) if len(positives) else None
-
-
-def _pictures(readable: pd.DataFrame) -> dict[str, Any]:
-    sides = readable[["width", "height"]]
-    waste = 1 - sides.min(axis=1) / sides.max(axis=1).clip(lower=1)
-    return {
-        "formats": {str(name): int(n) for name, n in readable["format"].value_counts().items()},
-        "width": _spread(readable["width"]),
-        "height": _spread(readable["height"]),
-        "aspect": _spread(readable["width"] / readable["height"].clip(lower=1)),
-        "letterbox_waste": _spread(waste),
-        "brightness": _spread(readable["brightness"]),
-        "sharpness": _spread(readable["sharpness"]),
-        "bytes": _spread(readable["bytes"]),
-    }
-
-
-def _spread(values: pd.Series) -> dict[str, float] | None:
-    if not len(values):
-        return None
-    shares = {"least": 0.0, "low": 0.05, "typical": 0.5, "high": 0.95, "most": 1.0}
-    return {name: round(float(values.quantile(share)), 4) for name, share in shares.items()}
-
-
-# The images a person should look at first, decoded small: the material of a gallery.
-
 TILE_PIXELS = 220
 GAP_PIXELS = 6
 ABOUT_PAIRS = ("leak", "conflicting_labels", "exact_duplicate", "near_duplicate")
@@ -132,7 +53,7 @@ ABOUT_PAIRS = ("leak", "conflicting_labels", "exact_duplicate", "near_duplicate"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One image of the gallery; `pixels` is None where it cannot be read."""
+    """One of the images to look at first; `pixels` is None where it cannot be read."""
 
     image: str
     split: str
@@ -141,74 +62,6 @@ class Exhibit:
     severity: str
     detail: str
     pixels: np.ndarray | None  # uint8 [height, width, 3], beside its copy where it is about one
-
-
-def worst_images(
-    dataset: Dataset, findings: pd.DataFrame, duplicates: Duplicates, settings: Settings
-) -> tuple[Exhibit, ...]:
-    """Decode the `audit.gallery_size` worst images, each shown once."""
-    row_of = {image: row for row, image in enumerate(dataset.rows["filepath"])}
-    exhibits = []
-    for finding in choose_worst(findings, settings.audit.gallery_size).to_dict("records"):
-        row = row_of.get(finding["image"])
-        rows = [] if row is None else [row]
-        if finding["kind"] in ABOUT_PAIRS and row is not None:
-            rows.append(_copy_of(row, dataset.rows["split"], duplicates))
-        labels = dataset.rows["labels"].iloc[row] if rows else ()
-        pixels = _side_by_side(dataset, rows, settings)
-        exhibits.append(Exhibit(**finding, labels=labels, pixels=pixels))
-    return tuple(exhibits)
-
-
-def choose_worst(findings: pd.DataFrame, count: int) -> pd.DataFrame:
-    """Take the worst of every kind, then the second of every kind, and so on; notes come last."""
-    named = findings[findings["image"] != ""].drop_duplicates("image")
-    turn = named.groupby("kind", sort=False).cumcount()
-    places = np.lexsort((np.arange(len(named)), turn, named["severity"] == "info"))
-    return named.iloc[places[:count]]
-
-
-def _copy_of(row: int, splits: pd.Series, duplicates: Duplicates) -> int:
-    """Choose the copy to show beside: in another split if there is one."""
-    copies = np.flatnonzero(duplicates.photos == duplicates.photos[row])
-    copies = copies[copies != row]
-    elsewhere = copies[splits.iloc[copies].to_numpy() != splits.iloc[row]]
-    return int(elsewhere[0] if len(elsewhere) else copies[0])
-
-
-def _side_by_side(dataset: Dataset, rows: list[int], settings: Settings) -> np.ndarray | None:
-    tiles = []
-    for row in rows:
-        path = dataset.images / dataset.rows["filepath"].iloc[row]
-        _, pixels = examine_image(path, settings.dataset)
-        if pixels is not None:
-            tiles.append(_fit(pixels))
-    if not tiles:
-        return None
-    height = max(len(tile) for tile in tiles)
-    width = sum(tile.shape[1] for tile in tiles) + GAP_PIXELS * (len(tiles) - 1)
-    canvas = np.full((height, width, 3), 255, np.uint8)
-    left = 0
-    for tile in tiles:
-        canvas[: len(tile), left : left + tile.shape[1]] = tile
-        left += tile.shape[1] + GAP_PIXELS
-    return canvas
-
-
-def _fit(pixels: np.ndarray) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    factor = min(1.0, TILE_PIXELS / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-
-
-log = logging.getLogger(__name__)
-
-FEW = 10
-FINDINGS_NAME = "audit.csv"
-SUMMARY_NAME = "audit.json"
-PROPOSAL_NAME = "proposed_split"
-MOVES_NAME = "moves.csv"
 
 
 @dataclass(frozen=True)
@@ -222,9 +75,8 @@ class Audit:
     statistics: LabelStatistics
     duplicates: Duplicates
     proposal: Resplit
-    exhibits: tuple[Exhibit, ...]  # the worst images, decoded small
+    exhibits: tuple[Exhibit, ...]
     unreadable: tuple[str, ...]  # one sentence each, with table and line
-    quarantine: pd.DataFrame
     on_bad_image: str
 
     @property
@@ -235,7 +87,14 @@ class Audit:
     def raise_if_unfit(self) -> None:
         """Refuse to go on with an unreadable image, where that means to fail, or an empty split."""
         if self.unreadable and self.on_bad_image == "fail":
-            raise DatasetError(self._unreadable_lines())
+            lines = list(self.unreadable[:FEW])
+            if len(self.unreadable) > FEW:
+                lines.append(f"… and {len(self.unreadable) - FEW} more.")
+            remedy = (
+                "Repair or remove these images, or set dataset.on_bad_image: quarantine to go on "
+                "without them."
+            )
+            raise DatasetError("\n".join([*lines, remedy]))
         empty = [split for split in SPLITS if split not in set(self.dataset.rows["split"])]
         if empty:
             raise DatasetError(
@@ -244,49 +103,37 @@ class Audit:
                 "share where the workbench splits"
             )
 
-    def _unreadable_lines(self) -> str:
-        shown = list(self.unreadable[:FEW])
-        if len(self.unreadable) > FEW:
-            shown.append(f"… and {len(self.unreadable) - FEW} more.")
-        shown.append(
-            "Repair or remove these images, or set dataset.on_bad_image: quarantine to go on "
-            "without them."
-        )
-        return "\n".join(shown)
-
 
 def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
     """Look at every image and every label once."""
-    threads = count_cores(settings.run.threads)
-    facts, duplicates = _examine(dataset, settings, threads)
+    facts, duplicates = _examine(dataset, settings)
     statistics = label_statistics(dataset)
     findings = _judge(dataset, settings, facts, duplicates, statistics)
-    reasons = _reasons(facts)
+    refused = facts[facts["refused"].notna()]
+    reasons = dict(zip(refused["image"], refused["refused"], strict=True))
     proposal = propose_resplit(dataset, duplicates, reasons)
-    kept = dataset
-    if settings.dataset.on_bad_image == "quarantine":
-        kept = dataset.without(reasons)
-    audit = Audit(
-        dataset=kept,
+    quarantine = settings.dataset.on_bad_image == "quarantine"
+    summary = summarise(dataset, facts, duplicates, statistics, findings, proposal)
+    counts = summary["findings"]
+    log.info("Audited %d images: %d errors, %d warnings, %d notes", summary["images"],
+             *(counts[severity] for severity in SEVERITIES))  # fmt: skip
+    return Audit(
+        dataset=dataset.without(reasons) if quarantine else dataset,
         findings=findings,
-        summary={"model_input": settings.student_size}
-        | summarise(dataset, facts, duplicates, statistics, findings, proposal),
+        summary={"model_input": settings.student_size} | summary,
         facts=facts,
         statistics=statistics,
         duplicates=duplicates,
         proposal=proposal,
         exhibits=worst_images(dataset, findings, duplicates, settings),
         unreadable=_sentences(dataset.rows, reasons),
-        quarantine=kept.quarantine,
         on_bad_image=settings.dataset.on_bad_image,
     )
-    _log(audit)
-    return audit
 
 
-def _examine(dataset: Dataset, settings: Settings, threads: int) -> tuple[pd.DataFrame, Duplicates]:
+def _examine(dataset: Dataset, settings: Settings) -> tuple[pd.DataFrame, Duplicates]:
     """Decode every image once and search for copies; the thumbnails are gone afterwards."""
-    rows = dataset.rows
+    rows, threads = dataset.rows, count_cores(settings.run.threads)
     paths = [dataset.images / filepath for filepath in rows["filepath"]]
     with Thumbnails() as store:
         collection = collect_facts(paths, settings.dataset, store, threads)
@@ -318,11 +165,6 @@ def _judge(
     return findings.table()
 
 
-def _reasons(facts: pd.DataFrame) -> dict[str, str]:
-    refused = facts[facts["refused"].notna()]
-    return dict(zip(refused["image"], refused["refused"], strict=True))
-
-
 def _sentences(rows: pd.DataFrame, reasons: Mapping[str, str]) -> tuple[str, ...]:
     bad = rows[rows["filepath"].isin(list(reasons))]
     return tuple(
@@ -331,27 +173,12 @@ def _sentences(rows: pd.DataFrame, reasons: Mapping[str, str]) -> tuple[str, ...
     )
 
 
-def _log(audit: Audit) -> None:
-    counts = audit.summary["findings"]
-    log.info(
-        "Audited %d images: %d errors, %d warnings, %d notes",
-        audit.summary["images"],
-        *(counts[severity] for severity in SEVERITIES),
-    )
-
-
-def write_audit(audit: Audit, folder: Path) -> tuple[Path, ...]:
+def write_audit(audit: Audit, folder: Path) -> None:
     """Write findings, summary and the proposed split; cells cannot run as spreadsheet formulas."""
-    proposal = folder / PROPOSAL_NAME
-    _write_table(folder / FINDINGS_NAME, audit.findings)
-    write_json(folder / SUMMARY_NAME, audit.summary)
-    write_tables(audit.proposal.dataset, proposal)
-    _write_table(proposal / MOVES_NAME, audit.proposal.moves)
-    return folder / FINDINGS_NAME, folder / SUMMARY_NAME, proposal
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    write_text(path, csv_text(table.columns, table.itertuples(index=False)))
+    write_json(folder / SUMMARY, audit.summary)
+    write_tables(audit.proposal.dataset, folder / PROPOSAL)
+    for name, table in ((FINDINGS, audit.findings), (f"{PROPOSAL}/{MOVES}", audit.proposal.moves)):
+        write_text(folder / name, csv_text(table.columns, table.itertuples(index=False)))
 
 
 def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[str, dict[str, Any]]:
@@ -359,12 +186,153 @@ def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[st
     report = audit_dataset(read_dataset(folder, settings), settings)
     if out:
         write_audit(report, out)
-    counts = report.summary["findings"]
     lines = [f"{report.summary['images']} images, {len(report.dataset.classes)} classes"]
-    lines += [f"{counts[kind]} {kind}" for kind in counts if not isinstance(counts[kind], dict)]
-    shown = report.findings.head(20)
-    lines += [f"{row.severity:<8} {row.kind:<24} {row.image}: {row.detail}"
-              for row in shown.itertuples()]  # fmt: skip
-    if len(report.findings) > len(shown):
-        lines.append(f"… {len(report.findings) - len(shown)} more; write them with --out FOLDER")
+    lines += [f"{count} {severity}" for severity, count in report.summary["findings"].items()]
+    lines += [
+        f"{row.severity:<8} {row.kind:<24} {row.image}: {row.detail}"
+        for row in report.findings.head(SHOWN).itertuples()
+    ]
+    if len(report.findings) > SHOWN:
+        lines.append(f"… {len(report.findings) - SHOWN} more; write them with --out FOLDER")
     return "\n".join(lines), report.summary
+
+
+def summarise(
+    dataset: Dataset,
+    facts: pd.DataFrame,
+    duplicates: Duplicates,
+    statistics: LabelStatistics,
+    findings: pd.DataFrame,
+    proposal: Resplit,
+) -> dict[str, Any]:
+    """Condense the audit to counts and spreads; `fit` is false as long as there is an error."""
+    readable = facts[facts["refused"].isna()]
+    severities = findings["severity"].value_counts()
+    kinds = findings["kind"].value_counts()
+    aside = proposal.moves["to"] == ASIDE
+    return {
+        "fit": not bool((findings["severity"] == "error").any()),
+        "images": len(facts),
+        "readable": len(readable),
+        "quarantined": len(dataset.quarantine),
+        "splits": {split: int((facts["split"] == split).sum()) for split in SPLITS},
+        "findings": {severity: int(severities.get(severity, 0)) for severity in SEVERITIES},
+        "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
+        "exact_duplicate_groups": len(groups_of(duplicates.files)),
+        "photo_groups": len(groups_of(duplicates.photos)),
+        "near_duplicate_pairs": len(duplicates.pairs),
+        "proposed_split": {"moved": int((~aside).sum()), "left_out": int(aside.sum())},
+        "labels": _summary_of_labels(statistics),
+        "pictures": _summary_of_pictures(readable),
+    }
+
+
+def _summary_of_labels(statistics: LabelStatistics) -> dict[str, Any]:
+    per_image, counts = statistics.labels_per_image, statistics.counts
+    weighted = per_image.assign(total=per_image["labels"] * per_image["images"])
+    totals = weighted.groupby("split")[["total", "images"]].sum()
+    return {
+        "classes": {
+            name: {row["split"]: int(row["positives"]) for row in group.to_dict("records")}
+            for name, group in counts.groupby("class", sort=False)
+        },
+        "per_image": {
+            split: round(float(totals["total"][split] / totals["images"][split]), 4)
+            for split in SPLITS
+            if split in totals.index
+        },
+        "imbalance": {split: _imbalance(counts[counts["split"] == split]) for split in SPLITS},
+        "frequent_pairs": [
+            [row.first, row.second, int(row.images), round(float(row.lift), 3)]
+            for row in statistics.pairs.head(MOST_PAIRS).itertuples()
+        ],
+        "drifted": int(statistics.drift["drifted"].sum()),
+    }
+
+
+def _imbalance(counts: pd.DataFrame) -> float | None:
+    """Divide the most frequent class by the rarest that occurs."""
+    positives = counts.loc[counts["positives"] > 0, "positives"]
+    return round(float(positives.max() / positives.min()), 3) if len(positives) else None
+
+
+def _summary_of_pictures(readable: pd.DataFrame) -> dict[str, Any]:
+    sides = readable[["width", "height"]]
+    spread_of = {
+        "width": readable["width"],
+        "height": readable["height"],
+        "aspect": readable["width"] / readable["height"].clip(lower=1),
+        "letterbox_waste": 1 - sides.min(axis=1) / sides.max(axis=1).clip(lower=1),
+        "brightness": readable["brightness"],
+        "sharpness": readable["sharpness"],
+        "bytes": readable["bytes"],
+    }
+    formats = {str(name): int(n) for name, n in readable["format"].value_counts().items()}
+    return {"formats": formats} | {name: _spread(values) for name, values in spread_of.items()}
+
+
+def _spread(values: pd.Series) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    shares = {"least": 0.0, "low": 0.05, "typical": 0.5, "high": 0.95, "most": 1.0}
+    return {name: round(float(values.quantile(share)), 4) for name, share in shares.items()}
+
+
+def worst_images(
+    dataset: Dataset, findings: pd.DataFrame, duplicates: Duplicates, settings: Settings
+) -> tuple[Exhibit, ...]:
+    """Decode the `audit.gallery_size` worst images small, each shown once."""
+    row_of = {image: row for row, image in enumerate(dataset.rows["filepath"])}
+    exhibits = []
+    for finding in _choose_worst(findings, settings.audit.gallery_size).to_dict("records"):
+        row = row_of.get(finding["image"])
+        rows = [] if row is None else [row]
+        if finding["kind"] in ABOUT_PAIRS and row is not None:
+            rows.append(_copy_of(row, dataset.rows["split"], duplicates))
+        labels = dataset.rows["labels"].iloc[row] if rows else ()
+        exhibits.append(
+            Exhibit(**finding, labels=labels, pixels=_side_by_side(dataset, rows, settings))
+        )
+    return tuple(exhibits)
+
+
+def _choose_worst(findings: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Take the worst of every kind, then the second of every kind, and so on; notes come last."""
+    named = findings[findings["image"] != ""].drop_duplicates("image")
+    turn = named.groupby("kind", sort=False).cumcount()
+    places = np.lexsort((np.arange(len(named)), turn, named["severity"] == "info"))
+    return named.iloc[places[:count]]
+
+
+def _copy_of(row: int, splits: pd.Series, duplicates: Duplicates) -> int:
+    """Choose the copy to show beside: in another split if there is one."""
+    copies = np.flatnonzero(duplicates.photos == duplicates.photos[row])
+    copies = copies[copies != row]
+    elsewhere = copies[splits.iloc[copies].to_numpy() != splits.iloc[row]]
+    return int(elsewhere[0] if len(elsewhere) else copies[0])
+
+
+def _side_by_side(dataset: Dataset, rows: list[int], settings: Settings) -> np.ndarray | None:
+    tiles = []
+    for row in rows:
+        path = dataset.images / dataset.rows["filepath"].iloc[row]
+        _, pixels = examine_image(path, settings.dataset)
+        if pixels is not None:
+            tiles.append(_fit(pixels))
+    if not tiles:
+        return None
+    height = max(len(tile) for tile in tiles)
+    white = {"borderType": cv2.BORDER_CONSTANT, "value": (255, 255, 255)}
+    below = (height - len(tile) for tile in tiles)
+    padded = [
+        cv2.copyMakeBorder(tile, 0, rest, 0, GAP_PIXELS, **white)
+        for tile, rest in zip(tiles, below, strict=True)
+    ]
+    return np.hstack(padded)[:, :-GAP_PIXELS]
+
+
+def _fit(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    factor = min(1.0, TILE_PIXELS / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
