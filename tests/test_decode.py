@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from workbench.data.decode import decode_image, inspect_image
+from workbench.data.decode import decode_image, examine_image
 from workbench.errors import DatasetError
 from workbench.settings import DatasetSettings
 
@@ -55,7 +55,7 @@ def refusal(path: Path, settings: DatasetSettings = READ) -> str:
     """The reason why both doors refuse the file: they must give the same one."""
     with pytest.raises(DatasetError) as caught:
         decode_image(path, settings)
-    facts = inspect_image(path, settings)
+    facts = examine_image(path, settings)[0]
     assert facts.refused and facts.refused in str(caught.value)
     assert str(path) in str(caught.value)
     return facts.refused
@@ -113,7 +113,7 @@ def test_exif_is_left_alone_when_asked(tmp_path, pixels):
 
 
 def test_facts_give_the_sides_as_people_see_them(tmp_path, pixels):
-    facts = inspect_image(oriented(tmp_path, pixels, 8), READ)
+    facts = examine_image(oriented(tmp_path, pixels, 8), READ)[0]
     assert (facts.width, facts.height, facts.orientation) == (24, 40, 8)
 
 
@@ -148,7 +148,7 @@ def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path):
     values = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
     path = save(tmp_path, Image.fromarray(values), "deep.png")
     assert np.array_equal(decode_image(path, READ)[:, :, 0], values >> 8)
-    assert inspect_image(path, READ).bits == 16
+    assert examine_image(path, READ)[0].bits == 16
 
 
 def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path):
@@ -186,7 +186,7 @@ def test_interlaced_png_is_read(tmp_path, pixels):
 def test_rare_kinds_of_jpeg_end_in_pixels_or_in_a_reason(tmp_path, pixels, flavour):
     path = save(tmp_path, Image.fromarray(pixels), "a.jpg")
     path.write_bytes(path.read_bytes().replace(b"\xff\xc0", bytes([0xFF, flavour]), 1))
-    facts = inspect_image(path, READ)
+    facts = examine_image(path, READ)[0]
     assert facts.refused or (facts.width, facts.height) == (40, 24)
 
 
@@ -215,7 +215,7 @@ def test_a_transparent_colour_is_black_in_every_mode(tmp_path, mode):
 def test_cmyk_jpeg_is_converted_as_pillow_does(tmp_path, pixels):
     path = save(tmp_path, Image.fromarray(pixels).convert("CMYK"), "print.jpg", quality=95)
     assert np.array_equal(decode_image(path, READ), np.asarray(Image.open(path).convert("RGB")))
-    assert inspect_image(path, READ).mode == "CMYK"
+    assert examine_image(path, READ)[0].mode == "CMYK"
 
 
 @pytest.mark.parametrize("name", ["film.gif", "film.png", "film.webp"])
@@ -224,13 +224,13 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path, name):
     options = {"lossless": True} if name.endswith("webp") else {}
     path = save(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], **options)
     assert np.array_equal(decode_image(path, READ)[0, 0], (255, 0, 0))
-    assert inspect_image(path, READ).frames == 3
+    assert examine_image(path, READ)[0].frames == 3
 
 
 def test_the_suffix_does_not_matter(tmp_path, pixels):
     path = save(tmp_path, Image.fromarray(pixels), "really_a_png.jpg", format="PNG")
     assert np.array_equal(decode_image(path, READ), pixels)
-    assert inspect_image(path, READ).format == "PNG"
+    assert examine_image(path, READ)[0].format == "PNG"
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 5000), (20000, 1)])
@@ -293,7 +293,7 @@ def test_flipped_bits_end_in_pixels_or_in_a_reason(tmp_path, pixels, suffix):
         for place in rng.integers(0, len(good), 3):
             damaged[place] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
-        facts = inspect_image(path, DatasetSettings(max_pixels=1_000_000))
+        facts = examine_image(path, DatasetSettings(max_pixels=1_000_000))[0]
         assert facts.refused or (facts.width and facts.height)
 
 
@@ -354,7 +354,7 @@ def test_facts_carry_the_hash_of_the_bytes(tmp_path, pixels):
     import hashlib
 
     path = save(tmp_path, Image.fromarray(pixels), "a.png")
-    facts = inspect_image(path, READ)
+    facts = examine_image(path, READ)[0]
     assert facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert facts.bytes == path.stat().st_size
 
@@ -366,7 +366,7 @@ def shared_images() -> list[Path]:
 
 @pytest.mark.parametrize("path", shared_images(), ids=lambda path: path.name)
 def test_every_odd_file_is_decoded_or_refused_with_a_reason(path):
-    facts = inspect_image(path, READ)
+    facts = examine_image(path, READ)[0]
     tag = path.name.split("__")[0].partition("_")[2]
     if tag.endswith("_ok") or tag in ("exif_orientation", "jpeg_gray", "anim_gif", "png_16bit"):
         assert facts.refused is None

@@ -574,7 +574,7 @@ def test_litter_of_file_managers_is_passed_over(class_folders):
     assert len(read_dataset(class_folders, SINGLE).rows) == 40
 
 
-def test_a_stranger_in_a_class_folder_is_refused(class_folders):
+def test_a_file_that_is_no_image_in_a_class_folder_is_refused(class_folders):
     (class_folders / "cat/notes.txt").touch()
     with pytest.raises(DatasetError, match=r"notes\.txt: is not an image"):
         read_dataset(class_folders, SINGLE)

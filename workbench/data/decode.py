@@ -11,20 +11,18 @@ The rules, the same everywhere:
   colour of the letterbox.
 - EXIF orientation is applied once, here, unless `dataset.exif` is `ignore`.
 
-It knows nothing of tables or networks.
+`map_in_order` runs it on every core. It knows nothing of tables or networks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import stat
 import struct
-import weakref
 import zlib
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,6 +35,9 @@ from PIL import Image, UnidentifiedImageError
 
 from workbench.errors import DatasetError
 from workbench.settings import DatasetSettings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with a preview or depth map behind it, from some phones
@@ -72,7 +73,7 @@ DAMAGED = (
     (8, b"WEBP", "WebP"),
     (0, b"BM", "BMP"),
 )
-STRANGERS = (
+OTHER_FILES = (
     (0, b"II*\0", "is a TIFF"),
     (0, b"MM\0*", "is a TIFF"),
     (4, b"ftypavif", "is an AVIF"),
@@ -117,11 +118,6 @@ def decode_image(path: Path, dataset: DatasetSettings) -> np.ndarray:
         return _upright(pixels, _orientation(image), dataset)
     except _RefusedError as refusal:
         raise DatasetError(f"{path} {refusal}.") from None
-
-
-def inspect_image(path: Path, dataset: DatasetSettings) -> ImageFacts:
-    """Describe a file; it is decoded once, since only that shows that it can be."""
-    return examine_image(path, dataset)[0]
 
 
 def examine_image(path: Path, dataset: DatasetSettings) -> tuple[ImageFacts, np.ndarray | None]:
@@ -177,7 +173,7 @@ def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _RefusedError(f"is too large: {_words(error)}") from None
     except UnidentifiedImageError:
-        raise _RefusedError(_stranger(data)) from None
+        raise _RefusedError(_what_it_is(data)) from None
     except PILLOW_ERRORS as error:
         raise _RefusedError(f"has a damaged header ({_words(error)})") from None
     if width < 1 or height < 1:
@@ -190,11 +186,11 @@ def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
     return image
 
 
-def _stranger(data: bytes) -> str:
+def _what_it_is(data: bytes) -> str:
     for offset, magic, name in DAMAGED:
         if data.startswith(magic, offset):
             return f"is a damaged {name}: its header makes no sense"
-    for offset, magic, words in STRANGERS:
+    for offset, magic, words in OTHER_FILES:
         if data.startswith(magic, offset):
             return f"{words}; only JPEG, PNG, BMP, GIF and WebP are read"
     return "is not a readable JPEG, PNG, BMP, GIF or WebP"
@@ -300,37 +296,6 @@ def _count_frames(data: bytes) -> int:
 def _words(error: Exception) -> str:
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
     return " ".join(text.split())[:200]
-
-
-# Memory for batches: handed to TensorFlow without a copy, and used again once it has let go.
-
-ALIGNMENT_BYTES = 64  # TensorFlow takes an array over as it is when it starts like this
-
-
-class Buffers:
-    """Lends float32 arrays; their memory comes back when nobody refers to the array any more."""
-
-    def __init__(self) -> None:
-        self._free: defaultdict[int, list[np.ndarray]] = defaultdict(list)
-
-    def lend(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array of `shape` with arbitrary contents; keep no slice of it longer."""
-        values = math.prod(shape)
-        free = self._free[values]
-        try:
-            buffer = free.pop()  # one bytecode: safe between threads
-        except IndexError:
-            buffer = np.empty(values + ALIGNMENT_BYTES // 4, np.float32)
-        start = (-buffer.ctypes.data % ALIGNMENT_BYTES) // 4
-        array = buffer[start : start + values].reshape(shape)
-        weakref.finalize(array, free.append, buffer).atexit = False
-        return array
-
-
-# Work on every core with threads: results in order, little in flight.
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def count_cores(wanted: int = 0) -> int:

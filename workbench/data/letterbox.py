@@ -27,6 +27,11 @@ FOUR_CHANNEL_PIXELS = 1_000_000  # above, adding a channel costs OpenCV more tha
 NUDGE = 1e-12
 # What a library must get right before it is trusted: down, up, to thin strips, through all columns.
 TRIALS = (((61, 47), 32), ((9, 13), 40), ((2, 300), 40), ((700, 5), 300))
+SOURCE = Path(__file__).with_name("letterbox.c")
+LIBRARY = SOURCE.with_name(f"_letterbox{sysconfig.get_config_var('EXT_SUFFIX')}")
+LONGEST = 1_000_000  # LETTERBOX_LONGEST in letterbox.h
+
+Letterbox = Callable[[np.ndarray, int], np.ndarray]
 
 
 def letterbox_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -66,6 +71,28 @@ def trusted_library() -> Letterbox | None:
         LIBRARY, fault,
     )  # fmt: skip
     return None
+
+
+def open_library(path: Path) -> Letterbox:
+    """Return `letterbox(image, size)` of a library; OSError or AttributeError where it has none."""
+    function = ctypes.CDLL(str(path)).letterbox_rgb
+    integer, pointer, stride = ctypes.c_int, ctypes.c_void_p, ctypes.c_ssize_t
+    function.argtypes = [pointer, integer, integer, integer, stride, pointer, integer, stride]
+
+    def letterbox(image: np.ndarray, size: int) -> np.ndarray:
+        if image.dtype != np.uint8 or image.strides[1:] != (image.shape[2], 1):
+            image = np.ascontiguousarray(image, np.uint8)
+        height, width, channels = image.shape
+        square = np.empty((size, size, 3), np.uint8)
+        source = (image.ctypes.data, width, height, channels, image.strides[0])
+        if function(*source, square.ctypes.data, size, square.strides[0]) != 0:
+            raise ValueError(
+                f"letterbox.c refuses {width} x {height} pixels of {channels} bytes to {size}: "
+                f"sides are 1 to {LONGEST}, pixels 3 or 4 bytes"
+            )
+        return square
+
+    return letterbox
 
 
 def _stands_trial(by_c: Letterbox) -> bool:
@@ -137,34 +164,3 @@ def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     position = position.clip(0, (old - 1) * 256)
     first = position >> 8
     return first, np.minimum(first + 1, old - 1), (position & 255).astype(np.int32)
-
-
-# `letterbox.c` as a function of Python, where a C compiler was at hand at installation.
-
-SOURCE = Path(__file__).with_name("letterbox.c")
-LIBRARY = SOURCE.with_name(f"_letterbox{sysconfig.get_config_var('EXT_SUFFIX')}")
-LONGEST = 1_000_000  # LETTERBOX_LONGEST in letterbox.h
-
-Letterbox = Callable[[np.ndarray, int], np.ndarray]
-
-
-def open_library(path: Path) -> Letterbox:
-    """Return `letterbox(image, size)` of a library; OSError or AttributeError where it has none."""
-    function = ctypes.CDLL(str(path)).letterbox_rgb
-    integer, pointer, stride = ctypes.c_int, ctypes.c_void_p, ctypes.c_ssize_t
-    function.argtypes = [pointer, integer, integer, integer, stride, pointer, integer, stride]
-
-    def letterbox(image: np.ndarray, size: int) -> np.ndarray:
-        if image.dtype != np.uint8 or image.strides[1:] != (image.shape[2], 1):
-            image = np.ascontiguousarray(image, np.uint8)
-        height, width, channels = image.shape
-        square = np.empty((size, size, 3), np.uint8)
-        source = (image.ctypes.data, width, height, channels, image.strides[0])
-        if function(*source, square.ctypes.data, size, square.strides[0]) != 0:
-            raise ValueError(
-                f"letterbox.c refuses {width} x {height} pixels of {channels} bytes to {size}: "
-                f"sides are 1 to {LONGEST}, pixels 3 or 4 bytes"
-            )
-        return square
-
-    return letterbox

@@ -8,8 +8,11 @@ Python only looks after the order; decoding (OpenCV) and letterboxing (C) leave 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from workbench.data.cache import Cache, cache_key, open_cache
-from workbench.data.decode import Buffers, count_cores, decode_image
+from workbench.data.decode import count_cores, decode_image
 from workbench.data.letterbox import letterbox_all
 from workbench.data.randomness import Purpose, random_stream
 from workbench.data.tables import Split
@@ -31,6 +34,7 @@ from workbench.settings import Mixup, Settings
 log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 2
+ALIGNMENT_BYTES = 64  # TensorFlow takes an array over as it is when it starts like this
 
 Batch = list[np.ndarray]  # the views, targets, mask
 
@@ -223,6 +227,26 @@ class _Loader:
                 normalize(square, view.normalization, out=batch[row])
         rows = np.asarray(indices)
         return [*images, self._split.targets[rows], self._split.mask[rows]]
+
+
+class Buffers:
+    """Lends float32 arrays for batches; their memory comes back when TensorFlow has let go."""
+
+    def __init__(self) -> None:
+        self._free: defaultdict[int, list[np.ndarray]] = defaultdict(list)
+
+    def lend(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return an array of `shape` with arbitrary contents; keep no slice of it longer."""
+        values = math.prod(shape)
+        free = self._free[values]
+        try:
+            buffer = free.pop()  # one bytecode: safe between threads
+        except IndexError:
+            buffer = np.empty(values + ALIGNMENT_BYTES // 4, np.float32)
+        start = (-buffer.ctypes.data % ALIGNMENT_BYTES) // 4
+        array = buffer[start : start + values].reshape(shape)
+        weakref.finalize(array, free.append, buffer).atexit = False
+        return array
 
 
 def mix_up(batch: Batch, rng: np.random.Generator, mixup: Mixup) -> Batch:

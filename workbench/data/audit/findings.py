@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -64,6 +65,31 @@ ORDER = {kind: place for place, kind in enumerate(KINDS)}
 # Above this share of the images a harmless fact is one finding about the dataset, not thousands.
 COMMON_SHARE = 0.5
 COMMON_IMAGES = 50
+SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+}
+ORIENTATIONS = {  # what EXIF asks for; the stored pixels lack it
+    2: "mirror",
+    3: "half a turn",
+    4: "half a turn and mirror",
+    5: "a quarter turn and mirror",
+    6: "a quarter turn clockwise",
+    7: "a quarter turn and mirror",
+    8: "a quarter turn anticlockwise",
+}
+UNLIT = 48  # 95 % of a picture below: nothing is lit
+WASHED_OUT = 235  # 95 % of a picture above
+# An outlier lies `audit.outlier_deviations` robust deviations away, and a deviation counts as at
+# least this much: in a very uniform set nothing ordinary may stand out.
+LEAST_BRIGHTNESS_DEVIATION = 10.0  # levels
+LEAST_SHARPNESS_DEVIATION = 0.4  # doublings
+LEAST_SIZE_DEVIATION = 0.8  # doublings of the number of pixels
+MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 
 @dataclass
@@ -126,43 +152,22 @@ class Findings:
         return table[list(COLUMNS)].reset_index(drop=True)
 
 
-# From facts to findings: which images and which classes a person should look at.
-
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-}
-ORIENTATIONS = {  # what EXIF asks for; the stored pixels lack it
-    2: "mirror",
-    3: "half a turn",
-    4: "half a turn and mirror",
-    5: "a quarter turn and mirror",
-    6: "a quarter turn clockwise",
-    7: "a quarter turn and mirror",
-    8: "a quarter turn anticlockwise",
-}
-UNLIT = 48  # 95 % of a picture below: nothing is lit
-WASHED_OUT = 235  # 95 % of a picture above
-# An outlier lies `audit.outlier_deviations` robust deviations away, and a deviation counts as at
-# least this much: in a very uniform set nothing ordinary may stand out.
-LEAST_BRIGHTNESS_DEVIATION = 10.0  # levels
-LEAST_SHARPNESS_DEVIATION = 0.4  # doublings
-LEAST_SIZE_DEVIATION = 0.8  # doublings of the number of pixels
-MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+Words = str | Callable[[pd.DataFrame], Iterable[str]]  # about every image, or about each
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """Which images a kind of finding is true of, the worst first, and words for those."""
-
-    kind: str
-    which: pd.Series
-    describe: Callable[[pd.DataFrame], Iterable[str]]
-    order: pd.Series | None = None
+def _add(
+    findings: Findings,
+    facts: pd.DataFrame,
+    kind: str,
+    which: pd.Series,
+    words: Words,
+    order: pd.Series | None = None,
+) -> None:
+    """Add a finding for every image that something is true of, the smallest `order` first."""
+    some = facts[which.to_numpy(bool)]
+    details = words if isinstance(words, str) else list(words(some))
+    worst = None if order is None else order[some.index].to_numpy()
+    findings.add_or_summarise(kind, some, details, len(facts), worst)
 
 
 def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findings) -> None:
@@ -173,63 +178,29 @@ def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Finding
     findings.add("unreadable", refused[~cut_off], refused["refused"][~cut_off], severity)
     findings.add("truncated", refused[cut_off], refused["refused"][cut_off], severity)
     facts = facts[facts["refused"].isna()]
-    _apply(_file_criteria(facts, dataset), facts, findings)
-
-
-def judge_pictures(
-    facts: pd.DataFrame, input_size: int, audit: AuditSettings, findings: Findings
-) -> None:
-    """Judge what the pictures look like: size, shape, light, sharpness."""
-    facts = facts[facts["refused"].isna()]
-    criteria = _size_criteria(facts, input_size, audit) + _light_criteria(facts, audit)
-    _apply(criteria, facts, findings)
-
-
-def _apply(criteria: list[Criterion], facts: pd.DataFrame, findings: Findings) -> None:
-    for criterion in criteria:
-        which = criterion.which.to_numpy(bool)
-        some = facts[which]
-        order = None if criterion.order is None else criterion.order[which].to_numpy()
-        details = list(criterion.describe(some))
-        findings.add_or_summarise(criterion.kind, some, details, len(facts), order)
-
-
-def _file_criteria(facts: pd.DataFrame, dataset: DatasetSettings) -> list[Criterion]:
+    add = partial(_add, findings, facts)
+    add(
+        "animated",
+        facts["frames"] > 1,
+        lambda some: (f"{frames} frames, the first is used" for frames in some["frames"]),
+    )
+    add("cmyk", facts["mode"].isin(["CMYK", "YCCK"]), "converted from CMYK to RGB")
+    add("sixteen_bit", facts["bits"] == 16, "16 bits, the high byte is used")
+    add("transparent", facts["mode"].isin(["RGBA", "LA", "PA"]), "composited on black")
     done = "done" if dataset.exif == "apply" else "not done, since dataset.exif is ignore"
+    add(
+        "exif_rotated",
+        facts["orientation"].isin(list(ORIENTATIONS)),
+        lambda some: (f"EXIF asks for {ORIENTATIONS[o]}: {done}" for o in some["orientation"]),
+    )
     suffix = facts["image"].str.extract(r"(\.[^./]*)$", expand=False).str.lower().fillna("")
-    return [
-        Criterion(
-            "animated",
-            facts["frames"] > 1,
-            lambda some: (f"{frames} frames, the first is used" for frames in some["frames"]),
-        ),
-        Criterion(
-            "cmyk", facts["mode"].isin(["CMYK", "YCCK"]), _always("converted from CMYK to RGB")
-        ),
-        Criterion("sixteen_bit", facts["bits"] == 16, _always("16 bits, the high byte is used")),
-        Criterion(
-            "transparent", facts["mode"].isin(["RGBA", "LA", "PA"]), _always("composited on black")
-        ),
-        Criterion(
-            "exif_rotated",
-            facts["orientation"].isin(list(ORIENTATIONS)),
-            lambda some: (f"EXIF asks for {ORIENTATIONS[o]}: {done}" for o in some["orientation"]),
-        ),
-        Criterion(
-            "wrong_suffix",
-            ~_fits(suffix, facts["format"]),
-            lambda some: "named " + suffix[some.index] + ", holds " + some["format"],
-        ),
-        Criterion(
-            "exif_location",
-            facts["located"].astype(bool),
-            _always("EXIF holds coordinates; remove them before sharing"),
-        ),
-    ]
-
-
-def _always(text: str) -> Callable[[pd.DataFrame], list[str]]:
-    return lambda some: [text] * len(some)
+    add(
+        "wrong_suffix",
+        ~_fits(suffix, facts["format"]),
+        lambda some: "named " + suffix[some.index] + ", holds " + some["format"],
+    )
+    add("exif_location", facts["located"].astype(bool),
+        "EXIF holds coordinates; remove them before sharing")  # fmt: skip
 
 
 def _fits(suffix: pd.Series, format_: pd.Series) -> pd.Series:
@@ -239,7 +210,19 @@ def _fits(suffix: pd.Series, format_: pd.Series) -> pd.Series:
     return fits
 
 
-def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -> list[Criterion]:
+def judge_pictures(
+    facts: pd.DataFrame, input_size: int, audit: AuditSettings, findings: Findings
+) -> None:
+    """Judge what the pictures look like: size, shape, light, sharpness."""
+    facts = facts[facts["refused"].isna()]
+    add = partial(_add, findings, facts)
+    _judge_sizes(facts, input_size, audit, add)
+    _judge_light(facts, audit, add)
+
+
+def _judge_sizes(
+    facts: pd.DataFrame, input_size: int, audit: AuditSettings, add: Callable[..., None]
+) -> None:
     sides = facts[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     tiny = shorter < audit.tiny_pixels
@@ -247,74 +230,55 @@ def _size_criteria(facts: pd.DataFrame, input_size: int, audit: AuditSettings) -
     pixels = facts["width"].astype(float) * facts["height"]
     more = pixels / pixels.median()
     odd = deviations(np.log2(pixels), ~tiny, LEAST_SIZE_DEVIATION).abs()
-    return [
-        Criterion("tiny", tiny, _sizes, shorter),
-        Criterion(
-            "odd_size",
-            (odd > audit.outlier_deviations) & ~tiny,
-            lambda some: (
-                f"{size}, {share:.3g} times as many as usual"
-                for share, size in zip(more[some.index], _sizes(some), strict=True)
-            ),
-            -odd,
-        ),
-        Criterion(
-            "below_input",
-            (longer < input_size) & ~tiny,
-            lambda some: (f"{size}, the input has {input_size}" for size in _sizes(some)),
-            longer,
-        ),
-        Criterion(
-            "letterbox_waste",
-            waste > audit.max_letterbox_waste,
-            lambda some: (
-                f"{share:.0%} border, {size}"
-                for share, size in zip(waste[some.index], _sizes(some), strict=True)
-            ),
-            -waste,
-        ),
-    ]
+
+    def sizes(some: pd.DataFrame) -> list[str]:
+        return [f"{w} x {h} pixels" for w, h in zip(some["width"], some["height"], strict=True)]
+
+    def pairs(values: pd.Series, some: pd.DataFrame) -> Iterable[tuple[float, str]]:
+        return zip(values[some.index], sizes(some), strict=True)
+
+    add("tiny", tiny, sizes, shorter)
+    add(
+        "odd_size",
+        (odd > audit.outlier_deviations) & ~tiny,
+        lambda some: (f"{s}, {share:.3g} times as many as usual" for share, s in pairs(more, some)),
+        -odd,
+    )
+    add(
+        "below_input",
+        (longer < input_size) & ~tiny,
+        lambda some: (f"{size}, the input has {input_size}" for size in sizes(some)),
+        longer,
+    )
+    add("letterbox_waste", waste > audit.max_letterbox_waste,
+        lambda some: (f"{share:.0%} border, {size}" for share, size in pairs(waste, some)),
+        -waste)  # fmt: skip
 
 
-def _sizes(some: pd.DataFrame) -> list[str]:
-    sides = zip(some["width"], some["height"], strict=True)
-    return [f"{width} x {height} pixels" for width, height in sides]
-
-
-def _light_criteria(facts: pd.DataFrame, audit: AuditSettings) -> list[Criterion]:
+def _judge_light(facts: pd.DataFrame, audit: AuditSettings, add: Callable[..., None]) -> None:
     """Find outliers of light and sharpness; a constant image is that and nothing else."""
     constant = facts["range"] <= CONSTANT_RANGE
     seen, limit = ~constant, audit.outlier_deviations
     light = deviations(facts["brightness"], seen, LEAST_BRIGHTNESS_DEVIATION)
     doublings = np.log2(facts["sharpness"].clip(lower=1e-3))
     blur = deviations(doublings, seen, LEAST_SHARPNESS_DEVIATION)
-    usual_light, usual_edge = facts["brightness"].median(), facts["sharpness"].median()
+    usual_light, usual_edge = facts["brightness"].median(), max(facts["sharpness"].median(), 1e-6)
 
     def lit(some: pd.DataFrame) -> list[str]:
         usual = f"of 255, usual is {usual_light:.0f}"
         return [f"mean brightness {value:.0f} {usual}" for value in some["brightness"]]
 
-    dark = seen & ((light < -limit) | (facts["brightest"] < UNLIT))
-    bright = seen & ((light > limit) | (facts["darkest"] > WASHED_OUT))
-    return [
-        Criterion(
-            "constant",
-            constant,
-            lambda some: (f"brightness {value:.0f} everywhere" for value in some["brightness"]),
-            facts["range"],
-        ),
-        Criterion("dark", dark, lit, light),
-        Criterion("bright", bright, lit, -light),
-        Criterion(
-            "blurred",
-            seen & (blur < -limit),
-            lambda some: (
-                f"{edge / max(usual_edge, 1e-6):.0%} of the usual sharpness"
-                for edge in some["sharpness"]
-            ),
-            blur,
-        ),
-    ]
+    add(
+        "constant",
+        constant,
+        lambda some: (f"brightness {value:.0f} everywhere" for value in some["brightness"]),
+        facts["range"],
+    )
+    add("dark", seen & ((light < -limit) | (facts["brightest"] < UNLIT)), lit, light)
+    add("bright", seen & ((light > limit) | (facts["darkest"] > WASHED_OUT)), lit, -light)
+    add("blurred", seen & (blur < -limit),
+        lambda some: (f"{e / usual_edge:.0%} of the usual sharpness" for e in some["sharpness"]),
+        blur)  # fmt: skip
 
 
 def deviations(values: pd.Series, among: pd.Series, least: float) -> pd.Series:
