@@ -88,14 +88,21 @@ def test_a_broken_notebook_shows_where_it_broke(tmp_path):
 
 def test_the_index_links_the_pages_that_exist_and_says_what_failed(run):
     status.record_failure(run.folder, find_step("02"), "disk <b>full</b>")
-    page = render_index(run)
+    page = render_index(run.folder)
     assert "failed: disk &lt;b&gt;full&lt;/b&gt;" in page
     assert page.count("<tr>") >= len(STEPS)
     assert "<a href" not in page
 
 
 def test_the_index_names_the_next_step(run):
-    assert "0 of 9 steps are done. Next: 01 dataset_audit." in render_index(run)
+    assert "0 of 9 steps are done. Next: 01 dataset_audit." in render_index(run.folder)
+
+
+def test_the_index_says_that_a_result_was_kept_knowingly(run):
+    done = {"started": "a", "finished": "b", "seconds": 1.0, "fingerprint": {}, "outputs": {}}
+    words = "2026-11-21, setting <seed> changed"
+    status.record(run.folder, find_step("03"), state="ok", accepted=words, **done)
+    assert "ok; accepted 2026-11-21, setting &lt;seed&gt; changed" in render_index(run.folder)
 
 
 def test_a_figure_keeps_its_alt_text(tmp_path):

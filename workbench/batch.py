@@ -329,7 +329,7 @@ def _render_what_there_is(run: Run, step: Step) -> None:
 def _render_index(run: Run) -> None:
     from workbench.show.report import render_index
 
-    write_text(run.path("html") / "index.html", render_index(run))
+    write_text(run.path("html") / "index.html", render_index(run.folder))
 
 
 def render_all(run: Run) -> Path:

@@ -176,9 +176,11 @@ def photo_browser(
         for index, image in zip(chosen, images, strict=True)
     ]
     about = (
-        f"{len(chosen):,} of {len(split.filepaths):,} photos: of every class those furthest on "
-        "the wrong side first, right ones last."
+        f"{len(chosen):,} of {len(split):,} photos: of every class those furthest on the wrong "
+        "side first, right ones last. `limit` shows more."
     )
+    if settings.task == "multilabel" and not np.ndim(thresholds):
+        about += f" A class is said from {thresholds:.2f} on."
     return Panel("gallery", {"title": "Photos and answers", "about": about, "pictures": pictures})
 
 
@@ -202,9 +204,9 @@ def judge(answers: Answers, thresholds: np.ndarray | float, classes: Sequence[st
     cells, scores = answers.cells[images, columns], y_score[images, columns]
     distance = np.abs(scores - bars)
     kinds = [KINDS[cell] for cell in cells.tolist()]
-    against = "yes from" if answers.task == "multilabel" else "needed"
+    own = np.ndim(thresholds) > 0  # one for all is said once, above the photos
     words = [
-        f"{kind}: {classes[column]} {score:.2f} ({against} {bar:.2f})"
+        f"{kind}: {classes[column]} {score:.2f}" + (f" (yes from {bar:.2f})" if own else "")
         for kind, column, score, bar in zip(kinds, columns, scores, bars, strict=True)
     ]
     return pd.DataFrame(

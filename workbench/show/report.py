@@ -17,9 +17,9 @@ from typing import Any
 from workbench import status
 from workbench.chain import MANDATORY, STEPS, Step
 from workbench.files import read_json
-from workbench.run import Run
 from workbench.show.panel import MIME, SCRIPTS, fragment
 
+Records = dict[Step, dict[str, Any]]  # what status.json says of every step
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STYLE = Path(__file__).with_name("report.css")
 SCRIPT_ELEMENT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
@@ -133,39 +133,37 @@ def _navigation(step: Step) -> str:
 
 
 def _link(step: Step, arrow: str) -> str:
-    return f'<a href="{step.notebook[:-6]}.html">{arrow} {html.escape(step.title)}</a>'
+    return f'<a href="{step.page}">{arrow} {html.escape(step.title)}</a>'
 
 
-def render_index(run: Run) -> str:
+def render_index(folder: Path) -> str:
     """Render the one page that says how the run ended and where to look."""
+    records = {step: status.state_of(folder, step) for step in STEPS}
+    name = html.escape(folder.name)
     body = "".join(
         [
-            f"<h1>{html.escape(run.name)}</h1>",
-            f"<p class='lead'>{html.escape(_headline(run))}</p>",
-            _figures(run),
-            _steps_table(run),
-            _files_table(run),
-            _pictures(run),
+            f"<h1>{name}</h1><p class='lead'>{html.escape(_headline(records))}</p>",
+            _figures(folder / "metrics.json"),
+            _steps_table(folder / "html", records),
+            _files_table(folder, records),
+            _pictures(folder),
         ]
     )
     style = STYLE.read_text(encoding="utf-8")
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{_policy(())}"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(run.name)}</title><style>{style}</style></head>"
+        f"<title>{name}</title><style>{style}</style></head>"
         f"<body class='index'><main>{body}</main></body></html>"
     )
 
 
-def _headline(run: Run) -> str:
-    states = [status.state_of(run.folder, step)["state"] for step in STEPS]
-    done = states.count("ok")
-    if done == len(STEPS):
+def _headline(records: Records) -> str:
+    open_steps = [step.title for step, record in records.items() if record["state"] != "ok"]
+    if not open_steps:
         return "All nine steps are done. Read 09 first; the others say why."
-    troubled = [
-        step.title for step, state in zip(STEPS, states, strict=True) if state not in ("ok",)
-    ]
-    return f"{done} of {len(STEPS)} steps are done. Next: {troubled[0]}."
+    done = len(records) - len(open_steps)
+    return f"{done} of {len(records)} steps are done. Next: {open_steps[0]}."
 
 
 HEADLINES = (
@@ -177,8 +175,7 @@ HEADLINES = (
 )
 
 
-def _figures(run: Run) -> str:
-    path = run.path("metrics.json")
+def _figures(path: Path) -> str:
     if not path.exists():
         return ""
     overall = read_json(path)["test"]["overall"]
@@ -194,28 +191,27 @@ def _tile(title: str, figure: dict[str, Any]) -> str:
     return f"<div class='tile'><b>{value}</b><span>{title}</span><small>{span}</small></div>"
 
 
-def _steps_table(run: Run) -> str:
-    rows = [_step_row(run, step) for step in STEPS]
+def _steps_table(pages: Path, records: Records) -> str:
+    rows = [_step_row(pages, step, record) for step, record in records.items()]
     return _table(("Step", "Question", "State", "Time"), rows, "steps")
 
 
-def _step_row(run: Run, step: Step) -> list[str]:
-    record = status.state_of(run.folder, step)
-    page = f"{step.notebook[:-6]}.html"
+def _step_row(pages: Path, step: Step, record: dict[str, Any]) -> list[str]:
     name = html.escape(step.title)
-    linked = f"<a href='{page}'>{name}</a>" if (run.path("html") / page).exists() else name
+    linked = f"<a href='{step.page}'>{name}</a>" if (pages / step.page).exists() else name
     state = record["state"] + (f": {record['reason']}" if "reason" in record else "")
+    state += f"; accepted {record['accepted']}" if "accepted" in record else ""
     seconds = f"{record['seconds']:.0f} s" if "seconds" in record else ""
     mark = f"<span class='state {record['state']}'>{html.escape(state)}</span>"
     return [linked, html.escape(step.question), mark, seconds]
 
 
-def _files_table(run: Run) -> str:
+def _files_table(folder: Path, records: Records) -> str:
     hashes: dict[str, str] = {}
-    for step in STEPS:
-        hashes |= status.state_of(run.folder, step).get("outputs", {})
+    for record in records.values():
+        hashes |= record.get("outputs", {})
     names = [*MANDATORY, *sorted(set(hashes) - set(MANDATORY))]
-    rows = [_file_row(run.path(name), hashes) for name in names if run.path(name).is_file()]
+    rows = [_file_row(folder / name, hashes) for name in names if (folder / name).is_file()]
     return "<h2>Files</h2>" + _table(("File", "Size", "sha256"), rows, "files")
 
 
@@ -231,8 +227,8 @@ def _table(heads: Iterable[str], rows: Iterable[list[str]], name: str) -> str:
     return f"<table class='{name}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _pictures(run: Run) -> str:
-    shown = [_picture(path) for path in sorted(run.folder.glob("*.png"))]
+def _pictures(folder: Path) -> str:
+    shown = [_picture(path) for path in sorted(folder.glob("*.png"))]
     return f"<h2>Pictures</h2><div class='pictures'>{''.join(shown)}</div>" if shown else ""
 
 
