@@ -9,7 +9,9 @@ from matplotlib import _pylab_helpers
 from matplotlib.figure import Figure
 from PIL import Image
 
+from tests.conftest import promised
 from tests.decision_doubles import SCALE, ZERO_POINT, draw, names, tuned, tuned_unknown
+from workbench.chain import find_step
 from workbench.decide.calibration import reliability
 from workbench.decide.levels import Quantization
 from workbench.decide.metrics import evaluate
@@ -21,9 +23,11 @@ from workbench.show.figures import (
     described,
     display_image,
     html_image,
+    keep,
     plain,
     png,
 )
+from workbench.status import state_of
 
 
 def answers(classes):
@@ -86,6 +90,16 @@ def test_a_figure_is_drawn_into_given_axes():
 def test_titles_and_axes_take_any_name_as_text():
     ax = Figure().add_subplot()
     png(described(plain(ax, r"$\frac{$", r"$\frac{$", r"$\frac{$"), "Nothing."))
+
+
+def test_a_kept_figure_belongs_to_what_its_step_leaves(run):
+    run.begin("01")
+    for name in promised(find_step("01")):
+        run.path(name).mkdir() if "." not in name else run.path(name).write_text("x")
+    shown = keep(run, "training", plots.training_curves(history()))
+    run.finish()
+    assert run.path("training.png").read_bytes() == shown.data
+    assert "training.png" in state_of(run.folder, find_step("01"))["outputs"]
 
 
 def test_the_same_figure_is_the_same_bytes():

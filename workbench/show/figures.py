@@ -8,7 +8,6 @@ import warnings
 from base64 import b64encode
 from collections.abc import Mapping
 from colorsys import hls_to_rgb
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
@@ -115,10 +114,6 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def save(figure: Figure, path: Path) -> None:
-    write_bytes(path, png(figure))
-
-
 def display_image(figure: Figure) -> Image:
     """Return what a notebook cell shows: the picture with its alt text, live and rendered."""
     from IPython.display import Image
@@ -128,10 +123,10 @@ def display_image(figure: Figure) -> Image:
 
 def keep(run: Run, name: str, figure: Figure) -> Image:
     """Write a figure into the run folder as an output of the step, and show it."""
-    save(figure, run.path(f"{name}.png"))
-    if hasattr(run, "wrote"):
-        run.wrote(f"{name}.png")
-    return display_image(figure)
+    image = display_image(figure)
+    write_bytes(run.path(f"{name}.png"), image.data)
+    run.wrote(f"{name}.png")
+    return image
 
 
 def keep_all(run: Run, figures: Mapping[str, Figure]) -> None:
