@@ -1,4 +1,4 @@
-"""What the phone file answered on validation, as integers, and the search that fits the task."""
+"""What the phone file answered on validation, as integers, and what is fitted to them by task."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from workbench.decide.calibration import Calibration, calibrate
 from workbench.decide.levels import LevelCounts, Quantization, count_levels
 from workbench.decide.outcomes import Task, probabilities
 from workbench.decide.recommendation import Thresholds, UnknownThreshold
@@ -74,4 +75,13 @@ def search_scores(
     return search(
         scores.y_true, scores.raw, scores.scale, scores.zero_point, knobs, classes, settings.seed,
         mask=scores.mask, source_sha256=source,
+    )  # fmt: skip
+
+
+def calibrate_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) -> Calibration:
+    """Fit how promised probabilities are corrected, and measure what that helps."""
+    return calibrate(
+        scores.y_true, scores.raw, scores.scale, scores.zero_point, classes, settings.seed,
+        task=scores.task, mask=scores.mask, method=settings.calibration.method,
+        replicates=settings.calibration.bootstrap_replicates,
     )  # fmt: skip
