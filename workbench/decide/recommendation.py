@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from workbench.decide.intervals import Ends
+from workbench.decide.intervals import Ends, or_none
 from workbench.decide.levels import LOWEST, NEVER, Quantization
 from workbench.errors import InputError
 
@@ -352,6 +352,16 @@ class Unknown(Record):
     meets_target: bool
     reason: str
 
+    @classmethod
+    def of(cls, row: Any, reason: str, coverage: Ends = None, accuracy: Ends = None) -> Unknown:
+        """Take a row of the curve, with the intervals that were drawn for it."""
+        return cls(
+            probability=float(row.threshold), coverage=float(row.coverage),
+            coverage_interval=coverage, accepted_accuracy=or_none(row.accepted_accuracy),
+            accepted_accuracy_interval=accuracy, utility=float(row.utility),
+            meets_target=bool(row.meets_target), reason=reason,
+        )  # fmt: skip
+
 
 class UnknownThreshold(Recommendation):
     """The confidence under which a single-label run answers "unknown"."""
@@ -403,18 +413,8 @@ class UnknownThreshold(Recommendation):
         return self._after(edit, unknown=found).with_curve(self.curve.assign(chosen=chosen))
 
     def _at_row(self, probability: float, reason: str) -> Unknown:
-        row = self.curve.iloc[(self.curve.threshold - probability).abs().argmin()]
-        accuracy = float(row.accepted_accuracy)
-        return Unknown(
-            probability=float(row.threshold),
-            coverage=float(row.coverage),
-            coverage_interval=None,
-            accepted_accuracy=None if math.isnan(accuracy) else accuracy,
-            accepted_accuracy_interval=None,
-            utility=float(row.utility),
-            meets_target=bool(row.meets_target),
-            reason=reason,
-        )
+        nearest = (self.curve.threshold - probability).abs().argmin()
+        return Unknown.of(self.curve.iloc[nearest], reason)
 
     def with_edits_of(self, other: UnknownThreshold) -> UnknownThreshold:
         """Put a person's confidence on top of this one, judged by this run's targets."""

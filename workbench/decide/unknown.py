@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.intervals import Ends, image_weights, interval, or_none
+from workbench.decide.intervals import Ends, image_weights, interval
 from workbench.decide.levels import check_names, check_scores, ratio
 from workbench.decide.recommendation import (
     SCHEMA,
@@ -65,16 +65,7 @@ def search_unknown(
         scores=ConfidenceScores(split=split, images=len(confidence), source_sha256=source_sha256),
         seed=seed,
         bootstrap_replicates=replicates,
-        unknown=Unknown(
-            probability=float(row.threshold),
-            coverage=float(row.coverage),
-            coverage_interval=coverage,
-            accepted_accuracy=or_none(row.accepted_accuracy),
-            accepted_accuracy_interval=accuracy,
-            utility=float(row.utility),
-            meets_target=bool(row.meets_target),
-            reason=reason,
-        ),
+        unknown=Unknown.of(row, reason, coverage, accuracy),
         classes=tuple(classes),
         edits=(),
     ).with_curve(shown_curve.assign(chosen=shown_curve.threshold == row.threshold))
