@@ -10,8 +10,7 @@ import importlib.util
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import psutil
 from workbench.benchmarks.photos import list_photos
 from workbench.data.audit.report import audit_dataset
 from workbench.data.decode import count_cores, decode_image, map_in_order
+from workbench.data.randomness import Purpose, random_stream
 from workbench.data.tables import Dataset
 from workbench.settings import DatasetSettings, RunSettings, Settings
 
@@ -50,37 +50,29 @@ def run(
         figures = _time_rounds(dataset, repeats, threads)
         figures["cleanvision_seconds"] = _time_cleanvision(images, threads)
     count = len(dataset.rows)
-    figures |= {
+    slow = figures["cleanvision_seconds"]
+    return figures | {
         "images": count,
         "threads": threads,
         "ratio": figures["audit_seconds"] / figures["decode_seconds"],
         "decode_images_per_second": count / figures["decode_seconds"],
         "audit_images_per_second": count / figures["audit_seconds"],
-        "times_cleanvision": None,
+        "times_cleanvision": slow / figures["audit_seconds"] if slow else None,
     }
-    if figures["cleanvision_seconds"]:
-        figures["times_cleanvision"] = figures["cleanvision_seconds"] / figures["audit_seconds"]
-    return figures
 
 
 def table(figures: dict[str, Any]) -> str:
     """Write the figures for a terminal."""
-    rows = [
-        ("decoding each once", figures["decode_seconds"], figures["decode_memory_bytes"]),
-        ("the whole audit", figures["audit_seconds"], figures["audit_memory_bytes"]),
-    ]
     lines = [
         f"Audit of {figures['images']:,} images on {figures['threads']} threads",
         f"  {'':<22}{'seconds':>9}{'images/s':>10}{'memory MB':>11}",
     ]
-    for name, seconds, memory in rows:
-        speed = figures["images"] / seconds
-        lines.append(f"  {name:<22}{seconds:>9.2f}{speed:>10.0f}{memory / 1e6:>11.0f}")
+    for name, what in (("decoding each once", "decode"), ("the whole audit", "audit")):
+        speed, memory = figures[f"{what}_images_per_second"], figures[f"{what}_memory_bytes"] / 1e6
+        lines.append(f"  {name:<22}{figures[f'{what}_seconds']:>9.2f}{speed:>10.0f}{memory:>11.0f}")
     lines.append(f"  the audit takes {figures['ratio']:.2f} times as long as decoding")
-    if figures["times_cleanvision"]:
-        seconds = figures["cleanvision_seconds"]
-        speed = figures["images"] / seconds
-        lines.append(f"  {'cleanvision':<22}{seconds:>9.2f}{speed:>10.0f}")
+    if seconds := figures["cleanvision_seconds"]:
+        lines.append(f"  {'cleanvision':<22}{seconds:>9.2f}{figures['images'] / seconds:>10.0f}")
         lines.append(f"  the audit is {figures['times_cleanvision']:.1f} times as fast")
     else:
         lines.append("  cleanvision is not installed, so there is no comparison with it")
@@ -91,7 +83,7 @@ def draw_images(folder: Path, count: int, width: int, height: int, seed: int) ->
     """Draw photo-like JPEGs: soft colours, some shapes, some grain. A thousand take seconds."""
 
     def draw(number: int) -> None:
-        rng = np.random.default_rng([seed, number])
+        rng = random_stream(Purpose.DRAW, seed, number)
         flags = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
         data = cv2.imencode(".jpg", draw_image(rng, width, height), flags)[1]
         (folder / f"{number:06d}.jpg").write_bytes(data.tobytes())
@@ -127,14 +119,19 @@ def list_images(folder: Path) -> Dataset:
 
 def _time_rounds(dataset: Dataset, repeats: int, threads: int) -> dict[str, Any]:
     """Take turns, so that a busy neighbour slows both."""
-    settings = Settings(
-        num_classes="auto",
-        run=RunSettings(threads=threads),
-        dataset=DatasetSettings(on_bad_image="quarantine"),
-    )
+    own = {
+        "run": RunSettings(threads=threads),
+        "dataset": DatasetSettings(on_bad_image="quarantine"),
+    }
+    settings = Settings(num_classes="auto", **own)
     paths = [dataset.images / name for name in dataset.rows["filepath"]]
+
+    def decode(start: int) -> None:
+        for path in paths[start : start + BLOCK]:
+            decode_image(path, settings.dataset)
+
     works = {
-        "decode": lambda: _decode_all(paths, settings.dataset, threads),
+        "decode": lambda: list(map_in_order(decode, range(0, len(paths), BLOCK), threads)),
         "audit": lambda: audit_dataset(dataset, settings),
     }
     figures: dict[str, Any] = {}
@@ -147,26 +144,8 @@ def _time_rounds(dataset: Dataset, repeats: int, threads: int) -> dict[str, Any]
     return figures
 
 
-def _decode_all(paths: Sequence[Path], dataset: DatasetSettings, threads: int) -> None:
-    def decode(start: int) -> None:
-        for path in paths[start : start + BLOCK]:
-            decode_image(path, dataset)
-
-    for _ in map_in_order(decode, range(0, len(paths), BLOCK), threads):
-        pass
-
-
 def _measure(work: Callable[[], object]) -> tuple[float, int]:
     """Give the seconds of `work` and the most memory the process held meanwhile."""
-    with _watched_memory() as most:
-        started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-    return seconds, most[0]
-
-
-@contextmanager
-def _watched_memory() -> Iterator[list[int]]:
     process, over, most = psutil.Process(), threading.Event(), [0]
 
     def look() -> None:
@@ -175,8 +154,10 @@ def _watched_memory() -> Iterator[list[int]]:
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
+    started = time.perf_counter()
     try:
-        yield most
+        work()
+        return time.perf_counter() - started, most[0]
     finally:
         over.set()
         watcher.join()

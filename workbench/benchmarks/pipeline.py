@@ -33,13 +33,10 @@ BATCH = 16
 WARM_UP_IMAGES = 96  # these fill buffers, before what is timed and again after it
 VIEWS = (View(300, "none"), View(240, "lite"))
 NO_AUGMENTATION = AugmentationSettings(
-    random_flip_horizontal=False,
-    random_rotation_factor=0.0,
-    random_zoom_factor=0.0,
+    random_flip_horizontal=False, random_rotation_factor=0.0, random_zoom_factor=0.0,
     color_jitter=ColorJitter(brightness=0.0, contrast=0.0, saturation=0.0),
-    gaussian_noise_stddev=0.0,
-    cutout=Cutout(num_patches=0),
-)
+    gaussian_noise_stddev=0.0, cutout=Cutout(num_patches=0),
+)  # fmt: skip
 DECODING = "decoding alone"
 
 

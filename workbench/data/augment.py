@@ -36,7 +36,7 @@ def augment(
     A view with a side above `longest` is drawn smaller, by the same interpolation; without
     augmentation the image comes back untouched.
     """
-    if not _changes_anything(settings):
+    if not changes_anything(settings):
         return image
     view = _move(image, rng, settings, longest or max(image.shape[:2]))
     view = _colour(view, rng, settings.color_jitter)
@@ -44,6 +44,27 @@ def augment(
     if settings.gaussian_noise_stddev > 0:
         view = _add_noise(view, rng, settings.gaussian_noise_stddev)
     return _cut_out(view, rng, settings)
+
+
+@lru_cache(maxsize=4)
+def changes_anything(settings: AugmentationSettings) -> bool:
+    """Say whether any knob is on; MixUp blends whole batches and does not count."""
+    jitter = settings.color_jitter
+    return _warps(settings) or any(
+        (
+            settings.random_flip_horizontal,
+            settings.random_flip_vertical,
+            jitter.brightness,
+            jitter.contrast,
+            jitter.saturation,
+            jitter.hue,
+            settings.gaussian_noise_stddev,
+            settings.blur_probability,
+            settings.sharpen_probability,
+            settings.clahe_probability,
+            settings.cutout.num_patches,
+        )
+    )
 
 
 def view_side(sizes: Iterable[int]) -> int:
@@ -66,26 +87,6 @@ def _move(
     if mirror or upside_down:
         return cv2.flip(image, 1 if mirror else 0)
     return image
-
-
-@lru_cache(maxsize=4)
-def _changes_anything(settings: AugmentationSettings) -> bool:
-    jitter = settings.color_jitter
-    return _warps(settings) or any(
-        (
-            settings.random_flip_horizontal,
-            settings.random_flip_vertical,
-            jitter.brightness,
-            jitter.contrast,
-            jitter.saturation,
-            jitter.hue,
-            settings.gaussian_noise_stddev,
-            settings.blur_probability,
-            settings.sharpen_probability,
-            settings.clahe_probability,
-            settings.cutout.num_patches,
-        )
-    )
 
 
 def _warps(settings: AugmentationSettings) -> bool:

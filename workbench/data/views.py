@@ -13,7 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from workbench.data.augment import augment, view_side
+from workbench.data.augment import augment, changes_anything, view_side
 from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.letterbox import letterbox
 from workbench.data.randomness import Purpose, random_stream
@@ -67,6 +67,8 @@ def augmented(
     `own` stands in for the settings' augmentation; `sizes` are those of the networks, if not both.
     """
     image = decode_image(split.path(index), settings.dataset)
+    if own is None and not changes_anything(settings.augmentation):
+        return image  # no need of random numbers, whose making takes 15 µs
     rng = random_stream(Purpose.AUGMENT, settings.seed, epoch, int(index))
     if own is not None:
         return _augmented_by(own, image, rng, split.filepaths[index])
