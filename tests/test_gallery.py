@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.browser import Opened, chromium, page_of
+from tests.browser import Opened, chromium, lab, open_in_lab, page_of
+from tests.conftest import write_notebook
 from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, names
 from workbench.data.tables import Split
 from workbench.decide.levels import Quantization
@@ -131,3 +132,26 @@ def test_a_gallery_is_searched_by_words(browser, tmp_path):
     opened.part("find").fill("FRAC")
     assert opened.page.locator("figure:visible").count() == 1
     assert opened.page.title() == "06 tune_thresholds" and opened.complaints == []
+
+
+LIVE = """\
+import numpy as np
+from workbench.show.gallery import Picture, picture_gallery
+
+grey = np.full((90, 60, 3), 128, np.uint8)
+kinds = ("blurred", "dark")
+picture_gallery([Picture(grey, f"{kind}.jpg", "seen", kind, ("<b>cat",)) for kind in kinds])
+"""
+
+
+@pytest.mark.slow
+def test_live_in_jupyterlab_a_gallery_is_filtered(browser, tmp_path):
+    write_notebook(tmp_path / "live.ipynb", LIVE)
+    with lab(tmp_path) as address:
+        page = open_in_lab(browser, f"{address}/live.ipynb")
+        page.locator(".jp-Notebook .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+        page.locator('[data-part="class"]').select_option("<b>cat", timeout=120_000)
+        page.locator('[data-part="kind"]').select_option("dark")
+        assert page.locator("figcaption b").all_inner_texts() == ["dark.jpg"]
+        page.close()

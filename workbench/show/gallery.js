@@ -42,6 +42,7 @@ function render({ model, el }) {
   for (const key of ["class", "kind"]) {
     const values = [...new Set(all.map((mark) => mark[key]))].filter(Boolean).sort();
     for (const value of values) parts[key].add(new Option(value, value));
+    parts[key].parentElement.hidden = !values.length;
   }
   const cards = pictures.map((picture) => ({ figure: card(picture), marks: picture.marks }));
   const show = () => {

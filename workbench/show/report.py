@@ -217,7 +217,7 @@ def _files_table(folder: Path, records: Records) -> str:
 
 def _file_row(path: Path, hashes: dict[str, str]) -> list[str]:
     digest = hashes.get(path.name, "")
-    size = f"{path.stat().st_size / 1024:,.0f} KiB"
+    size = f"{path.stat().st_size / 1024:,.1f} KiB"
     return [html.escape(path.name), size, f"<code>{digest[:16]}</code>"]
 
 
