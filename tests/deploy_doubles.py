@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,8 +81,8 @@ def photos(count: int, seed: int = 0, size: int = SIZE) -> list[np.ndarray]:
     return list(np.clip(colours + noise, 0, 255).astype(np.uint8))
 
 
-def recommendation(labels=LABELS, integers=INTEGERS, output=OUTPUT) -> dict:
-    """What step 06 writes, as far as deploy reads it."""
+def recommendation(labels=LABELS, integers=INTEGERS, output=OUTPUT) -> SimpleNamespace:
+    """What step 06 recommends, as far as deploy reads it."""
     scale, zero_point = output["scale"], output["zero_point"]
     scale = float(np.float32(scale))
     logits = [(integer - 0.5 - zero_point) * scale for integer in integers]
@@ -94,7 +95,13 @@ def recommendation(labels=LABELS, integers=INTEGERS, output=OUTPUT) -> dict:
         }
         for name, integer, logit in zip(labels, integers, logits, strict=True)
     ]
-    return {"scores": {"scale": scale, "zero_point": zero_point}, "classes": classes}
+    levels = {"scale": scale, "zero_point": zero_point}
+    return namespace(scores=namespace(**levels), classes=[namespace(**one) for one in classes])
+
+
+def as_json(value):
+    """Turn namespaces into what a file holds."""
+    return json.loads(json.dumps(value, default=vars))
 
 
 PTQ = "PTQ, class-covering calibration"
@@ -116,7 +123,7 @@ def make_bundle(
     """Ship the stand-in file with everything around it."""
     settings = settings or Settings()
     thresholds = thresholds or recommendation()
-    write_json(folder / "threshold_recommendation.json", thresholds)
+    write_json(folder / "threshold_recommendation.json", as_json(thresholds))
     write_text(folder / LABELS_FILE, labels_text(LABELS))
     model = export_model(colour_file(), LABELS, {"name": "stand-in"}, settings, thresholds)
     write_bytes(folder / MODEL_FILE, model)

@@ -11,7 +11,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, recommendation
+from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, namespace, recommendation
 from workbench.artifacts import InferenceConfig
 from workbench.deploy import sources
 from workbench.deploy.bundle import RIM, GoldenImage, choose_golden, seal, withdrawn_on_failure
@@ -31,9 +31,9 @@ KINDS = [
 ]
 
 
-def tuned(settings: Settings) -> dict:
+def tuned(settings: Settings):
     if settings.task == "single_label":
-        return {"unknown": {"probability": 0.6}, "classes": list(LABELS)}
+        return namespace(unknown=namespace(probability=0.6), classes=list(LABELS))
     return recommendation()
 
 
@@ -106,7 +106,7 @@ def test_folded_thresholds_keep_the_tuned_ones_beside_them(tmp_path):
 def test_thresholds_follow_a_sigmoid_inside_the_model(tmp_path):
     make_bundle(tmp_path, Settings(tflite_export={"sigmoid_in_model": True}))
     config = read(tmp_path, "inference_config.json")
-    tuned_logit = recommendation()["classes"][2]["logit"]
+    tuned_logit = recommendation().classes[2].logit
     found = config["thresholds"]["classes"][2]["probability"]
     assert found == pytest.approx(1 / (1 + np.exp(-tuned_logit)), abs=1.5 / 256)
 
@@ -321,10 +321,10 @@ def test_folding_thresholds_leaves_the_corrected_percentage_as_it_was(tmp_path):
     plain = described(tmp_path / "plain", {})["calibration"]["classes"]
     folded = described(tmp_path / "folded", {"tflite_export": {"fold_thresholds": True}})
     for before, after, entry in zip(
-        plain, folded["calibration"]["classes"], recommendation()["classes"], strict=True
+        plain, folded["calibration"]["classes"], recommendation().classes, strict=True
     ):
-        scores = recommendation()["scores"]
-        moved = (entry["integer"] - scores["zero_point"]) * scores["scale"]
+        scores = recommendation().scores
+        moved = (entry.integer - scores.zero_point) * scores.scale
         logit = 0.7
         ours = after["slope"] * (logit - moved) + after["intercept"]
         assert ours == pytest.approx(before["slope"] * logit + before["intercept"])

@@ -108,7 +108,7 @@ def test_folding_without_thresholds_names_the_step_that_makes_them():
 def test_a_single_label_cannot_fold():
     settings = Settings(task="single_label", tflite_export={"fold_thresholds": True})
     with pytest.raises(StepError, match="one confidence threshold, which no bias can hold"):
-        shipped(settings, {"unknown": {"probability": 0.5}})
+        shipped(settings, recommendation())
 
 
 @pytest.mark.parametrize("label", ["", "two\nlines", "a\u2028b"])

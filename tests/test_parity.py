@@ -106,7 +106,7 @@ def harness(doubles, student, tmp_path):
     """Answer validation with the app's code and with LiteRT, for a file of some kind."""
     from workbench.data.pipeline import letterboxed
     from workbench.deploy import convert, tflite
-    from workbench.deploy.config import MODEL_FILE, inference_config
+    from workbench.deploy.config import MODEL_FILE, inference_config, logit_thresholds
     from workbench.deploy.flatbuffer import export_model
     from workbench.deploy.quantize import calibration_images
 
@@ -127,7 +127,7 @@ def harness(doubles, student, tmp_path):
         logits, answers = parity.phone_harness(
             shipped, config, split, range(len(split)), settings, like=before
         )
-        cut = np.array([entry["logit"] for entry in known["classes"]])
+        cut = logit_thresholds(known, "multilabel")
         return logits - before, answers != decide_logits(before, "multilabel", cut)
 
     return run

@@ -40,11 +40,11 @@ def write_metrics(folder: Path, images: int) -> None:
     rng = np.random.default_rng(5)
     y_true = ((raw > 0) ^ (rng.random(raw.shape) < 0.2)).astype(np.float32)
     mask = (rng.random(raw.shape) < 0.9).astype(np.float32)
-    chosen = recommendation()["classes"]
+    chosen = recommendation().classes
     scores = probabilities(tflite.logits_of(raw, *tflite.output_quantization(colour_file())),
                            "multilabel")  # fmt: skip
     found = metrics.evaluate(
-        y_true, scores, np.array([entry["probability"] for entry in chosen]), LABELS,
+        y_true, scores, np.array([entry.probability for entry in chosen]), LABELS,
         mask=mask, task="multilabel",
     )  # fmt: skip
     entry = write_test_scores(
@@ -106,7 +106,7 @@ def test_a_changed_threshold_of_the_config_is_named(copy):
 
 def test_a_threshold_tuned_after_the_bundle_was_made_is_named(copy):
     def change(tuned):
-        tuned["classes"][0].update(recommendation(integers=(9, 0, 12))["classes"][0])
+        tuned["classes"][0].update(vars(recommendation(integers=(9, 0, 12)).classes[0]))
 
     change_json(copy / "threshold_recommendation.json", change)
     assert "integer of ant" in broken(copy)["thresholds"]

@@ -179,8 +179,8 @@ def compare(options: Namespace) -> Answer:
 
 
 def export(options: Namespace) -> Answer:
+    from workbench.deploy.formats import export_network
     from workbench.run import existing_run
-    from workbench.steps.export import export_network
 
     formats = [name.strip() for name in options.format.split(",")]
     the_run = existing_run(options.run)

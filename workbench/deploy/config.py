@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from workbench.artifacts import InferenceConfig, ModelMetadata, QuantizationLadder
 from workbench.decide.levels import LOWEST, NEVER
+from workbench.decide.recommendation import ClassThreshold, Thresholds, UnknownThreshold
 from workbench.deploy import tflite, verify
 from workbench.deploy.flatbuffer import LABELS_FILE, activation_of
 from workbench.errors import StepError
@@ -17,6 +19,7 @@ from workbench.files import sha256
 from workbench.settings import Settings
 
 MODEL_FILE = verify.MODEL  # whatever rung made it: apps know this name
+Recommended = Thresholds | UnknownThreshold | SimpleNamespace  # of 06, or neutral
 NORMALISATION = {"subtract": 127, "divide": 128, "inside_the_input_scale": True}
 
 
@@ -33,31 +36,34 @@ def describe_model(settings: Settings, ladder: QuantizationLadder) -> dict[str, 
 
 def neutral_thresholds(
     settings: Settings, classes: Sequence[str], scale: float, zero_point: int
-) -> dict[str, Any]:
-    """Build a recommendation that says yes at one half: what parity is measured at."""
+) -> SimpleNamespace:
+    """Say yes at one half, in the form of a recommendation: what parity is measured at."""
     if settings.task == "single_label":
-        return {"unknown": {"probability": 0.0}}
+        return SimpleNamespace(unknown=SimpleNamespace(probability=0.0))
     level = {"probability": 0.5, "logit": 0.0, "integer": zero_point}
-    return {
-        "classes": [{"name": name, **level} for name in classes],
-        "scores": {"scale": scale, "zero_point": zero_point},
-    }
+    return SimpleNamespace(
+        classes=[SimpleNamespace(name=name, **level) for name in classes],
+        scores=SimpleNamespace(scale=scale, zero_point=zero_point),
+    )
+
+
+def logit_thresholds(thresholds: Recommended, task: str) -> np.ndarray | float:
+    """Return what logits are compared with: one a class, or the confidence of a single label."""
+    if task == "single_label":
+        return thresholds.unknown.probability
+    return np.array([entry.logit for entry in thresholds.classes])
 
 
 def inference_config(
     folder: Path,
     settings: Settings,
     labels: Sequence[str],
-    thresholds: Mapping[str, Any],
+    thresholds: Recommended,
     ladder: QuantizationLadder,
     versions: Mapping[str, str],
     calibration: Mapping[str, Any] | None = None,
 ) -> InferenceConfig:
-    """Describe the model and the labels that lie in `folder`.
-
-    `thresholds` is the content of threshold_recommendation.json, `calibration` that of
-    calibration.json.
-    """
+    """Describe the model and labels in `folder`; `calibration` is what calibration.json holds."""
     model, labels_file = folder / MODEL_FILE, folder / LABELS_FILE
     source, target = tflite.input_port(model), tflite.output_port(model)
     if target.shape[-1] != len(labels):
@@ -113,14 +119,14 @@ def _preprocessing(settings: Settings) -> dict[str, Any]:
 
 
 def _thresholds(
-    settings: Settings, recommendation: Mapping[str, Any], labels: Sequence[str]
+    settings: Settings, thresholds: Recommended, labels: Sequence[str]
 ) -> dict[str, Any]:
     if settings.task == "single_label":
         return {
             "rule": "the class of the highest probability; unknown below unknown_below",
-            "unknown_below": recommendation["unknown"]["probability"],
+            "unknown_below": thresholds.unknown.probability,
         }
-    by_name = {entry["name"]: entry for entry in recommendation["classes"]}
+    by_name = {entry.name: entry for entry in thresholds.classes}
     missing = [label for label in labels if label not in by_name]
     if missing:
         raise StepError(
@@ -131,28 +137,26 @@ def _thresholds(
         "rule": "yes when raw output >= integer",
         "folded": settings.tflite_export.fold_thresholds,
         "classes": [
-            {"label": label, **_shipped(settings, by_name[label], recommendation["scores"])}
+            {"label": label, **_shipped(settings, by_name[label], thresholds.scores)}
             for label in labels
         ],
     }
 
 
-def _shipped(
-    settings: Settings, tuned: Mapping[str, Any], scores: Mapping[str, Any]
-) -> dict[str, Any]:
+def _shipped(settings: Settings, tuned: ClassThreshold, scores: Any) -> dict[str, Any]:
     """Translate a tuned threshold into the output that ships; keep the tuned one beside it."""
-    written = {key: tuned[key] for key in ("probability", "logit", "integer")}
+    written = {key: getattr(tuned, key) for key in ("probability", "logit", "integer")}
     if settings.tflite_export.fold_thresholds:
         return {"probability": 0.5, "logit": 0.0, "integer": 0, "tuned": written}
     if settings.tflite_export.sigmoid_in_model:
-        return {**_in_probabilities(tuned["integer"], scores), "tuned": written}
+        return {**_in_probabilities(tuned.integer, scores), "tuned": written}
     return written
 
 
-def _in_probabilities(integer: int, scores: Mapping[str, Any]) -> dict[str, Any]:
+def _in_probabilities(integer: int, scores: Any) -> dict[str, Any]:
     """Follow a threshold on raw logits through the sigmoid inside the model."""
     if LOWEST < integer < NEVER:
-        logit = (integer - scores["zero_point"]) * scores["scale"]
+        logit = (integer - scores.zero_point) * scores.scale
         integer = int(np.rint(256 / (1 + np.exp(-logit)))) - 128
     probability = verify.level_probability(integer)
     logit = float(np.log(probability / (1 - probability)))
@@ -160,7 +164,7 @@ def _in_probabilities(integer: int, scores: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _calibration(
-    settings: Settings, fitted: Mapping[str, Any] | None, thresholds: Mapping[str, Any]
+    settings: Settings, fitted: Mapping[str, Any] | None, thresholds: Recommended
 ) -> dict[str, Any] | None:
     """Give the lines that correct a percentage, in terms of the output that ships."""
     if fitted is None or fitted["method"] == "none":
@@ -177,13 +181,12 @@ def _calibration(
     }
 
 
-def _folded_line(row: Mapping[str, Any], thresholds: Mapping[str, Any]) -> dict[str, Any]:
+def _folded_line(row: Mapping[str, Any], thresholds: Recommended) -> dict[str, Any]:
     """Folding moved the logits of this class by its threshold; its line moves back."""
-    (tuned,) = [entry for entry in thresholds["classes"] if entry["name"] == row["class"]]
-    if not LOWEST < tuned["integer"] < NEVER:  # its scores were pushed off the scale
+    (tuned,) = [entry for entry in thresholds.classes if entry.name == row["class"]]
+    if not LOWEST < tuned.integer < NEVER:  # its scores were pushed off the scale
         return {**row, "slope": None, "intercept": None}
-    scores = thresholds["scores"]
-    moved = (tuned["integer"] - scores["zero_point"]) * scores["scale"]
+    moved = (tuned.integer - thresholds.scores.zero_point) * thresholds.scores.scale
     return {**row, "intercept": row["intercept"] + row["slope"] * moved}
 
 

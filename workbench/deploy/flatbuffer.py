@@ -18,6 +18,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from workbench.decide.levels import LOWEST, NEVER
+from workbench.decide.recommendation import Thresholds
 from workbench.deploy import tflite
 from workbench.errors import StepError
 from workbench.settings import Settings
@@ -56,11 +57,11 @@ def export_model(
     labels: Sequence[str],
     metadata: Mapping[str, Any],
     settings: Settings,
-    thresholds: Mapping[str, Any] | None = None,
+    thresholds: Thresholds | None = None,
 ) -> bytes:
     """Return the file that ships, made from the chosen candidate.
 
-    `thresholds` is the content of threshold_recommendation.json; only `fold_thresholds` needs it.
+    Only `fold_thresholds` needs `thresholds`, those of 06.
     """
     export, model = settings.tflite_export, tflite.read_model(candidate)
     if export.fold_thresholds:
@@ -76,7 +77,7 @@ def activation_of(task: str) -> str:
 
 
 def _integers(
-    settings: Settings, labels: Sequence[str], thresholds: Mapping[str, Any] | None
+    settings: Settings, labels: Sequence[str], thresholds: Thresholds | None
 ) -> np.ndarray:
     if settings.task == "single_label":
         raise StepError(
@@ -85,7 +86,7 @@ def _integers(
         )
     if thresholds is None:
         raise StepError("tflite_export.fold_thresholds needs the thresholds of 06_tune_thresholds")
-    by_name = {entry["name"]: entry["integer"] for entry in thresholds["classes"]}
+    by_name = {entry.name: entry.integer for entry in thresholds.classes}
     return np.array([by_name[label] for label in labels])
 
 

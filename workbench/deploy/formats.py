@@ -25,6 +25,7 @@ from workbench.deploy import convert, tflite
 from workbench.deploy.coverage import covering_rows
 from workbench.errors import InputError, StepError
 from workbench.files import write_bytes
+from workbench.nets.teacher import student_view, teacher_view
 from workbench.settings import Settings, TfliteExportSettings
 
 log = logging.getLogger(__name__)
@@ -89,10 +90,21 @@ def export_formats(
     return [_export(network, wanted, folder, name, sample, export) for wanted in formats]
 
 
-def describe_exports(exported: Sequence[Exported]) -> tuple[str, list[dict[str, Any]]]:
-    """Say what was written, in lines for a person and as values for a script."""
-    lines = [f"{o.file}  {o.bytes / 1024:,.0f} KiB  sha256 {o.sha256[:12]}" for o in exported]
-    return "\n".join(lines), [asdict(one) for one in exported]
+def export_network(
+    run: Any, network: str, formats: Sequence[str], *, force: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Write the `student` or `teacher` of a run in other formats; return lines and values."""
+    from workbench.nets.saved import load_network
+
+    settings = run.settings
+    view = {"student": student_view, "teacher": teacher_view}[network](settings)
+    sample = Sample.of(run.dataset().split("train"), view, settings)
+    trained = load_network(run.folder, network, settings)
+    found = export_formats(
+        trained, formats, run.folder, network, sample, settings.tflite_export, force=force
+    )
+    lines = [f"{o.file}  {o.bytes / 1024:,.0f} KiB  sha256 {o.sha256[:12]}" for o in found]
+    return "\n".join(lines), {"files": [asdict(one) for one in found]}
 
 
 def refuse_fragile(network: keras.Model) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from workbench.artifacts import InferenceConfig
+from workbench.deploy.verify import read_ppm
+from workbench.show.figures import described
 from workbench.show.tables import Table, table
 
 MOST_NAMED = 10
@@ -30,6 +34,31 @@ def thresholds(config: InferenceConfig) -> Table:
     if config.single_label:
         return table(config.thresholds.model_dump())
     return table([entry.model_dump(exclude={"tuned"}) for entry in config.thresholds.classes])
+
+
+def golden(vectors: Sequence[Mapping[str, Any]]) -> Table:
+    """Show the golden images: their size, what the file decides, and what is true."""
+    return table(
+        {
+            "image": vector["name"],
+            "width": vector["width"],
+            "height": vector["height"],
+            "decisions": ", ".join(vector["decisions"]),
+            "true labels": ", ".join(vector["true_labels"]),
+        }
+        for vector in vectors
+    )
+
+
+def golden_image(folder: Path, vector: Mapping[str, Any]) -> Figure:
+    """Draw a golden image as it was decoded and as the network gets it."""
+    left, right = Figure(figsize=(7, 3.6), layout="constrained").subplots(1, 2)
+    for ax, part, title in ((left, "source", "decoded"), (right, "letterbox", "letterboxed")):
+        pixels = read_ppm((Path(folder) / vector[part]["file"]).read_bytes())
+        ax.imshow(pixels, interpolation="nearest")
+        ax.set_title(f"{title}, {pixels.shape[1]} x {pixels.shape[0]}", loc="left", fontsize=10)
+        ax.set_axis_off()
+    return described(left, f"Golden image {vector['name']} before and after the letterbox.")
 
 
 def contents(files: Sequence[Path]) -> Table:
