@@ -57,7 +57,7 @@ def test_bins_of_equal_mass_hold_equally_many():
     assert table["count"].tolist() == [100] * 15
 
 
-def test_promises_that_are_kept_have_nearly_no_error():
+def test_true_probabilities_have_nearly_no_error():
     y_true, raw = draw(images=20_000)
     probability = Quantization(SCALE, ZERO_POINT).probabilities(raw)
     assert calibration_error(y_true, probability) < 0.01
@@ -130,13 +130,13 @@ def test_a_class_without_examples_is_left_as_it_is():
     json.dumps(fitted.to_json(), allow_nan=False)
 
 
-def test_scores_that_separate_perfectly_are_not_believed_more_than_their_number_bears():
+def test_scores_that_separate_perfectly_are_trusted_only_as_far_as_their_number():
     y_true = np.array([[0], [0], [1], [1]])
     raw = np.array([[-90], [-80], [80], [90]], np.int8)
     counts = count_levels(y_true, raw)
     slope, intercept = fit_lines(counts, Quantization(SCALE, ZERO_POINT), "platt")
-    promised = expit(slope * Quantization(SCALE, ZERO_POINT).logits(raw[:, 0]) + intercept)
-    np.testing.assert_allclose(promised, [0.25, 0.25, 0.75, 0.75], atol=0.05)  # 2 + 1 of 2 + 2
+    predicted = expit(slope * Quantization(SCALE, ZERO_POINT).logits(raw[:, 0]) + intercept)
+    np.testing.assert_allclose(predicted, [0.25, 0.25, 0.75, 0.75], atol=0.05)  # 2 + 1 of 2 + 2
 
 
 def test_the_table_says_null_where_nothing_is_defined():
@@ -161,7 +161,7 @@ def test_a_single_label_gets_one_temperature_for_all_classes():
     assert not found.intercept.any()
 
 
-def test_a_single_label_keeps_its_promises_better_with_its_temperature():
+def test_a_single_label_is_better_calibrated_with_its_temperature():
     found = fit(*draw_one_of(slope=3.0), task="single_label")
     pooled = found.table.iloc[-1]
     assert pooled.error_after < 0.4 * pooled.error_before

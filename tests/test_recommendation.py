@@ -62,7 +62,7 @@ def test_a_file_is_read(found, tmp_path):
     assert read(path) == found
 
 
-def test_the_file_holds_what_the_manual_promises(found):
+def test_the_file_holds_what_the_manual_says(found):
     value = written(found)
     assert value["created_by"] == "search"
     assert value["scores"]["source_sha256"] == "ab" * 32

@@ -1,4 +1,4 @@
-"""Thresholds are the best there are, the same in three forms, and no more than the data bear."""
+"""Thresholds are the best there are, the same in three forms, and no more than the data support."""
 
 import itertools
 import json
@@ -194,13 +194,13 @@ def test_a_class_that_every_image_has_keeps_the_global_threshold():
 
 
 @pytest.mark.parametrize("value", [LOWEST, 0, 127])
-def test_constant_scores_are_survived(value):
+def test_constant_scores_give_strict_json(value):
     y_true, raw = draw(0)
     found = find(y_true, np.full_like(raw, value))
     json.dumps(found.model_dump(), allow_nan=False)
 
 
-def test_no_positive_anywhere_is_survived():
+def test_no_positive_anywhere_gives_strict_json():
     y_true, raw = draw(0)
     found = find(np.zeros_like(y_true), raw)
     assert found.expected.apparent is None
@@ -215,7 +215,7 @@ def test_where_nothing_can_be_tuned_the_threshold_is_one_half():
     )
 
 
-def test_one_image_is_survived():
+def test_one_image_gives_strict_json():
     json.dumps(find(*draw(0, images=1)).model_dump(), allow_nan=False)
 
 
@@ -367,14 +367,14 @@ def find_unknown(y_true, logits, **options):
     return search_unknown(y_true, logits, settings, names(5), 0, replicates=100, **options)
 
 
-def test_the_unknown_threshold_keeps_both_promises_where_it_can():
+def test_the_unknown_threshold_meets_both_targets_where_it_can():
     found = find_unknown(*draw_single())
     assert found.unknown.meets_target
     assert found.unknown.accepted_accuracy >= 0.95 and found.unknown.coverage >= 0.60
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0, 100.0])
-def test_among_the_promises_kept_the_most_useful_is_taken(penalty):
+def test_where_both_targets_are_met_the_most_useful_is_taken(penalty):
     y_true, logits = draw_single()
     settings = SingleLabelSettings(threshold_penalty_incorrect=penalty)
     found = find_unknown(y_true, logits, settings=settings)

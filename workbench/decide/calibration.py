@@ -1,4 +1,4 @@
-"""Does 80 % mean 80 %? Promised probabilities against what happened, and how to correct them.
+"""Does 80 % mean 80 %? Predicted probabilities against what happened, and how to correct them.
 
 The correction is a rising line per class on the logits, one slope for all of them under softmax.
 With several labels the order of a class's scores, and so every decision, stays as it is, and the
@@ -42,17 +42,17 @@ def reliability(
     y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None = None, *,
     bins: int = BINS, binning: Binning = "width",
 ) -> pd.DataFrame:  # fmt: skip
-    """Compare promised and real frequency in bins of equal width, or of equal numbers of labels.
+    """Compare predicted and real frequency in bins of equal width, or of equal numbers of labels.
 
     One row a bin that holds labels, with a 95 % Wilson interval of the real frequency.
     """
     known = np.ones(probability.shape, bool) if mask is None else np.asarray(mask) > 0.5
-    label, promised = (np.asarray(y_true) > 0.5)[known], np.asarray(probability, np.float64)[known]
-    edges = _bin_edges(promised, bins, binning)
-    place = _place_in(promised, edges)
+    label, predicted = (np.asarray(y_true) > 0.5)[known], np.asarray(probability, np.float64)[known]
+    edges = _bin_edges(predicted, bins, binning)
+    place = _place_in(predicted, edges)
     count, hits, total = (
         np.bincount(place, weights=weight, minlength=len(edges) - 1)
-        for weight in (None, label, promised)
+        for weight in (None, label, predicted)
     )
     low, high = wilson(hits, count)
     table = pd.DataFrame(
@@ -95,7 +95,7 @@ def calibration_error(
     y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None = None, *,
     bins: int = BINS, binning: Binning = "width",
 ) -> float | None:  # fmt: skip
-    """Mean distance of promise and reality over all labels (ECE); None without labels."""
+    """Mean distance of prediction and reality over all labels (ECE); None without labels."""
     table = reliability(y_true, probability, mask, bins=bins, binning=binning)
     if not len(table):
         return None
@@ -142,10 +142,10 @@ def _drawn_errors(y_true, probability, mask, binning, replicates, seed) -> np.nd
 
 @dataclass(frozen=True)
 class Bins:
-    """Labels sorted into bins once; resampling keeps the bins and their mean promises."""
+    """Labels sorted into bins once; resampling keeps the bins and their mean predictions."""
 
     cells: np.ndarray  # 2 * bin + label, [N, C]
-    promised: np.ndarray  # mean probability of each bin, [C, bins]; [1, bins] when pooled
+    predicted: np.ndarray  # mean probability of each bin, [C, bins]; [1, bins] when pooled
     pooled: bool
 
     @classmethod
@@ -156,16 +156,16 @@ class Bins:
         """Sort each class into bins of its own, or all labels into the same."""
         known = np.ones(probability.shape, bool) if mask is None else np.asarray(mask) > 0.5
         columns = [slice(None)] if pooled else range(probability.shape[1])
-        place, promised = np.empty(probability.shape, np.int32), []
+        place, predicted = np.empty(probability.shape, np.int32), []
         for column in columns:
             chosen = probability[:, column][known[:, column]]
             edges = _bin_edges(chosen, BINS, binning)
             place[:, column] = _place_in(probability[:, column], edges)
             inside = place[:, column][known[:, column]]
             total = np.bincount(inside, weights=chosen, minlength=BINS)
-            promised.append(ratio(total, np.bincount(inside, minlength=BINS)))
+            predicted.append(ratio(total, np.bincount(inside, minlength=BINS)))
         cells = np.where(known, 2 * place + (np.asarray(y_true) > 0.5), 2 * BINS)
-        return cls(cells.astype(np.int32), np.array(promised), pooled)
+        return cls(cells.astype(np.int32), np.array(predicted), pooled)
 
     def errors(self, weights: np.ndarray) -> np.ndarray:
         """Calibration errors of a block of replicates: [B, C], or [B, 1] when pooled."""
@@ -173,7 +173,7 @@ class Bins:
         counts = counts.sum(1, keepdims=True) if self.pooled else counts
         without, with_class = counts[..., 0::2], counts[..., 1::2]
         images = without + with_class
-        distance = np.abs(images * self.promised - with_class).sum(-1)
+        distance = np.abs(images * self.predicted - with_class).sum(-1)
         return np.where(images.sum(-1) > 0, ratio(distance, images.sum(-1)), np.nan)
 
 

@@ -53,7 +53,7 @@ def measure(answers: Answers) -> Figures:
     per_class["average_precision"] = _by_class(average_precision, *known)
     per_class["roc_auc"] = _by_class(roc_auc, *known)
     means = {name: mean_defined(values, 0) for name, values in answers.per_image.items()}
-    error = calibration_error(*answers.promises)
+    error = calibration_error(*answers.to_calibrate)
     means["calibration_error"] = np.nan if error is None else error
     return Figures(_overall(counts, per_class, means), per_class)
 
@@ -64,7 +64,7 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
     Average precision and ROC area of scores finer than 256 steps, and calibration error, which
     noise can only raise, are moved so that they lie around the measured values.
     """
-    ranks, bins = rank_cells(answers), Bins.of(*answers.promises, pooled=True)
+    ranks, bins = rank_cells(answers), Bins.of(*answers.to_calibrate, pooled=True)
     columns, names = _columns(answers.per_image)
     blocks = []
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from workbench.settings import ThresholdSearchSettings
 
 Name = Literal["f1_macro", "fbeta", "precision_floor", "recall_floor", "cost", "prevalence"]
-NEVER_ANSWERS = -1.0  # below every other value of a floor objective: silence keeps no promise
+NEVER_ANSWERS = -1.0  # below every other value of a floor objective: never a yes meets no floor
 TIE = 1e-12  # values this close are one value; means of floats differ in the last places
 
 

@@ -99,7 +99,7 @@ class Answers:
         return (self.y_score.argmax(1) == self.y_true.argmax(1)) & self.labelled
 
     @cached_property
-    def promises(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def to_calibrate(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Labels, probabilities and mask whose calibration counts: of the one answer, or of all."""
         if self.task == "multilabel":
             return self.y_true, self.y_score, self.mask

@@ -392,7 +392,7 @@ class UnknownThreshold(Recommendation):
         right = math.nan if found.accepted_accuracy is None else found.accepted_accuracy
         return pd.DataFrame(
             {
-                "promise": ["right among the answers", "images that get an answer"],
+                "target": ["right among the answers", "images that get an answer"],
                 "wanted": [asked.target_accept_accuracy, asked.min_coverage],
                 "reached": [right, found.coverage],
                 "from": [low for low, _ in ends],

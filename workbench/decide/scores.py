@@ -79,7 +79,7 @@ def search_scores(
 
 
 def calibrate_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) -> Calibration:
-    """Fit how promised probabilities are corrected, and measure what that helps."""
+    """Fit how probabilities are corrected, and measure what that helps."""
     return calibrate(
         scores.y_true, scores.raw, scores.scale, scores.zero_point, classes, settings.seed,
         task=scores.task, mask=scores.mask, method=settings.calibration.method,

@@ -122,7 +122,7 @@ def _cuts(confidence: np.ndarray) -> np.ndarray:
 
 
 def _choose(curve: pd.DataFrame, settings: SingleLabelSettings) -> tuple[int, str]:
-    """Most useful of those that keep both promises; else the most accurate with the coverage."""
+    """Most useful of those that meet both targets; else the most accurate with the coverage."""
     target, least = settings.threshold_target_accept_accuracy, settings.threshold_min_coverage
     if curve.meets_target.any():
         allowed = curve[curve.meets_target]

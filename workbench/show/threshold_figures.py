@@ -10,8 +10,8 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 
-from workbench.decide import calibration as promises
 from workbench.decide.calibration import Calibration
+from workbench.decide.calibration import reliability as reliability_table
 from workbench.decide.metrics import evaluate
 from workbench.decide.recommendation import Thresholds, UnknownThreshold
 from workbench.decide.scores import Scores
@@ -110,14 +110,14 @@ def _spread_in_words(scores: Scores, cuts: np.ndarray, classes: Sequence[str]) -
 def reliability(
     y_true: np.ndarray, answers: Mapping[str, np.ndarray], mask: np.ndarray | None = None
 ) -> Figure:
-    """Draw promised against real frequency, a line for each name → probabilities [N, C]."""
+    """Draw predicted against real frequency, a line for each name → probabilities [N, C]."""
     return plots.reliability_diagram(
-        {name: promises.reliability(y_true, p, mask) for name, p in answers.items()}
+        {name: reliability_table(y_true, p, mask) for name, p in answers.items()}
     )
 
 
 def calibration_errors(calibration: Calibration) -> Table:
-    """Show how far promises were off, and how far with the correction on unseen images."""
+    """Show how far probabilities were off, and how far with the correction on unseen images."""
     found = calibration.table
     columns = {"class": found["class"]}
     for when in ("before", "after"):
