@@ -20,13 +20,12 @@ def run() -> dict[str, Any]:
     """Compare decisions and raw outputs of the kernels, photo by photo."""
     from workbench.errors import MissingInputError
     from workbench.run import Run, project_root, saved_settings
-    from workbench.steps.data import load_dataset
 
     folder = project_root() / "outputs/demo"
     if not (folder / "inference_config.json").exists():
         raise MissingInputError(f"No finished run in {folder}. Run `make demo` first")
     the_run = Run(folder, saved_settings(folder), project_root())
-    dataset = load_dataset(the_run)
+    dataset = the_run.dataset()
     return {name: _compare(the_run, dataset.split(name)) for name in SPLITS}
 
 

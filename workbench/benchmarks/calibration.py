@@ -108,9 +108,8 @@ def table(figures: dict[str, Any]) -> str:
 
 def _load(folder: Path) -> tuple[Settings, Any, Any]:
     from workbench.run import Run, project_root, saved_settings
-    from workbench.steps.data import load_dataset
     from workbench.steps.learning import load_student
 
     run = Run(folder, saved_settings(folder), project_root(folder))
-    dataset = load_dataset(run)
+    dataset = run.dataset()
     return run.settings, dataset, load_student(run, dataset)

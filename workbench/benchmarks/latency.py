@@ -82,11 +82,10 @@ def _files_of_run(folder: Path) -> dict[str, Any]:
         if not (folder / name).exists():
             raise MissingInputError(f"No {name} in {folder}. Finish the run first")
     from workbench.run import Run, project_root, saved_settings
-    from workbench.steps.data import load_dataset
     from workbench.steps.learning import load_student
 
     run = Run(folder, saved_settings(folder), project_root(folder))
-    student = load_student(run, load_dataset(run))
+    student = load_student(run, run.dataset())
     model = (folder / MODEL_FILE).read_bytes()
     return {"size": run.settings.student_size, "INT8 TFLite": model, **_float_files(student)}
 
