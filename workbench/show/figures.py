@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.files import write_bytes
-from workbench.show.tables import Table, knobs, table, written  # noqa: F401
 
 if TYPE_CHECKING:
     from IPython.display import Image

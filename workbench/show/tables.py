@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from workbench.files import digest_of
 from workbench.settings import Settings
-
-if TYPE_CHECKING:
-    from workbench.run import Run
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,6 @@ def file_table(folder: Path, names: Iterable[str]) -> Table:
         for name in names
     ]
     return table(pd.DataFrame(rows, columns=["file", "size", "sha256"]))
-
-
-def written(run: Run, number: str) -> Table:
-    """Show what a step left in the run folder."""
-    from workbench.chain import find_step
-
-    return file_table(run.folder, find_step(number).writes)
 
 
 def _size(path: Path) -> str:
