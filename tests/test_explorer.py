@@ -8,12 +8,14 @@ import pytest
 
 from tests.browser import Opened, chromium, lab, open_in_lab, page_of
 from tests.conftest import write_notebook
-from tests.decision_doubles import NAUGHTY, draw, tuned, tuned_unknown
+from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, tuned, tuned_unknown
 from workbench.decide.choice import accept
-from workbench.decide.levels import LOWEST
+from workbench.decide.levels import LOWEST, count_levels
 from workbench.decide.objectives import Objective, best
 from workbench.decide.recommendation import from_json
+from workbench.decide.thresholds import search
 from workbench.errors import InputError
+from workbench.settings import ThresholdSearchSettings
 from workbench.show.explorer import explorer
 from workbench.show.panel import MIME
 
@@ -143,6 +145,16 @@ def test_the_downloaded_file_is_accepted_by_the_run(opened, case):
     taken = accept(thresholds, download(opened))
     edit = taken.edits[0]
     assert taken == thresholds.edited({NAUGHTY[0]: 33}, "Ada", edit.when, "fewer false alarms")
+
+
+@pytest.mark.slow
+def test_a_class_may_be_called_like_a_property_of_every_object(show):
+    y_true, raw = draw(classes=2)
+    settings = ThresholdSearchSettings(bootstrap_replicates=20)
+    found = search(y_true, raw, SCALE, ZERO_POINT, settings, ("__proto__", "constructor"), 0)
+    opened = show((count_levels(y_true, raw), found))
+    opened.slide(33)
+    assert accept(found, download(opened)).integer.tolist() == [33, found.integer[1]]
 
 
 @pytest.mark.slow

@@ -105,6 +105,13 @@ def test_the_photo_browser_is_capped_and_light(photos):
     assert all(len(picture["image"]) < 8_000 for picture in pictures)
 
 
+def test_the_photo_browser_names_the_one_answer_of_a_single_label(photos):
+    panel = photo_browser(photos, LOGITS, Settings(task="single_label"))
+    by_title = {picture["title"]: picture["marks"] for picture in panel.data["pictures"]}
+    assert [mark["kind"] for mark in by_title["3.png"]] == ["missed", "wrongly said"]
+    assert [mark["kind"] for mark in by_title["0.png"]] == ["right"]
+
+
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as started:
