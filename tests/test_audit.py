@@ -126,7 +126,7 @@ def test_the_proposed_split_moves_only_copies(planted):
 def test_copies_stay_together_when_a_table_is_split(planted):
     truth, result = planted
     names = sorted(set().union(*truth.pairs["half the size"]))
-    groups = group_same_photos(FAIL)([result.dataset.images / name for name in names])
+    groups = group_same_photos([result.dataset.images / name for name in names], FAIL)
     group_of = dict(zip(names, groups, strict=True))
     assert all(len({group_of[name] for name in pair}) == 1 for pair in truth.pairs["half the size"])
     assert len(set(groups)) == len(names) / 2

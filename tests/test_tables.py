@@ -666,16 +666,6 @@ def test_one_table_is_split_and_copies_of_a_photo_stay_together(one_table):
     assert rows.loc[[f"{number}.jpg" for number in range(12)], "split"].nunique() == 1
 
 
-def test_whoever_knows_what_belongs_together_may_say_so(one_table):
-    def last_five(paths):
-        return np.array(
-            [0 if path.stem in ("56", "57", "58", "59") else n for n, path in enumerate(paths, 1)]
-        )
-
-    rows = read_dataset(one_table, ANY, group_images=last_five).rows.set_index("filepath")
-    assert rows.loc[["56.jpg", "57.jpg", "58.jpg", "59.jpg"], "split"].nunique() == 1
-
-
 def test_a_dataset_on_read_only_media_is_read_and_left_alone(one_table):
     before = sorted((path, path.stat().st_mtime_ns) for path in one_table.rglob("*"))
     read_dataset(one_table, ANY)

@@ -62,14 +62,8 @@ class Prepared:
 
     @property
     def figures(self) -> dict[str, Any]:
-        return {
-            "images": self.images,
-            "shrunk": self.shrunk,
-            "renamed": self.renamed,
-            "unreadable": len(self.unreadable),
-            "bytes_before": self.bytes_before,
-            "bytes_after": self.bytes_after,
-        }
+        counts = ("images", "shrunk", "renamed", "bytes_before", "bytes_after")
+        return {name: getattr(self, name) for name in counts} | {"unreadable": len(self.unreadable)}
 
 
 @dataclass(frozen=True)
@@ -84,14 +78,7 @@ class _Photo:
     reason: str | None = None
 
 
-def prepare(
-    source: Path,
-    destination: Path,
-    size: int = 600,
-    quality: int = 95,
-    *,
-    dataset: DatasetSettings | None = None,
-) -> Prepared:
+def prepare(source: Path, destination: Path, size: int = 600, quality: int = 95) -> Prepared:
     """Copy the photos below `source` to `destination`, longest side at most `size` pixels.
 
     The copy appears whole or not at all; `destination` must not exist or be empty.
@@ -102,7 +89,7 @@ def prepare(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        prepared = _write_all(source, partial, destination, size, quality, dataset)
+        prepared = _write_all(source, partial, destination, size, quality)
         if destination.is_dir():
             destination.rmdir()
         os.replace(partial, destination)
@@ -128,28 +115,18 @@ def _check(source: Path, destination: Path, size: int, quality: int) -> None:
         )
 
 
-def _write_all(
-    source: Path,
-    partial: Path,
-    destination: Path,
-    size: int,
-    quality: int,
-    dataset: DatasetSettings | None,
-) -> Prepared:
+def _write_all(source: Path, partial: Path, destination: Path, size: int, quality: int) -> Prepared:
     photos, texts = _list_files(source)
-    dataset = dataset or DatasetSettings()
+    rules = DatasetSettings()
 
     def convert(photo: _Photo) -> _Photo:
-        return _convert(source, partial, photo, size, quality, dataset)
+        return _convert(source, partial, photo, size, quality, rules)
 
     done = list(map_in_order(convert, photos, count_cores()))
     labels = _write_texts(source, partial, texts, {photo.name: photo for photo in done})
-    unreadable = pd.DataFrame(
-        [(p.name, p.reason, labels.get(p.name, "")) for p in done if p.reason],
-        columns=UNREADABLE_COLUMNS,
-    )
-    if len(unreadable):
-        _write_csv(partial / UNREADABLE_NAME, UNREADABLE_COLUMNS, unreadable.to_numpy().tolist())
+    bad = [(photo.name, photo.reason, labels.get(photo.name, "")) for photo in done if photo.reason]
+    if bad:
+        (partial / UNREADABLE_NAME).write_text(csv_text(UNREADABLE_COLUMNS, bad), "utf-8")
     written = [photo for photo in done if photo.reason is None]
     return Prepared(
         destination=destination,
@@ -158,7 +135,7 @@ def _write_all(
         renamed=sum(photo.name != photo.target for photo in written),
         bytes_before=sum(photo.bytes_before for photo in written),
         bytes_after=sum(photo.bytes_after for photo in written),
-        unreadable=unreadable,
+        unreadable=pd.DataFrame(bad, columns=UNREADABLE_COLUMNS),
     )
 
 
@@ -175,9 +152,7 @@ def _list_files(source: Path) -> tuple[list[_Photo], list[str]]:
                 texts.append(name)
             else:
                 names.append(name)
-    return [
-        _Photo(name, target) for name, target in zip(names, _targets(names), strict=True)
-    ], texts
+    return list(map(_Photo, names, _targets(names))), texts
 
 
 def _is_file_inside(source: Path, name: str) -> bool:
@@ -202,12 +177,12 @@ def _targets(names: list[str]) -> Iterator[str]:
 
 
 def _convert(
-    source: Path, partial: Path, photo: _Photo, size: int, quality: int, dataset: DatasetSettings
+    source: Path, partial: Path, photo: _Photo, size: int, quality: int, rules: DatasetSettings
 ) -> _Photo:
     path = source / photo.name
     if path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
         return _Photo(photo.name, photo.target, reason="is a link out of the source")
-    facts, pixels = examine_image(path, dataset)
+    facts, pixels = examine_image(path, rules)
     if pixels is None:
         return _Photo(photo.name, photo.target, reason=facts.refused)
     small = shrink(pixels, size)
@@ -242,7 +217,7 @@ def _write_texts(
             rows = [fields for _, fields in csv_rows(read_text(source / name), name)]
             kept = [rows[0]] if rows else []
             kept += _follow(rows[1:], prefix, photos, unreadable)
-            _write_csv(target, kept[0] if kept else COLUMNS, kept[1:])
+            target.write_text(csv_text(kept[0] if kept else COLUMNS, kept[1:]), encoding="utf-8")
         elif name in TXT_TABLES:
             rows = [_split_txt(row) for row in read_text(source / name).split("\n") if row.strip()]
             kept = _follow(rows, prefix, photos, unreadable)
@@ -271,7 +246,3 @@ def _follow(
         else:
             kept.append([unguard(field) for field in row])
     return kept
-
-
-def _write_csv(path: Path, columns: list[str], rows: list[list[str]]) -> None:
-    path.write_text(csv_text(columns, rows), encoding="utf-8")

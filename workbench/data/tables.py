@@ -53,8 +53,6 @@ LABELS = "labels.txt"
 MANIFEST = "dataset_manifest.json"
 TABLES = "splits"  # the folder of a run that holds the tables
 
-Grouping = Callable[[Sequence[Path]], np.ndarray]
-
 
 @dataclass(frozen=True)
 class Split:
@@ -132,13 +130,11 @@ def _indicators(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> np
     return matrix
 
 
-def read_dataset(
-    folder: Path, settings: Settings, *, group_images: Grouping | None = None
-) -> Dataset:
+def read_dataset(folder: Path, settings: Settings) -> Dataset:
     """Read the dataset in `folder`, whatever its layout, and check everything but the pixels.
 
-    A layout without splits is split here; `group_images` gives images that must stay together
-    the same number. Without it every image is looked at once, to find copies of a photo.
+    A layout without splits is split here; for that every image is looked at once, to keep copies
+    of a photo together.
     """
     layout = read_layout(Path(folder), settings.dataset.layout)
     problems = Problems()
@@ -149,44 +145,40 @@ def read_dataset(
     check_class_count(classes, settings)
     dataset = Dataset(layout.images, classes, rows).without(bad)
     if layout.tables[0].split is None:
-        dataset = _split(dataset, settings, group_images)
+        dataset = _split(dataset, settings)
     if settings.dataset.folds:
-        dataset = _fold(dataset, settings, group_images)
+        dataset = _fold(dataset, settings)
     _log_dataset(dataset, layout.kind)
     return dataset
 
 
-def _split(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
+def _split(dataset: Dataset, settings: Settings) -> Dataset:
     """Split rows in the order of their paths, so that the order of a listing does not matter."""
     rows = dataset.rows.sort_values("filepath", ignore_index=True)
     fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
-    numbers = _deal(dataset, rows, fractions, settings, group_images)
+    numbers = _deal(dataset, rows, fractions, settings)
     rows["split"] = np.array(SPLITS, dtype=object)[numbers]
     return replace(dataset, rows=rows)
 
 
-def _fold(dataset: Dataset, settings: Settings, group_images: Grouping | None) -> Dataset:
+def _fold(dataset: Dataset, settings: Settings) -> Dataset:
     """Deal train and val anew into equal parts, one of which validates; test stays what it is."""
     rows = dataset.rows.sort_values("filepath", ignore_index=True)
     inside = rows["split"].isin(["train", "val"])
     parts = [1 / settings.dataset.folds] * settings.dataset.folds
-    numbers = _deal(dataset, rows[inside], parts, settings, group_images)
+    numbers = _deal(dataset, rows[inside], parts, settings)
     rows.loc[inside, "split"] = np.where(numbers == settings.dataset.fold, "val", "train")
     return replace(dataset, rows=rows)
 
 
 def _deal(
-    dataset: Dataset,
-    rows: pd.DataFrame,
-    fractions: Sequence[float],
-    settings: Settings,
-    group_images: Grouping | None,
+    dataset: Dataset, rows: pd.DataFrame, fractions: Sequence[float], settings: Settings
 ) -> np.ndarray:
     # Imported here: most datasets come with splits and need neither OpenCV nor SciPy for reading.
     from workbench.data.audit.duplicates import group_same_photos
 
-    group_images = group_images or group_same_photos(settings)
-    groups = group_images([dataset.images / filepath for filepath in rows["filepath"]])
+    paths = [dataset.images / filepath for filepath in rows["filepath"]]
+    groups = group_same_photos(paths, settings)
     return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
 
 
@@ -195,13 +187,9 @@ def _log_dataset(dataset: Dataset, kind: str) -> None:
     sizes = ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS)
     log.info("Read %s layout: %s images, %d classes", kind, sizes, len(dataset.classes))
     if len(dataset.quarantine):
-        row = dataset.quarantine.iloc[0]
-        log.warning(
-            "%d images are in quarantine, first %s: %s",
-            len(dataset.quarantine),
-            row["filepath"],
-            row["reason"],
-        )
+        first = dataset.quarantine.iloc[0]
+        log.warning("%d images are in quarantine, first %s: %s", len(dataset.quarantine),
+                    first["filepath"], first["reason"])  # fmt: skip
 
 
 def parse_rows(layout: Layout, settings: Settings, problems: Problems) -> pd.DataFrame:

@@ -260,17 +260,13 @@ def find_duplicates(
     return join_groups(files, near)
 
 
-def group_same_photos(settings: Settings) -> Callable[[Sequence[Path]], np.ndarray]:
-    """Make the grouping that keeps copies of a photo on one side when a table is split."""
-
-    def group(paths: Sequence[Path]) -> np.ndarray:
-        threads = count_cores(settings.run.threads)
-        with Thumbnails() as store:
-            collection = collect_facts(paths, settings.dataset, store, threads)
-            bits = settings.audit.near_duplicate_bits
-            return find_duplicates(collection, store, bits, threads).photos
-
-    return group
+def group_same_photos(paths: Sequence[Path], settings: Settings) -> np.ndarray:
+    """Number images so that copies of a photo share a number: they stay on one side of a split."""
+    threads = count_cores(settings.run.threads)
+    with Thumbnails() as store:
+        collection = collect_facts(paths, settings.dataset, store, threads)
+        bits = settings.audit.near_duplicate_bits
+        return find_duplicates(collection, store, bits, threads).photos
 
 
 def judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:

@@ -58,10 +58,6 @@ class Likeness:
         ]
         return np.linalg.norm(shares, axis=0)
 
-    @property
-    def same(self) -> np.ndarray:
-        return self.distance < SAME
-
 
 def compare(first: np.ndarray, second: np.ndarray) -> Likeness:
     """Compare thumbnail records pair by pair, both uint8 [pairs, RECORD_BYTES]."""
