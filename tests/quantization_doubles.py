@@ -117,9 +117,12 @@ def small_settings(**groups) -> Settings:
 
 def feed_and_loss(dataset: Dataset, settings: Settings, teacher: keras.Model | None = None):
     """Batches of the dataset as QAT takes them, and what it minimises."""
-    from workbench.deploy.qat import qat_batches
-    from workbench.train.phases import loss_of
-    from workbench.train.student import student_objective
+    from workbench.nets.teacher import student_view, teacher_view
+    from workbench.train.loop import feed
+    from workbench.train.losses import Distillation, task_loss
 
-    objective = student_objective(settings, loss_of(settings, dataset), teacher, len(CLASSES))
-    return qat_batches(settings, dataset, teacher), objective
+    objective, views = task_loss(settings, dataset.split("train")), (student_view(settings),)
+    if teacher is not None:
+        objective = Distillation(objective, teacher, settings)
+        views = (teacher_view(settings), *views)
+    return feed(dataset, views, settings, batch_size=settings.student.batch_size), objective

@@ -10,21 +10,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 
-from tests.training_doubles import small_network
+from tests.training_doubles import Place, small_network
 from workbench.data.tables import read_dataset
 from workbench.data.views import View
+from workbench.nets.devices import choose_strategy, meet_other_machines, seed_everything
 from workbench.settings import Settings
-from workbench.train.devices import choose_strategy, meet_other_machines, seed_everything
-from workbench.train.distill import FromLabels
-from workbench.train.feeds import feed_from
-from workbench.train.loop import Phase, fit_phase
-from workbench.train.phases import loss_of
+from workbench.train.loop import feed, fit
+from workbench.train.losses import task_loss
+from workbench.train.phases import Phase
 
 GLOBAL_BATCH = 8
 
@@ -53,10 +48,10 @@ def train(folder: Path, kind: str, out: Path, norm: bool) -> dict:
     dataset = read_dataset(folder, settings)
     with strategy.scope():
         network = small_network(dropout=0.0, norm=norm)
-    feed = feed_from(dataset, (View(8, "lite"),), GLOBAL_BATCH // replicas, settings, strategy)
+    batches = feed(dataset, (View(8, "lite"),), settings, batch_size=GLOBAL_BATCH // replicas)
     phase = Phase("small_warmup", 3, 1e-2, 1e-4, 10, 5, 0.5)
-    goal = FromLabels(loss_of(settings, dataset))
-    fitted = fit_phase(network, phase, goal, feed, settings, out, strategy=strategy)
+    loss = task_loss(settings, dataset.split("train"))
+    fitted = fit(phase, network, loss, batches, Place(out, settings))
     weights = np.concatenate([value.ravel() for value in network.get_weights()])
     history = fitted.history[["loss", "val_loss"]].to_numpy().tolist()
     return {"replicas": replicas, "losses": history, "weights": weights.tolist()}

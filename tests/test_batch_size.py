@@ -13,7 +13,7 @@ import workbench  # noqa: F401
 import tensorflow as tf
 
 from workbench.settings import Settings
-from workbench.train import batch_size, pace
+from workbench.train import batch_size, logs
 from workbench.train.batch_size import find_batch_size
 
 SMALL = {"weights": "none", "input_size": 32}
@@ -94,13 +94,13 @@ def test_a_real_network_is_measured(network):
 
 def ticking(monkeypatch, seconds_a_step):
     now = iter(np.arange(0, 1e6, seconds_a_step))
-    monkeypatch.setattr(pace.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(logs.time, "monotonic", lambda: next(now))
 
 
 def test_a_long_epoch_says_a_line_a_minute(monkeypatch, caplog):
     ticking(monkeypatch, 25)
     with caplog.at_level(logging.INFO):
-        steps = list(pace.paced(10, "teacher epoch 1/3", logging.getLogger("pace"), bar=False))
+        steps = list(logs.paced(10, "teacher epoch 1/3", bar=False))
     assert steps == list(range(10))
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "teacher epoch 1/3: step 3/10, 2 min 55 s left"
@@ -110,7 +110,7 @@ def test_a_long_epoch_says_a_line_a_minute(monkeypatch, caplog):
 def test_a_short_epoch_says_nothing(monkeypatch, caplog):
     ticking(monkeypatch, 1)
     with caplog.at_level(logging.INFO):
-        list(pace.paced(10, "teacher epoch 1/3", logging.getLogger("pace"), bar=False))
+        list(logs.paced(10, "teacher epoch 1/3", bar=False))
     assert caplog.text == ""
 
 
@@ -125,16 +125,16 @@ def notebook(monkeypatch):
 
 
 def test_a_live_notebook_gets_a_bar(notebook, capsys):
-    list(pace.paced(3, "teacher epoch 1/3", logging.getLogger("pace")))
+    list(logs.paced(3, "teacher epoch 1/3"))
     assert "teacher epoch 1/3" in capsys.readouterr().err
 
 
 def test_a_notebook_in_a_batch_gets_no_bar(notebook, capsys):
     notebook._allow_stdin = False
-    list(pace.paced(3, "teacher epoch 1/3", logging.getLogger("pace")))
+    list(logs.paced(3, "teacher epoch 1/3"))
     assert capsys.readouterr().err == ""
 
 
 def test_a_live_session_gets_a_bar(capsys):
-    list(pace.paced(3, "teacher epoch 1/3", logging.getLogger("pace"), bar=True))
+    list(logs.paced(3, "teacher epoch 1/3", bar=True))
     assert "teacher epoch 1/3" in capsys.readouterr().err

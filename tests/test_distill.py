@@ -2,15 +2,18 @@
 
 import numpy as np
 import pytest
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
+import tf_keras as keras
 
-from workbench.settings import DistillationSettings, Settings
-from workbench.train.distill import FromTeacher, binary_divergence, gate_classes, softmax_divergence
-from workbench.train.losses import task_loss
+from workbench.data.tables import Split
+from workbench.settings import Settings
+from workbench.train.losses import (
+    Distillation,
+    binary_divergence,
+    gate_classes,
+    softmax_divergence,
+    task_loss,
+)
 
 IMAGES, CLASSES = 6, 4
 
@@ -44,15 +47,25 @@ def reference(student, teacher, targets, alpha, temperature, single_label=False,
     return alpha * hard + (1 - alpha) * t**2 * soft
 
 
+def labels_alone(settings=None):
+    everywhere = np.ones((IMAGES, CLASSES), np.float32)
+    names = tuple("abcd")
+    split = Split("train", ("",) * IMAGES, None, names, everywhere, everywhere)
+    return task_loss(settings or Settings(), split)
+
+
 def objective(teacher, alpha=0.7, temperature=2.0, single_label=False, gate=None):
-    settings = Settings(task="single_label" if single_label else "multilabel")
-    return FromTeacher(
-        loss=task_loss(settings, np.ones(CLASSES), IMAGES),
-        teacher=lambda _view: tf.constant(teacher),
-        settings=DistillationSettings(alpha=alpha, temperature=temperature),
-        single_label=single_label,
-        gate=np.ones(CLASSES) if gate is None else gate,
+    settings = Settings.model_validate(
+        {
+            "task": "single_label" if single_label else "multilabel",
+            "distillation": {"alpha": alpha, "temperature": temperature},
+        }
     )
+    image = keras.Input((1,))
+    network = keras.Model(image, keras.layers.Dense(CLASSES)(image))
+    goal = Distillation(labels_alone(settings), network, settings, gate)
+    goal.teacher = lambda _view: tf.constant(teacher)  # in float64, which no network answers in
+    return goal
 
 
 def value_and_gradient(goal, student, targets, mask):
@@ -92,7 +105,7 @@ def test_the_objective_and_its_gradient_equal_the_reference(alpha, temperature, 
 def test_alpha_one_is_training_on_the_labels_alone():
     student, teacher, targets, mask = draw()
     value, _ = value_and_gradient(objective(teacher, alpha=1.0), student, targets, mask)
-    labels = task_loss(Settings(), np.ones(CLASSES), IMAGES)
+    labels = labels_alone()
     np.testing.assert_allclose(value, labels(*map(tf.constant, (student, targets, mask))))
 
 

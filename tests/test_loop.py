@@ -6,21 +6,17 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-
-import workbench  # noqa: F401
-
-# isort: split
 import tensorflow as tf
 
-from tests.training_doubles import CLASSES, SIDE, small_feed, small_network
+from tests.training_doubles import CLASSES, SIDE, Place, even_loss, small_feed, small_network
 from workbench.errors import StepError
+from workbench.nets.devices import seed_everything
+from workbench.nets.inference import inference
 from workbench.nets.weights import load_weights_into
 from workbench.settings import Settings
-from workbench.train.devices import seed_everything
-from workbench.train.distill import FromLabels
-from workbench.train.loop import Phase, fit_phase
-from workbench.train.losses import task_loss
-from workbench.train.predict import inference
+from workbench.train.logs import Examples, displayable, score_table
+from workbench.train.loop import Validation, fit
+from workbench.train.phases import Phase
 from workbench.train.step import TrainingStep
 
 
@@ -44,16 +40,11 @@ def phase(epochs=3, rate=1e-2, **changed) -> Phase:
     )
 
 
-def from_labels(settings) -> FromLabels:
-    return FromLabels(task_loss(settings, np.ones(CLASSES), 48))
-
-
-def fit(folder, settings=None, feed=None, network=None, goal=None, **changed):
+def train(folder, settings=None, feed=None, network=None, loss=None, **changed):
     settings = settings or settings_with()
     seed_everything(settings)
-    network = network or small_network()
-    goal = goal or from_labels(settings)
-    fitted = fit_phase(network, phase(**changed), goal, feed or small_feed(), settings, folder)
+    network, loss = network or small_network(), loss or even_loss(settings)
+    fitted = fit(phase(**changed), network, loss, feed or small_feed(), Place(folder, settings))
     return network, fitted
 
 
@@ -61,7 +52,7 @@ def fit(folder, settings=None, feed=None, network=None, goal=None, **changed):
 def trained(tmp_path_factory):
     """One training that several tests look at."""
     folder = tmp_path_factory.mktemp("trained")
-    network, fitted = fit(folder, settings_with(tensorboard=True, keep_every_epochs=2), epochs=4)
+    network, fitted = train(folder, settings_with(tensorboard=True, keep_every_epochs=2), epochs=4)
     return folder, network, fitted
 
 
@@ -118,8 +109,6 @@ def test_tensorboard_gets_curves_pictures_and_scores(trained):
 
 
 def test_class_names_cannot_format_the_tensorboard_table(tmp_path):
-    from workbench.train.tensorboard import score_table
-    from workbench.train.validation import Examples
 
     names = ("<script>alert(1)</script>", "a|b\n# c", "[x](javascript:1)")
     table = score_table(Examples(None, np.eye(3), np.zeros((3, 3)), names))
@@ -128,8 +117,6 @@ def test_class_names_cannot_format_the_tensorboard_table(tmp_path):
 
 
 def test_tensorboard_writes_the_probability_of_a_label_that_is_there_in_bold():
-    from workbench.train.tensorboard import score_table
-    from workbench.train.validation import Examples
 
     table = score_table(Examples(None, np.array([[1, 0]]), np.array([[0.75, 0.25]]), ("a", "b")))
     assert table.splitlines()[-1] == "| 0 | **0.75** | 0.25 |"
@@ -137,10 +124,9 @@ def test_tensorboard_writes_the_probability_of_a_label_that_is_there_in_bold():
 
 @pytest.mark.parametrize(("task", "total"), [("multilabel", 1.5), ("single_label", 1.0)])
 def test_the_scores_of_examples_are_the_probabilities_of_the_task(task, total):
-    from workbench.train.validation import Validation
 
     settings = Settings.model_validate({"task": task})
-    validation = Validation(small_feed(), from_labels(settings).loss, settings)
+    validation = Validation(small_feed(), even_loss(settings), settings)
     network = small_network()
     network.set_weights([np.zeros(w.shape) for w in network.weights])
     validation.figures(network)
@@ -150,18 +136,18 @@ def test_the_scores_of_examples_are_the_probabilities_of_the_task(task, total):
 @pytest.mark.parametrize("bright", [[0, 255], [200, 255]])
 @pytest.mark.parametrize("normalization", ["none", "lite"])
 def test_tensorboard_shows_pictures_as_bright_as_they_are(normalization, bright):
+
     from workbench.data.views import normalize
-    from workbench.train.tensorboard import _displayable
 
     pixels = np.full((1, 1, 3), bright[1], np.uint8)
     pixels[..., 0] = bright[0]
     seen = np.empty(pixels.shape, np.float32)
     normalize(pixels, normalization, out=seen)
-    np.testing.assert_allclose(_displayable(seen), pixels / 255, atol=0.005)
+    np.testing.assert_allclose(displayable(seen), pixels / 255, atol=0.005)
 
 
 def test_histograms_of_the_weights_are_written_when_they_are_asked_for(tmp_path):
-    fit(tmp_path, settings_with(tensorboard=True, tensorboard_histograms=True), epochs=1)
+    train(tmp_path, settings_with(tensorboard=True, tensorboard_histograms=True), epochs=1)
     (file,) = (tmp_path / "logs/tensorboard/small_warmup").iterdir()
     events = tf.compat.v1.train.summary_iterator(str(file))
     tags = {value.tag for event in events for value in event.summary.value}
@@ -184,12 +170,12 @@ def test_the_network_ends_with_the_weights_of_the_best_epoch(tmp_path):
     original = loop.make_schedule
     loop.make_schedule = lambda *_args, **_kwargs: Ruin()
     try:
-        network, fitted = fit(tmp_path, settings_with(monitor="loss"), epochs=4)
+        network, fitted = train(tmp_path, settings_with(monitor="loss"), epochs=4)
     finally:
         loop.make_schedule = original
     assert fitted.best["epoch"] == 2
     logits = validation_logits(network)
-    loss = from_labels(settings_with()).loss(logits, small_feed().targets, small_feed().mask)
+    loss = even_loss(settings_with())(logits, small_feed().targets, small_feed().mask)
     assert np.mean(loss) == pytest.approx(fitted.best["val_loss"], rel=1e-5)
 
 
@@ -199,41 +185,41 @@ def validation_logits(network):
 
 
 def test_training_stops_when_the_monitor_stands_still(tmp_path):
-    _network, fitted = fit(tmp_path, rate=1e-9, epochs=9, early_stopping_patience=2)
+    _network, fitted = train(tmp_path, rate=1e-9, epochs=9, early_stopping_patience=2)
     assert len(fitted.history) < 9
 
 
 def test_the_rate_drops_when_the_monitor_stands_still(tmp_path):
     settings = settings_with(monitor="f1_macro")
-    _network, fitted = fit(tmp_path, settings, rate=1e-4, epochs=6, reduce_lr_patience=1)
+    _network, fitted = train(tmp_path, settings, rate=1e-4, epochs=6, reduce_lr_patience=1)
     rates = fitted.history["lr"].to_numpy()
     assert rates[-1] < rates[0]
 
 
 def test_one_line_an_epoch_tells_figures_and_the_time_left(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        fit(tmp_path, epochs=2)
+        train(tmp_path, epochs=2)
     lines = [r.getMessage() for r in caplog.records if "epoch 1/2" in r.getMessage()]
     assert len(lines) == 1
     assert all(word in lines[0] for word in ("loss", "val_loss", "F1", "mAP", "lr", "left"))
 
 
 class Poison:
-    """A loss that becomes NaN at a given step."""
+    """A loss that becomes NaN at a given call."""
 
-    def __init__(self, goal, step):
-        self.loss, self.goal, self.step = goal.loss, goal, step
+    def __init__(self, loss, call):
+        self.loss, self.call = loss, call
         self.seen = tf.Variable(0, trainable=False)
 
     def __call__(self, *args):
-        bad = self.seen.assign_add(1) >= self.step
-        return self.goal(*args) + tf.where(bad, np.nan, 0.0)
+        bad = self.seen.assign_add(1) >= self.call
+        return self.loss(*args) + tf.where(bad, np.nan, 0.0)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_epoch_before(tmp_path):
-    goal = Poison(from_labels(settings_with()), step=9)  # six steps an epoch
+    goal = Poison(even_loss(settings_with()), call=10)  # six steps an epoch, and one validation
     with pytest.raises(StepError, match=r"nan in epoch 2, step 3.*learning rate"):
-        fit(tmp_path, goal=goal)
+        train(tmp_path, loss=goal)
     kept = (tmp_path / "checkpoints/small_warmup").glob("*.npz")
     assert [path.name for path in kept] == ["epoch_00001.npz"]
 
@@ -242,10 +228,8 @@ def test_running_out_of_memory_says_which_batch_size_to_try(tmp_path):
     def exhausted(*_args):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
-    goal = from_labels(settings_with())
-    object.__setattr__(goal, "loss", exhausted)
     with pytest.raises(StepError, match=r"batch of 8 .* try batch_size 4.*find-batch-size"):
-        fit(tmp_path, goal=goal)
+        train(tmp_path, loss=exhausted)
 
 
 def test_a_device_that_cannot_compute_deterministically_says_which_setting_to_turn(tmp_path):
@@ -253,23 +237,21 @@ def test_a_device_that_cannot_compute_deterministically_says_which_setting_to_tu
         words = "Determinism is not yet supported in GPU implementation of FakeQuant."
         raise tf.errors.UnimplementedError(None, None, words)
 
-    goal = from_labels(settings_with())
-    object.__setattr__(goal, "loss", refused)
     with pytest.raises(StepError, match=r"FakeQuant.*run\.deterministic: false"):
-        fit(tmp_path, goal=goal)
+        train(tmp_path, loss=refused)
 
 
 def test_a_batch_of_one_and_a_set_smaller_than_a_batch_train(tmp_path):
-    _network, fitted = fit(tmp_path / "one", feed=small_feed(count=3, batch_size=1), epochs=1)
+    _network, fitted = train(tmp_path / "one", feed=small_feed(count=3, batch_size=1), epochs=1)
     assert np.isfinite(fitted.history["loss"]).all()
-    _network, fitted = fit(tmp_path / "few", feed=small_feed(count=3, batch_size=64), epochs=1)
+    _network, fitted = train(tmp_path / "few", feed=small_feed(count=3, batch_size=64), epochs=1)
     assert np.isfinite(fitted.history["loss"]).all()
 
 
 def test_a_validation_set_without_positives_leaves_the_figures_null(tmp_path):
     feed = small_feed()
     feed.targets[:] = 0
-    _network, fitted = fit(tmp_path, feed=feed, epochs=1)
+    _network, fitted = train(tmp_path, feed=feed, epochs=1)
     assert fitted.history["val_map"].isna().all()
     line = (tmp_path / "logs/small_warmup.jsonl").read_text()
     assert json.loads(line)["val_map"] is None
@@ -280,16 +262,16 @@ def test_a_validation_set_without_positives_leaves_the_figures_null(tmp_path):
 
 def one_step(settings, network, goal=None, rate=0.1, weight_decay=0.0):
     strategy = tf.distribute.get_strategy()
-    goal = goal or from_labels(settings)
+    goal = goal or even_loss(settings)
     step = TrainingStep(network, goal, settings.training, weight_decay, strategy)
     step.set_rate(rate)
-    step.run(iter(small_feed().training(0).dataset))
+    step.run(iter(small_feed().training(0, None).dataset))
     return step
 
 
 def test_weight_decay_spares_biases_and_batch_norm():
     settings = settings_with(clip_norm=0)
-    silent = FromLabels(lambda logits, _targets, _mask: 0 * tf.reduce_sum(logits, -1))
+    silent = lambda logits, _targets, _mask: 0 * tf.reduce_sum(logits, -1)  # noqa: E731
     network = small_network(dropout=0.0)
     network.set_weights([np.ones(w.shape) for w in network.weights])
     one_step(settings, network, silent, rate=0.1, weight_decay=0.5)
@@ -302,7 +284,7 @@ def test_gradients_are_clipped_by_their_global_norm(monkeypatch):
     seen = []
     settings, network = settings_with(clip_norm=0.01), small_network(dropout=0.0)
     step = TrainingStep(
-        network, from_labels(settings), settings.training, 0.0, tf.distribute.get_strategy()
+        network, even_loss(settings), settings.training, 0.0, tf.distribute.get_strategy()
     )
 
     def note(pairs, **_kwargs):
@@ -310,7 +292,7 @@ def test_gradients_are_clipped_by_their_global_norm(monkeypatch):
 
     monkeypatch.setattr(step.optimizer, "apply_gradients", note)
     monkeypatch.setattr(step, "run", step._run)  # eager, so that numbers can be seen
-    step.run(iter(small_feed().training(0).dataset))
+    step.run(iter(small_feed().training(0, None).dataset))
     assert float(seen[0]) == pytest.approx(0.01, rel=1e-5)
 
 
@@ -331,13 +313,13 @@ def test_the_average_of_the_weights_trails_them_and_is_what_validation_sees():
 
 def test_the_loss_of_a_step_is_the_mean_over_the_images():
     settings, network = settings_with(), small_network(dropout=0.0)
-    images, targets, mask = next(iter(small_feed().training(0).dataset))
-    expected = from_labels(settings).loss(network(images[-1], training=True), targets, mask)
+    images, targets, mask = next(iter(small_feed().training(0, None).dataset))
+    expected = even_loss(settings)(network(images[-1], training=True), targets, mask)
     step = TrainingStep(
-        network, from_labels(settings), settings.training, 0.0, tf.distribute.get_strategy()
+        network, even_loss(settings), settings.training, 0.0, tf.distribute.get_strategy()
     )
     step.set_rate(0.0)
-    loss = step.run(iter(small_feed().training(0).dataset))
+    loss = step.run(iter(small_feed().training(0, None).dataset))
     assert float(loss) == pytest.approx(float(np.mean(expected)), rel=1e-5)
 
 
@@ -353,7 +335,7 @@ def test_inference_is_compiled_once_a_network_and_for_every_batch_size():
 def test_a_network_nobody_uses_is_forgotten():
     import gc
 
-    from workbench.train import predict
+    from workbench.nets import inference as predict
 
     network = small_network()
     inference(network)(np.zeros((1, SIDE, SIDE, 3), np.float32))

@@ -1,5 +1,7 @@
 """Every loss against a NumPy reference in float64, its gradient against finite differences."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ import workbench  # noqa: F401
 # isort: split
 import tensorflow as tf
 
+from workbench.data.tables import Split
 from workbench.settings import Settings
 from workbench.train.losses import class_weights, task_loss
 
@@ -17,6 +20,15 @@ NO_WEIGHTS = np.ones(CLASSES)
 
 def settings_with(task="multilabel", **loss) -> Settings:
     return Settings.model_validate({"task": task, "loss": loss})
+
+
+def loss_with(settings, positives, images):
+    """The loss of a training split with so many positives of each class."""
+    counts = np.asarray(positives, int)
+    targets = (np.arange(images)[:, None] < counts).astype(np.float32)
+    names = tuple(f"class {index}" for index in range(len(counts)))
+    mask = np.ones_like(targets)
+    return task_loss(settings, Split("train", ("",) * images, Path(), names, targets, mask))
 
 
 def draw(seed=0, spread=3.0):
@@ -94,7 +106,7 @@ def test_a_loss_and_its_gradient_equal_the_reference(case):
     settings = settings_with(**case)
     logits, targets, mask = draw()
     weights = class_weights(settings.loss.class_weights, COUNTS, 60)
-    loss = task_loss(settings, COUNTS, 60)
+    loss = loss_with(settings, COUNTS, 60)
 
     variable = tf.constant(logits)
     with tf.GradientTape() as tape:
@@ -112,7 +124,7 @@ def test_a_loss_and_its_gradient_equal_the_reference(case):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_loss_in_float32_stays_within_a_millionth_of_float64(case):
     settings = settings_with(**case)
-    loss = task_loss(settings, COUNTS, 60)
+    loss = loss_with(settings, COUNTS, 60)
     logits, targets, mask = draw()
     full = loss(*map(tf.constant, (logits, targets, mask)))
     half = loss(*(tf.constant(array, tf.float32) for array in (logits, targets, mask)))
@@ -121,7 +133,7 @@ def test_a_loss_in_float32_stays_within_a_millionth_of_float64(case):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_extreme_logits_give_finite_losses_and_gradients(case):
-    loss = task_loss(settings_with(**case), COUNTS, 60)
+    loss = loss_with(settings_with(**case), COUNTS, 60)
     logits = tf.constant([[-200.0, -1e4, 0.0, 200.0, 1e4]])
     targets, mask = tf.constant([[1.0, 0.0, 1.0, 0.0, 1.0]]), tf.ones([1, CLASSES])
     with tf.GradientTape() as tape:
@@ -133,7 +145,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(case):
 
 def losses(**loss):
     logits, targets, mask = draw()
-    function = task_loss(settings_with(**loss), NO_WEIGHTS, IMAGES)
+    function = loss_with(settings_with(**loss), NO_WEIGHTS, IMAGES)
     return function(*map(tf.constant, (logits, targets, mask))).numpy()
 
 
@@ -147,14 +159,14 @@ def test_focal_loss_with_gamma_zero_equals_bce():
 
 
 def test_negatives_below_the_clip_cost_nothing():
-    loss = task_loss(settings_with(name="asymmetric"), NO_WEIGHTS, IMAGES)
+    loss = loss_with(settings_with(name="asymmetric"), NO_WEIGHTS, IMAGES)
     logits = tf.fill([1, CLASSES], -4.0)  # probability 0.018, under the clip of 0.05
     assert loss(logits, tf.zeros_like(logits), tf.ones_like(logits)).numpy() == 0
 
 
 @pytest.mark.parametrize("task", ["multilabel", "single_label"])
 def test_an_unknown_label_contributes_nothing_whatever_it_says(task):
-    loss = task_loss(settings_with(task=task), NO_WEIGHTS, IMAGES)
+    loss = loss_with(settings_with(task=task), NO_WEIGHTS, IMAGES)
     logits, targets, mask = draw()
     mask[:, 2] = 0
     other = targets.copy()
@@ -164,7 +176,7 @@ def test_an_unknown_label_contributes_nothing_whatever_it_says(task):
 
 
 def test_an_unknown_label_gives_the_known_ones_no_more_weight():
-    loss = task_loss(settings_with(), NO_WEIGHTS, IMAGES)
+    loss = loss_with(settings_with(), NO_WEIGHTS, IMAGES)
     logits, targets, mask = draw()
     everything = loss(*map(tf.constant, (logits, targets, np.ones_like(mask))))
     parts = [loss(*map(tf.constant, (logits, targets, part))) for part in (mask, 1 - mask)]

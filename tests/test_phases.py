@@ -1,24 +1,28 @@
-"""Teacher and student from settings and photos: two phases, their files, and what is taken up."""
+"""Teacher and student from settings and photos: two phases, their files, and what still stands."""
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tf_keras as keras
 
-import workbench  # noqa: F401
+from tests.training_doubles import train_role
 from workbench import files
 from workbench.data.tables import read_dataset
-from workbench.errors import WeightsError
+from workbench.errors import DatasetError, StepError, WeightsError
+from workbench.nets.inference import predict_logits
+from workbench.nets.saved import load_network
+from workbench.nets.teacher import build_student, student_view
 from workbench.nets.weights import load_weights_into, read_arrays
 from workbench.settings import Settings
-from workbench.train import loop
-from workbench.train.fingerprints import training_fingerprint
-from workbench.train.student import build_student, train_student
-from workbench.train.teacher import train_teacher
+from workbench.train.checkpoints import accept, set_aside, standing
+from workbench.train.losses import task_loss
+from workbench.train.phases import phase_parts, phases, qat_phase
 
-pytestmark = pytest.mark.slow
 COLOURS = {"blue": (255, 0, 0), "green": (0, 255, 0), "red": (0, 0, 255)}  # as OpenCV writes them
 
 
@@ -74,168 +78,385 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def taught(dataset, tmp_path_factory):
-    """A teacher and a student that later tests look at: (folder, teacher, student)."""
+    """A teacher and a student that later tests look at: (folder, teacher, student, history)."""
     folder = tmp_path_factory.mktemp("run")
-    teacher = train_teacher(settings_with(), dataset, folder)
-    return folder, teacher, train_student(settings_with(), dataset, teacher.model, folder)
+    teacher, _history = train_role("teacher", settings_with(), dataset, folder)
+    return folder, teacher, *train_role("student", settings_with(), dataset, folder, teacher)
+
+
+def train_student(settings, dataset, folder, teacher=None, **changed):
+    """Train in a kernel of its own: the network is built anew."""
+    return train_role("student", settings, dataset, folder, teacher, **changed)
 
 
 def same_weights(one, two) -> bool:
     return all(map(np.array_equal, one.get_weights(), two.get_weights()))
 
 
+@pytest.mark.slow
 def test_each_network_leaves_the_weights_of_both_phases(taught):
-    folder, teacher, pupil = taught
-    names = [path.name for path in (*teacher.files, *pupil.files)]
-    assert names == [
-        "teacher_warmup.h5",
-        "teacher_finetuned.h5",
-        "student_warmup.h5",
-        "student_finetuned.h5",
-    ]
-    assert all((folder / name).is_file() for name in names)
+    names = {
+        f"{role}_{phase}.h5" for role in ("teacher", "student") for phase in ("warmup", "finetuned")
+    }
+    assert {path.name for path in taught[0].glob("*.h5")} == names
 
 
+@pytest.mark.slow
 def test_the_file_holds_what_the_network_ends_with(taught, dataset):
-    folder, _teacher, pupil = taught
+    folder, _teacher, pupil, _history = taught
     copy = build_student(settings_with(), len(dataset.classes))
     load_weights_into(copy, folder / "student_finetuned.h5", backbone_only=False)
-    assert same_weights(copy, pupil.model)
+    assert same_weights(copy, pupil)
 
 
+@pytest.mark.slow
 def test_the_history_tells_both_phases_in_order(taught):
-    history = taught[2].history
+    history = taught[3]
     assert list(history["phase"]) == ["student_warmup", "student_finetuned", "student_finetuned"]
     assert list(history["epoch"]) == [1, 1, 2]
 
 
+@pytest.mark.slow
 def test_warmup_leaves_the_backbone_alone_and_finetuning_does_not(taught, dataset):
     folder = taught[0]
     warmup, finetuned = (read_arrays(folder / f"student_{n}.h5") for n in ("warmup", "finetuned"))
-    fresh = fresh_student(dataset)
-    for name in ("stem_conv/kernel", "stem_bn/moving_mean", "top_conv/kernel"):
-        np.testing.assert_array_equal(warmup[name], fresh[name])
-        assert not np.array_equal(finetuned[name], fresh[name])
-
-
-def fresh_student(dataset):
-    from workbench.train.devices import seed_everything
-
-    seed_everything(settings_with())
     network = build_student(settings_with(), len(dataset.classes))
-    return {
-        f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}": weight.numpy()
-        for layer in network.layers
-        for weight in layer.weights
-    }
+    for name in ("stem_conv/kernel", "stem_bn/moving_mean", "top_conv/kernel"):
+        layer, weight = name.split("/")
+        fresh = getattr(network.get_layer(layer), weight).numpy()
+        np.testing.assert_array_equal(warmup[name], fresh)
+        assert not np.array_equal(finetuned[name], fresh)
 
 
-def test_the_same_command_again_trains_nothing_and_changes_no_file(taught, dataset, monkeypatch):
-    folder, teacher, pupil = taught
-    before = {path: files.sha256(path) for path in pupil.files}
-    monkeypatch.setattr(loop._Fit, "_start", lambda *_args: pytest.fail("it trains again"))
-    again = train_student(settings_with(), dataset, teacher.model, folder)
-    assert same_weights(again.model, pupil.model)
-    assert {path: files.sha256(path) for path in again.files} == before
-    assert again.best == pupil.best
+@pytest.mark.slow
+def test_the_same_command_again_trains_nothing_and_changes_no_file(taught, dataset, caplog):
+    folder, teacher, pupil, history = taught
+    before = {path: files.sha256(path) for path in folder.rglob("*.h5")}
+    with caplog.at_level(logging.INFO):
+        again, found = train_student(settings_with(), dataset, folder, teacher)
+    assert "student_finetuned was finished after epoch 2" in caplog.text
+    assert same_weights(again, pupil)
+    assert {path: files.sha256(path) for path in folder.rglob("*.h5")} == before
+    assert found.equals(history)
 
 
+@pytest.mark.slow
 def test_zero_epochs_skip_a_phase_and_still_write_its_file(dataset, tmp_path, caplog):
     settings = settings_with(student={"epochs_head": 0, "epochs_finetune": 1})
     with caplog.at_level(logging.INFO):
-        pupil = train_student(settings, dataset, None, tmp_path)
+        _network, history = train_student(settings, dataset, tmp_path)
     assert "student_warmup has 0 epochs" in caplog.text
     assert (tmp_path / "student_warmup.h5").is_file()
-    assert list(pupil.history["phase"]) == ["student_finetuned"]
-    assert pupil.history["loss"].dtype == np.float64
+    assert list(history["phase"]) == ["student_finetuned"]
+    assert history["loss"].dtype == np.float64
 
 
-def test_other_settings_set_the_checkpoints_aside(taught, dataset, tmp_path, caplog):
-    settings = settings_with(student={"epochs_finetune": 0})
-    train_student(settings, dataset, None, tmp_path)
-    other = settings_with(student={"epochs_finetune": 0, "lr_head": 5e-4})
-    train_student(other, dataset, None, tmp_path)
-    assert "other settings" in caplog.text
-    assert (tmp_path / "checkpoints/student_warmup.other_settings").is_dir()
-
-
+@pytest.mark.slow
 def test_a_run_with_other_classes_goes_on_from_an_own_model(taught, tmp_path, caplog):
     own = str(taught[0] / "student_finetuned.h5")
     data = draw(tmp_path / "two", ["blue", "green"])
     settings = settings_with(student={"weights": own, "epochs_head": 0, "epochs_finetune": 0})
     with caplog.at_level(logging.INFO):
-        pupil = train_student(settings, read_dataset(data, settings), None, tmp_path)
+        pupil, _history = train_student(settings, read_dataset(data, settings), tmp_path)
     assert "with a new head" in caplog.text
     arrays = read_arrays(Path(own))
-    np.testing.assert_array_equal(
-        pupil.model.get_layer("top_conv").kernel, arrays["top_conv/kernel"]
-    )
-    assert pupil.model.output_shape == (None, 2)
+    np.testing.assert_array_equal(pupil.get_layer("top_conv").kernel, arrays["top_conv/kernel"])
+    assert pupil.output_shape == (None, 2)
 
 
+@pytest.mark.slow
 def test_the_gate_shuts_out_a_class_the_teacher_does_not_know(taught, dataset, tmp_path, caplog):
     distillation = {"gate": True, "gate_min_positives": 1000}
     settings = settings_with(
         student={"epochs_head": 1, "epochs_finetune": 0}, distillation=distillation
     )
     with caplog.at_level(logging.INFO):
-        train_student(settings, dataset, taught[1].model, tmp_path)
+        train_student(settings, dataset, tmp_path, taught[1])
     assert "distillation gate: not for blue, green, red" in caplog.text
 
 
-def test_mixed_precision_ends_in_a_float32_network(taught, dataset, tmp_path):
+@pytest.mark.slow
+def test_mixed_precision_leaves_a_float32_network(taught, dataset, tmp_path):
     settings = settings_with(
         student={"epochs_head": 1, "epochs_finetune": 0}, precision="mixed_bfloat16"
     )
-    pupil = train_student(settings, dataset, taught[1].model, tmp_path)
-    assert {layer.compute_dtype for layer in pupil.model.layers} == {"float32"}
-    copy = build_student(settings, len(dataset.classes))
-    load_weights_into(copy, tmp_path / "student_warmup.h5", backbone_only=False)
-    assert same_weights(copy, pupil.model)
+    pupil, _history = train_student(settings, dataset, tmp_path, taught[1])
+    assert pupil.layers[2].compute_dtype == "bfloat16"
+    loaded = load_network(with_manifest(tmp_path, dataset), "student", settings)
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
+    assert same_weights(loaded, pupil)
+    view, validation = student_view(settings), dataset.split("val")
+    ours, theirs = (predict_logits(n, validation, view, settings) for n in (pupil, loaded))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_label_an_image_is_distilled_as_well(taught, dataset, tmp_path):
     rows = dataset.rows.assign(labels=[("blue",), ("green",), ("red",)] * 12)
     single = type(dataset)(dataset.images, dataset.classes, rows)
     settings = settings_with(student={"epochs_head": 1, "epochs_finetune": 0}, task="single_label")
-    pupil = train_student(settings, single, taught[1].model, tmp_path)
-    assert np.isfinite(pupil.history[["loss", "val_loss"]].to_numpy()).all()
-
-
-def fingerprint(dataset, role="student", **changed):
-    return training_fingerprint(settings_with(**changed), dataset, role, extra="")
-
-
-def test_a_fingerprint_changes_with_what_is_learned_and_not_with_what_is_logged(dataset):
-    same = fingerprint(dataset)
-    assert same == fingerprint(dataset)
-    assert same == fingerprint(dataset, training={"tensorboard": True, "keep_every_epochs": 3})
-    assert same == fingerprint(dataset, qat={"epochs": 3})
-    assert same != fingerprint(dataset, seed=1)
-    assert same != fingerprint(dataset, loss={"name": "focal"})
-    assert same != fingerprint(dataset, role="teacher")
-    rows = dataset.rows.assign(labels=[()] * len(dataset.rows))
-    assert same != fingerprint(type(dataset)(dataset.images, dataset.classes, rows))
-
-
-def test_a_fingerprint_changes_with_the_content_of_the_weights_it_starts_from(dataset, tmp_path):
-    own = tmp_path / "own.h5"
-    marks = []
-    for content in (b"one", b"two"):
-        own.write_bytes(content)
-        marks.append(fingerprint(dataset, student={"weights": str(own)}))
-    assert marks[0] != marks[1]
-
-
-def test_a_fingerprint_does_not_change_when_the_weights_it_starts_from_move(dataset, tmp_path):
-    places = [tmp_path / "here.h5", tmp_path / "there.h5"]
-    for path in places:
-        path.write_bytes(b"the same")
-    one, two = (fingerprint(dataset, student={"weights": str(path)}) for path in places)
-    assert one == two
+    _network, history = train_student(settings, single, tmp_path, taught[1])
+    assert np.isfinite(history[["loss", "val_loss"]].to_numpy()).all()
 
 
 def test_a_missing_weights_file_is_named(dataset, tmp_path):
     settings = settings_with(student={"weights": str(tmp_path / "gone.h5")})
     with pytest.raises(WeightsError, match=r"gone\.h5 does not exist"):
-        train_student(settings, dataset, None, tmp_path)
+        train_student(settings, dataset, tmp_path)
+
+
+def with_manifest(folder: Path, dataset) -> Path:
+    manifest = {"classes": list(dataset.classes), "content_sha256": "1"}
+    (folder / "dataset_manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+# What a person changes, and what is trained anew for it.
+
+
+def train_small(settings, dataset, folder, **changed):
+    """Train in a kernel of its own a network that is quickly built."""
+    keras.utils.set_random_seed(1)
+    network = changed.pop("network", None) or own_network()
+    return train_role("student", settings, dataset, folder, network=network, **changed)
+
+
+@pytest.fixture
+def finished(dataset, tmp_path):
+    """A folder with a finished student of one epoch a phase."""
+    train_small(short(), dataset, tmp_path)
+    return tmp_path
+
+
+def short(**changed):
+    return settings_with(student={"epochs_finetune": 1, **changed.pop("student", {})}, **changed)
+
+
+def lines(caplog) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def aside(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("checkpoints/*.aside-*"))
+
+
+def test_more_epochs_of_finetuning_keep_the_warmup_and_go_on(finished, dataset, caplog):
+    with caplog.at_level(logging.INFO):
+        _network, history = train_small(short(student={"epochs_finetune": 2}), dataset, finished)
+    assert "student_warmup was finished after epoch 1" in lines(caplog)
+    assert "student_finetuned goes on after epoch 1" in lines(caplog)
+    assert list(history["epoch"]) == [1, 1, 2]
+    assert aside(finished) == []
+
+
+def test_more_epochs_under_cosine_train_anew_and_say_why(dataset, tmp_path, caplog):
+    cosine = {"schedule": {"name": "cosine"}}
+    train_small(short(**cosine), dataset, tmp_path)
+    with caplog.at_level(logging.INFO):
+        train_small(short(student={"epochs_finetune": 2}, **cosine), dataset, tmp_path)
+    assert "student_warmup was finished after epoch 1" in lines(caplog)
+    expected = "student_finetuned is trained anew: student.epochs_finetune 1 → 2, and cosine runs"
+    assert expected in lines(caplog)
+    assert aside(tmp_path) == ["student_finetuned.aside-1"]
+
+
+def test_fewer_epochs_than_are_done_train_anew(finished, dataset, caplog):
+    train_small(short(student={"epochs_finetune": 2}), dataset, finished)
+    train_small(short(), dataset, finished)
+    assert "student.epochs_finetune is 1, and 2 epochs are done" in lines(caplog)
+
+
+def test_another_loss_trains_anew_with_the_reason_and_keeps_the_old_weights(
+    finished, dataset, caplog
+):
+    before = files.sha256(finished / "student_finetuned.h5")
+    loss = task_loss(short(), dataset.split("train"))
+    train_small(short(), dataset, finished, loss=lambda *given: 100 * loss(*given))
+    assert "student_warmup is trained anew: the loss changed" in lines(caplog)
+    assert files.sha256(finished / "student_finetuned.h5") != before
+    kept = finished / "checkpoints/student_finetuned.aside-1/student_finetuned.h5"
+    assert files.sha256(kept) == before
+
+
+def test_a_third_change_deletes_nothing(finished, dataset):
+    for rate in (1e-4, 2e-4, 3e-4):
+        train_small(short(student={"lr_finetune": rate}), dataset, finished)
+    assert aside(finished) == [f"student_finetuned.aside-{number}" for number in (1, 2, 3)]
+    assert all(
+        (finished / "checkpoints" / name / "student_finetuned.h5").exists()
+        for name in aside(finished)
+    )
+
+
+def test_other_photos_under_the_same_names_train_anew(finished, dataset, caplog):
+    with_manifest(finished, dataset)
+    train_small(short(), dataset, finished)
+    assert "student_warmup is trained anew: the images, labels or augmentation" in lines(caplog)
+
+
+def test_an_own_network_is_trained_saved_and_found_by_later_notebooks(dataset, tmp_path):
+    network, _history = train_small(short(), dataset, tmp_path)
+    with_manifest(tmp_path, dataset)
+    loaded = load_network(tmp_path, "student", short())
+    assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in network.layers]
+    assert same_weights(loaded, network)
+
+
+def own_network(*extra) -> keras.Model:
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image)
+    for layer in (*extra, keras.layers.Flatten()):
+        x = layer(x)
+    return keras.Model(image, keras.layers.Dense(3)(x))
+
+
+def test_a_network_with_code_inside_is_named_when_it_is_loaded(dataset, tmp_path):
+    network = own_network(keras.layers.Lambda(lambda x: 2 * x, name="twice"))
+    train_small(short(), dataset, tmp_path, network=network)
+    with_manifest(tmp_path, dataset)
+    with pytest.raises(
+        WeightsError, match=r'"twice" \(Lambda\).*Build the network in this notebook'
+    ):
+        load_network(tmp_path, "student", short())
+
+
+def test_a_structure_that_would_fill_the_memory_is_refused(dataset, tmp_path):
+    train_small(short(), dataset, tmp_path)
+    path = with_manifest(tmp_path, dataset) / "student_network.json"
+    path.write_text(path.read_text().replace('"filters": 8', '"filters": 900000000'))
+    with pytest.raises(WeightsError, match=r"describes \d+ weights; at most"):
+        load_network(tmp_path, "student", short())
+
+
+def test_a_structure_that_names_code_of_somebody_else_is_refused(dataset, tmp_path):
+    train_small(short(), dataset, tmp_path)
+    path = with_manifest(tmp_path, dataset) / "student_network.json"
+    path.write_text(path.read_text().replace("keras.initializers", "os.path"))
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"digest": "other"}))
+    with pytest.raises(WeightsError, match=r"os\.path"):
+        load_network(tmp_path, "student", short())
+
+
+def test_a_network_with_too_few_logits_is_refused(dataset, tmp_path):
+    image = keras.Input((32, 32, 3))
+    narrow = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(image)))
+    with pytest.raises(StepError, match=r"a logit for each of the 3 classes"):
+        train_small(short(), dataset, tmp_path, network=narrow)
+
+
+def test_a_loss_that_takes_the_mean_itself_is_refused(dataset, tmp_path):
+    with pytest.raises(StepError, match=r"a value per image, \[N\].*reduction='none'"):
+        keras_loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        train_small(short(), dataset, tmp_path, loss=lambda z, y, _mask: keras_loss(y, z))
+
+
+def test_a_photo_damaged_after_the_audit_is_named(tmp_path):
+    data = draw(tmp_path / "data", list(COLOURS))
+    dataset = read_dataset(data, short())
+    (data / "images/train3.png").write_bytes(b"not a photo")
+    with pytest.raises(DatasetError, match=r"train3\.png.*run 01_dataset_audit again"):
+        train_small(short(), dataset, tmp_path)
+
+
+# What is known before anything is built.
+
+
+def of(name, **changed):
+    warmup, finetune = phases(settings_with(**changed), "student")
+    return {"warmup": warmup, "finetune": finetune}[name]
+
+
+def parts(name="finetune", **changed):
+    return phase_parts(of(name, **changed), settings_with(**changed))
+
+
+def test_the_parts_change_with_what_is_learned_and_not_with_what_is_logged():
+    same = parts()
+    assert same == parts(training={"tensorboard": True, "keep_every_epochs": 3})
+    assert same == parts(qat={"epochs": 3})
+    assert same != parts(seed=1)
+    assert same != parts(loss={"name": "focal"})
+    assert same != parts(augmentation={"random_rotation_factor": 0.2})
+
+
+def test_each_phase_names_its_own_knobs_only():
+    assert parts("warmup") == parts(
+        "warmup", student={"lr_finetune": 1e-5, "unfreeze_fraction": 0.5}
+    )
+    assert parts("finetune") == parts("finetune", student={"lr_head": 1e-5})
+    assert "setting student.lr_head" in parts("warmup")
+    assert "setting student.lr_finetune" in parts("finetune")
+
+
+def test_epochs_are_part_of_a_phase_under_cosine_only():
+    assert parts() == parts(student={"epochs_finetune": 9})
+    cosine = {"schedule": {"name": "cosine"}}
+    assert parts(**cosine) != parts(student={"epochs_finetune": 9}, **cosine)
+
+
+def test_quantization_aware_training_has_its_own_knobs():
+    def of_qat(**changed):
+        return phase_parts(qat_phase(settings_with(**changed)), settings_with(**changed))
+
+    assert of_qat() == of_qat(student={"lr_finetune": 1e-5})
+    assert of_qat() == of_qat(precision="mixed_float16")  # it trains in float32
+    assert of_qat() != of_qat(qat={"lr": 1e-6})
+
+
+def test_a_weights_file_counts_by_its_content_wherever_it_lies(tmp_path):
+    places = [tmp_path / "here.h5", tmp_path / "there.h5"]
+    for path in places:
+        path.write_bytes(b"the same")
+    one, two = (parts(student={"weights": str(path)}) for path in places)
+    places[1].write_bytes(b"another")
+    assert one == two != parts(student={"weights": str(places[1])})
+
+
+def test_a_weights_file_is_named_from_the_project_wherever_the_notebook_runs(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "start.h5").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert (
+        files.sha256(tmp_path / "start.h5")
+        in parts(student={"weights": "start.h5"})["setting student.weights"]
+    )
+
+
+@pytest.mark.slow
+def test_the_standing_of_a_training_is_told_without_training(taught):
+    folder, phase = taught[0], of("finetune")
+    found = standing(folder, phase, settings_with())
+    assert (found.epoch, found.finished, found.changed) == (2, True, ())
+    assert found.words == "finished after epoch 2"
+    assert found.seconds > 0
+    assert (
+        standing(folder, replace(phase, epochs=3), settings_with()).words == "goes on after epoch 2"
+    )
+    other = settings_with(loss={"name": "focal"})
+    assert "trained anew: loss changed" in standing(folder, phase, other).words
+
+
+def test_nothing_is_known_of_a_training_that_never_was(tmp_path):
+    assert standing(tmp_path, of("warmup"), settings_with()).words == "nothing is trained yet"
+
+
+def test_an_accepted_training_stands_under_the_new_settings(finished, dataset, caplog):
+    other = short(student={"lr_finetune": 1e-4})
+    phase = phases(other, "student")[1]
+    assert standing(finished, phase, other).changed
+    accept(finished, phase, other)
+    assert standing(finished, phase, other).changed == ()
+    with caplog.at_level(logging.INFO):
+        train_small(other, dataset, finished)
+    assert "student_finetuned was finished" in lines(caplog)
+
+
+def test_force_sets_a_training_aside_and_deletes_nothing(finished, dataset):
+    before = files.sha256(finished / "student_finetuned.h5")
+    moved = set_aside(finished, "student_finetuned")
+    assert files.sha256(moved / "student_finetuned.h5") == before
+    assert not (finished / "student_finetuned.h5").exists()
+    assert set_aside(finished, "student_finetuned") is None
+    train_small(short(), dataset, finished)
+    assert (finished / "student_finetuned.h5").exists()

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import workbench  # noqa: F401
 from tests.training_child import settings_with, train
 from workbench import files
 from workbench.train import loop
 from workbench.train.checkpoints import Checkpoint, Checkpoints
+from workbench.train.phases import Phase
 
 ROOT = Path(__file__).parents[1]
 STEPS_AN_EPOCH = 6
@@ -47,13 +47,13 @@ def strike(monkeypatch, owner, name, at_call, error=Killed):
 
 
 POINTS = {
-    "before the first step": (loop._Fit, "_train", 1),
-    "in the second epoch, before validation": (loop._Fit, "_row", 2),
+    "before the first step": (loop._Training, "_train", 1),
+    "in the second epoch, before validation": (loop._Training, "_row", 2),
     "while its checkpoint's hash is written": (files, "write_text", 4),
     "between the hash and the checkpoint": (os, "replace", 5),
     "between the checkpoint and the logs": (loop, "write_logs", 2),
-    "after the warmup": (loop._Fit, "_start", 2),
-    "in the last epoch": (loop._Fit, "_train", 6),
+    "after the warmup": (loop._Training, "_start", 2),
+    "in the last epoch": (loop._Training, "_train", 6),
     "while the last checkpoint is written": (loop.Checkpoints, "save", 6),
 }
 
@@ -74,7 +74,7 @@ def test_a_training_killed_again_and_again_ends_with_the_same_bits(
 ):
     for call in (1, 2, 2, 2):  # each time an epoch further
         with monkeypatch.context() as patch:
-            strike(patch, loop._Fit, "_train", call)
+            strike(patch, loop._Training, "_train", call)
             with pytest.raises(Killed):
                 train(tmp_path)
     assert same(train(tmp_path), uninterrupted)
@@ -90,7 +90,7 @@ def test_other_settings_resume_to_the_bit_as_well(changed, tmp_path, monkeypatch
     settings = settings_with(**changed)
     expected = train(tmp_path / "uninterrupted", settings=settings)
     with monkeypatch.context() as patch:
-        strike(patch, loop._Fit, "_train", 6)
+        strike(patch, loop._Training, "_train", 6)
         with pytest.raises(Killed):
             train(tmp_path / "killed", settings=settings)
     assert same(train(tmp_path / "killed", settings=settings), expected)
@@ -110,13 +110,13 @@ def test_sigkill_in_another_process_loses_nothing(uninterrupted, tmp_path):
 @pytest.mark.slow
 def test_a_finished_training_is_loaded_without_a_step(uninterrupted, tmp_path, monkeypatch):
     train(tmp_path)
-    strike(monkeypatch, loop._Fit, "_start", 1)
+    strike(monkeypatch, loop._Training, "_start", 1)
     assert same(train(tmp_path), uninterrupted)
 
 
 def killed_after_three_epochs(folder, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
-        strike(patch, loop._Fit, "_train", 3)
+        strike(patch, loop._Training, "_train", 3)
         with pytest.raises(Killed):
             train(folder)
     return folder / "checkpoints/small_warmup"
@@ -179,45 +179,41 @@ def test_a_full_disk_keeps_the_checkpoint_before(uninterrupted, tmp_path, monkey
 # the files
 
 
+PHASE = Phase("small_warmup", 3, 0.3, 1e-4, 10, 1, 0.5)
+ONE = {"code": "one"}
+
+
 def checkpoint(number: float) -> Checkpoint:
     arrays = {"weights": [np.full(4, number, np.float32)], "best": []}
     return Checkpoint(arrays, {"progress": {"epoch": number}})
 
 
 def test_a_checkpoint_comes_back_as_it_went_out(tmp_path):
-    Checkpoints(tmp_path / "phase", "one").save(1, checkpoint(1))
-    found = Checkpoints(tmp_path / "phase", "one").latest()
+    Checkpoints(tmp_path, PHASE, ONE).save(1, checkpoint(1))
+    found = Checkpoints(tmp_path, PHASE, ONE).latest()
     np.testing.assert_array_equal(found.arrays["weights"], checkpoint(1).arrays["weights"])
     assert found.arrays["best"] == []
     assert found.state["progress"] == {"epoch": 1}
 
 
 def test_only_the_last_two_stay(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "phase", "one")
+    checkpoints = Checkpoints(tmp_path, PHASE, ONE)
     for number in range(1, 5):
         checkpoints.save(number, checkpoint(number))
-    names = sorted(path.name for path in (tmp_path / "phase").iterdir())
+    names = sorted(path.name for path in (tmp_path / "checkpoints/small_warmup").iterdir())
     kept = ["epoch_00003.npz", "epoch_00004.npz"]
     assert names == sorted([*kept, *(f"{name}.sha256" for name in kept)])
 
 
 def test_the_hash_file_is_what_sha256sum_checks(tmp_path):
-    Checkpoints(tmp_path / "phase", "one").save(1, checkpoint(1))
-    path = tmp_path / "phase/epoch_00001.npz"
+    Checkpoints(tmp_path, PHASE, ONE).save(1, checkpoint(1))
+    path = tmp_path / "checkpoints/small_warmup/epoch_00001.npz"
     text = path.with_name(path.name + ".sha256").read_text()
     assert text == f"{files.sha256(path)}  epoch_00001.npz\n"
 
 
-def test_checkpoints_of_other_settings_are_set_aside_with_a_word(tmp_path, caplog):
-    Checkpoints(tmp_path / "phase", "one").save(1, checkpoint(1))
-    assert Checkpoints(tmp_path / "phase", "two").latest() is None
-    assert "other settings" in caplog.text
-    assert (tmp_path / "phase.other_settings/epoch_00001.npz").exists()
-    assert not (tmp_path / "phase").exists()
-
-
 def test_a_machine_that_is_ahead_goes_back_to_an_epoch_that_all_have(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "phase", "one")
+    checkpoints = Checkpoints(tmp_path, PHASE, ONE)
     for number in (1, 2):
         checkpoints.save(number, checkpoint(number))
     assert checkpoints.latest(until=1).state["progress"] == {"epoch": 1}
@@ -225,10 +221,12 @@ def test_a_machine_that_is_ahead_goes_back_to_an_epoch_that_all_have(tmp_path):
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
-    (tmp_path / ".partial_abc.npz").write_bytes(b"half")
-    Checkpoints(tmp_path, "one").sweep()
-    assert not list(tmp_path.iterdir())
+    place = tmp_path / "checkpoints/small_warmup"
+    place.mkdir(parents=True)
+    (place / ".partial_abc.npz").write_bytes(b"half")
+    Checkpoints(tmp_path, PHASE, ONE).claim()
+    assert [path.name for path in place.iterdir()] == ["fingerprint.json"]
 
 
 def test_a_folder_without_checkpoints_starts_a_training_anew(tmp_path):
-    assert Checkpoints(tmp_path / "phase", "one").latest() is None
+    assert Checkpoints(tmp_path, PHASE, ONE).latest() is None

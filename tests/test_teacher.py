@@ -9,16 +9,18 @@ import workbench  # noqa: F401
 import tf_keras as keras
 
 from workbench.nets.lite import backbone_layers
-from workbench.nets.teacher import build_teacher, student_view, teacher_view
+from workbench.nets.teacher import student_view, teacher_structure, teacher_view
 from workbench.nets.weights import load_weights_into, save_weights
 from workbench.settings import TEACHER_SIZES, Settings, TeacherSettings
-from workbench.train.phases import freeze
+from workbench.train.loop import freeze
 
 QUICK = {"efficientnet_b0", "mobilenet_v2", "efficientnet_lite0"}
 
 
 def teacher(arch="efficientnet_b0", **changed) -> keras.Model:
-    return build_teacher(TeacherSettings(arch=arch, **{"input_size": 32, **changed}), 7)
+    return teacher_structure(
+        Settings(teacher=TeacherSettings(arch=arch, **{"input_size": 32, **changed})), 7
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,9 @@ def test_the_student_sees_its_own_size_in_lite_numbers():
 
 def test_a_run_is_continued_with_other_classes_whatever_was_built_before(b0, tmp_path):
     save_weights(b0, tmp_path / "teacher.h5")
-    other = build_teacher(TeacherSettings(arch="efficientnet_b0", input_size=32), 3)
+    other = teacher_structure(
+        Settings(teacher=TeacherSettings(arch="efficientnet_b0", input_size=32)), 3
+    )
     assert [layer.name for layer in other.layers] == [layer.name for layer in b0.layers]
     load_weights_into(other, tmp_path / "teacher.h5", backbone_only=True)
     for ours, theirs in zip(other.get_weights()[:-2], b0.get_weights()[:-2], strict=True):

@@ -20,7 +20,7 @@ import tf_keras as keras
 from workbench.errors import WeightsError
 from workbench.nets import weights as pretrained
 from workbench.nets.lite import build_lite
-from workbench.nets.teacher import build_teacher
+from workbench.nets.teacher import teacher_structure
 from workbench.nets.weights import (
     MAX_BYTES,
     fits_head,
@@ -28,7 +28,7 @@ from workbench.nets.weights import (
     read_arrays,
     save_weights,
 )
-from workbench.settings import TeacherSettings
+from workbench.settings import Settings, TeacherSettings
 
 SIDE = 8
 
@@ -127,7 +127,9 @@ def test_published_files_that_share_some_layer_names_are_read_in_order_too(tmp_p
 def test_a_backbone_lists_its_layers_in_the_order_of_the_published_file(arch):
     """Keras wrote those files, and reads them, in the order of its own layers."""
     theirs = {"mobilenet_v2": "MobileNetV2", "resnet101": "ResNet101"}[arch]
-    ours = build_teacher(TeacherSettings(arch=arch, input_size=32), 2).layers[:-1]
+    ours = teacher_structure(Settings(teacher=TeacherSettings(arch=arch, input_size=32)), 2).layers[
+        :-1
+    ]
     original = getattr(keras.applications, theirs)(weights=None, include_top=False)
     assert with_weights(ours) == with_weights(original.layers)
 

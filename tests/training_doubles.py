@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-
-import workbench  # noqa: F401
-
-# isort: split
+import pandas as pd
 import tensorflow as tf
 import tf_keras as keras
 
+from workbench.data.tables import Dataset, Split
 from workbench.nets.lite import restartable_randomness
-from workbench.train.feeds import Feed
+from workbench.nets.teacher import build_student, build_teacher, student_view, teacher_view
+from workbench.settings import Settings
+from workbench.train.loop import Feed, feed, fit
+from workbench.train.losses import Distillation, task_loss, trusted_classes
+from workbench.train.phases import phases
 
 CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a training needs of a run."""
+
+    folder: Path
+    settings: Settings
+
+
 SIDE = 8
 
 
@@ -69,10 +83,42 @@ def small_feed(count: int = 48, batch_size: int = 8) -> Feed:
     mask = np.ones_like(val_targets)
     validation = tf.data.Dataset.from_tensor_slices(((val_images,), val_targets, mask))
     return Feed(
-        lambda epoch: training_stream(images, targets, batch_size, epoch),
+        lambda epoch, _strategy: training_stream(images, targets, batch_size, epoch),
         validation.batch(batch_size),
         val_targets,
         mask,
         tuple(f"class {index}" for index in range(CLASSES)),
         batch_size,
     )
+
+
+def even_loss(settings: Settings) -> Callable:
+    """The loss of the task, every class weighing the same."""
+    targets = np.ones((48, CLASSES), np.float32)
+    classes = tuple("abc")
+    return task_loss(settings, Split("train", ("",) * 48, Path(), classes, targets, targets))
+
+
+def train_role(
+    role: str,
+    settings: Settings,
+    dataset: Dataset,
+    folder: Path,
+    teacher: keras.Model | None = None,
+    **changed: Callable,
+) -> tuple[keras.Model, pd.DataFrame]:
+    """Train as notebooks 03 and 04 do; `network` and `loss` may be a reader's own."""
+    build, view = (
+        (build_teacher, teacher_view) if role == "teacher" else (build_student, student_view)
+    )
+    network = changed.get("network") or build(settings, len(dataset.classes))
+    loss = changed.get("loss") or task_loss(settings, dataset.split("train"))
+    views = (view(settings),)
+    if teacher is not None:
+        gate = trusted_classes(settings, dataset, teacher, network)
+        views = (teacher_view(settings), *views)
+        loss = Distillation(loss, teacher, settings, gate)
+    batches = feed(dataset, views, settings, batch_size=getattr(settings, role).batch_size)
+    run = Place(folder, settings)
+    fits = [fit(phase, network, loss, batches, run) for phase in phases(settings, role)]
+    return network, pd.concat([one.history for one in fits], ignore_index=True)

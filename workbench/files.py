@@ -118,3 +118,10 @@ def _unsafe(relative: str) -> str | None:
     if ".." in PurePosixPath(relative).parts:
         return "climbs out with .."
     return None
+
+
+def find_upwards(name: str) -> Path:
+    """Find a file named from the project's folder, wherever in it a notebook runs."""
+    here = Path.cwd()
+    found = (folder / name for folder in (here, *here.parents) if (folder / name).is_file())
+    return next(found, Path(name))

@@ -112,15 +112,14 @@ def _hashes(out: Path) -> list[str]:
 
 def train(data: Path, out: Path) -> None:
     """What the disturbed process does."""
-    from workbench.train.student import train_student
-    from workbench.train.teacher import train_teacher
+    from tests.training_doubles import train_role
 
     dataset = read_dataset(data, SETTINGS)
     sys.stdout.write(f"{READY}\n")
     sys.stdout.flush()
     started = time.monotonic()
-    teacher = train_teacher(SETTINGS, dataset, out)
-    train_student(SETTINGS, dataset, teacher.model, out)
+    teacher, _history = train_role("teacher", SETTINGS, dataset, out)
+    train_role("student", SETTINGS, dataset, out, teacher)
     sys.stdout.write(f"{time.monotonic() - started:.1f} s\n")
 
 

@@ -92,22 +92,24 @@ def _seed(shared: Path, name: str, seed: int, folder: Path) -> list[dict[str, An
 
 
 def _trained(settings: Settings, dataset: Dataset, teacher, arm: str, out: Path) -> tuple:
+    from tests.training_doubles import train_role
+    from workbench.nets.inference import predict_logits
     from workbench.nets.teacher import student_view, teacher_view
-    from workbench.train.monitors import validation_figures
-    from workbench.train.predict import predict_logits
-    from workbench.train.student import train_student
-    from workbench.train.teacher import train_teacher
+    from workbench.train.loop import validation_figures
 
     if arm == "teacher":
-        training, view = train_teacher(settings, dataset, out), teacher_view(settings)
+        model, view = train_role("teacher", settings, dataset, out)[0], teacher_view(settings)
     else:
         taught = teacher if "distillation" in arm else None
-        training, view = train_student(settings, dataset, taught, out), student_view(settings)
+        model, view = (
+            train_role("student", settings, dataset, out, taught)[0],
+            student_view(settings),
+        )
     test = dataset.split("test")
-    logits = predict_logits(training.model, test, view, 32, settings)
+    logits = predict_logits(model, test, view or student_view(settings), settings)
     single_label = settings.task == "single_label"
     figures = validation_figures(logits, test.targets, test.mask, single_label=single_label)
-    return training.model, {"f1_macro": figures["val_f1_macro"], "map": figures["val_map"]}
+    return model, {"f1_macro": figures["val_f1_macro"], "map": figures["val_map"]}
 
 
 def _settings(shared: Path, name: str, seed: int, arm: str) -> Settings:

@@ -107,9 +107,8 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def _load(folder: Path) -> tuple[Settings, Any, Any]:
+    from workbench.nets.saved import load_network
     from workbench.run import Run, project_root, saved_settings
-    from workbench.steps.learning import load_student
 
     run = Run(folder, saved_settings(folder), project_root(folder))
-    dataset = run.dataset()
-    return run.settings, dataset, load_student(run, dataset)
+    return run.settings, run.dataset(), load_network(folder, "student", run.settings)

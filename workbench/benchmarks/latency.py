@@ -81,11 +81,11 @@ def _files_of_run(folder: Path) -> dict[str, Any]:
     for name in (MODEL_FILE, WEIGHTS_FILE):
         if not (folder / name).exists():
             raise MissingInputError(f"No {name} in {folder}. Finish the run first")
+    from workbench.nets.saved import load_network
     from workbench.run import Run, project_root, saved_settings
-    from workbench.steps.learning import load_student
 
     run = Run(folder, saved_settings(folder), project_root(folder))
-    student = load_student(run, run.dataset())
+    student = load_network(folder, "student", run.settings)
     model = (folder / MODEL_FILE).read_bytes()
     return {"size": run.settings.student_size, "INT8 TFLite": model, **_float_files(student)}
 

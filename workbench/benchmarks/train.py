@@ -20,15 +20,13 @@ import tf_keras as keras
 
 from workbench.data.pipeline import training_batches
 from workbench.data.tables import Split
-from workbench.nets.teacher import build_teacher, student_view, teacher_view
+from workbench.nets.devices import seed_everything
+from workbench.nets.inference import inference
+from workbench.nets.teacher import student_structure, student_view, teacher_structure, teacher_view
 from workbench.settings import Settings
 from workbench.train.batch_size import made_up_batches
-from workbench.train.devices import seed_everything
-from workbench.train.distill import FromLabels
-from workbench.train.losses import task_loss
-from workbench.train.predict import inference
+from workbench.train.losses import Distillation, task_loss
 from workbench.train.step import TrainingStep
-from workbench.train.student import build_student, student_objective
 
 CLASSES = 7
 STEPS = 12  # of each kind
@@ -88,15 +86,15 @@ def _steps(
 ) -> Iterator[tuple[str, tuple[Step, Callable[[], int] | None]]]:
     """Yield every kind of step, with how to count its traces."""
     own, large = student_view(settings), teacher_view(settings)
-    loss = task_loss(settings, np.ones(CLASSES), 1)
+    loss = task_loss(settings, photos)
     memory = made_up_batches((own,), batch_size, CLASSES)
-    teacher = build_teacher(settings.teacher, CLASSES)
+    teacher = teacher_structure(settings, CLASSES)
     yield "bare train_on_batch", (_bare(settings, memory), None)
 
-    ours = _training(settings, FromLabels(loss))
+    ours = _training(settings, loss)
     yield "our step", (_on(ours, memory), lambda: ours.traces)
 
-    files = _training(settings, FromLabels(loss))
+    files = _training(settings, loss)
     stream = training_batches(photos, (own,), batch_size, settings).dataset
     yield "our epoch from files", (_on(files, stream), lambda: files.traces)
 
@@ -105,23 +103,23 @@ def _steps(
     count = compiled.experimental_get_tracing_count
     yield "teacher inference", (lambda: compiled(images).numpy(), count)
 
-    distilled = _training(settings, student_objective(settings, loss, teacher, CLASSES))
+    distilled = _training(settings, Distillation(loss, teacher, settings))
     both = made_up_batches((large, own), batch_size, CLASSES)
     yield "distillation step", (_on(distilled, both), lambda: distilled.traces)
 
 
 def _bare(settings: Settings, batches: tf.data.Dataset) -> Step:
     """Keras as it comes, with the optimizer and the loss that we use."""
-    network = build_student(settings, CLASSES)
+    network = student_structure(settings, CLASSES)
     optimizer = keras.optimizers.AdamW(1e-6, weight_decay=settings.student.weight_decay)
     network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True))
     images, targets, _mask = next(iter(batches))
     return lambda: network.train_on_batch(images[0], targets)
 
 
-def _training(settings: Settings, goal) -> TrainingStep:
+def _training(settings: Settings, goal: Callable) -> TrainingStep:
     strategy = tf.distribute.get_strategy()
-    network = build_student(settings, CLASSES)
+    network = student_structure(settings, CLASSES)
     step = TrainingStep(network, goal, settings.training, settings.student.weight_decay, strategy)
     step.set_rate(1e-6)
     return step
@@ -144,7 +142,7 @@ def _alternating(steps: dict[str, Step], count: int) -> dict[str, float]:
 
 
 def _draw_photos(folder: Path, count: int) -> Split:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(np.random.SeedSequence(0))
     names = tuple(f"{index}.jpg" for index in range(count))
     for name in names:
         coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)

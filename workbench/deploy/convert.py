@@ -17,8 +17,8 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from workbench.deploy.flatbuffer import with_integer_ports
 from workbench.deploy.tflite import quiet, run_tflite
 from workbench.errors import StepError
+from workbench.nets.inference import inference
 from workbench.settings import TfliteExportSettings
-from workbench.train.predict import inference
 
 # `ConverterError` and `OpError` descend from Exception directly.
 REFUSALS = (ConverterError, tf.errors.OpError, ValueError, RuntimeError, TypeError)

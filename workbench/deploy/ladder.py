@@ -38,7 +38,6 @@ from workbench.deploy.convert import (
 from workbench.deploy.coverage import Labelled
 from workbench.deploy.layers import COLUMNS, layer_errors, worst_layers
 from workbench.deploy.parity import decide_logits
-from workbench.deploy.qat import fit, qat_phase
 from workbench.deploy.quantize import (
     cover_logits,
     fake_quantize,
@@ -50,6 +49,8 @@ from workbench.errors import InputError, StepError
 from workbench.files import write_bytes, write_json, writing
 from workbench.nets.weights import save_weights
 from workbench.settings import Settings
+from workbench.train.loop import fit
+from workbench.train.phases import qat_phase
 
 log = logging.getLogger(__name__)
 

@@ -121,8 +121,9 @@ class _Parts:
         for number, stage in enumerate(stages, start=1):
             for repeat in range(stage.repeats):
                 name = f"block{number}{chr(ord('a') + repeat)}_"
-                # The original divides by the unscaled number of blocks in every variant.
-                drop_rate = self.drop_connect * index / BLOCKS
+                # The original divides by the unscaled number of blocks in every variant. The deep
+                # ones have more blocks than that; no branch may be dropped always.
+                drop_rate = self.drop_connect * min(index / BLOCKS, 1)
                 x = self._block(x, replace(stage, stride=1) if repeat else stage, name, drop_rate)
                 index += 1
         x = self._conv(x, TOP_FILTERS, "top_conv")
@@ -184,14 +185,17 @@ def _padding(x, kernel: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 # The parts of a network: what lies under the pooled features, and the head on top of them.
 
+POOLINGS = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D, layers.Flatten)
 QUANTIZED = "quant_"  # what quantisation puts before the name of a layer it wraps
 
 
 def backbone_layers(network: keras.Model) -> list[keras.layers.Layer]:
-    """List the layers between the image and the pooled features, from the bottom up."""
-    names = [layer.name for layer in network.layers]
-    end = next(i for i, name in enumerate(names) if name.removeprefix(QUANTIZED) == "avg_pool")
-    return [layer for layer in network.layers[:end] if not _is_input(layer)]
+    """List the layers below the pooled features, from the bottom up, in anybody's network."""
+    below = network.layers
+    ends = [i for i, layer in enumerate(below) if layer.name.removeprefix(QUANTIZED) == "avg_pool"]
+    ends += [i for i, layer in enumerate(below) if isinstance(layer, POOLINGS)]
+    ends += [i for i, layer in enumerate(below) if layer.weights][-1:]
+    return [layer for layer in below[: ends[0]] if not _is_input(layer)] if ends else []
 
 
 def is_head(layer: keras.layers.Layer) -> bool:
@@ -221,7 +225,7 @@ def restartable_randomness() -> Iterator[None]:
 def reset_randomness(model: keras.Model, seed: int, epoch: int) -> None:
     """Give every dropout layer of `model` the random state of that epoch."""
     for index, generator in enumerate(_generators(model)):
-        state = np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0]
+        state = np.random.SeedSequence(seed, spawn_key=(epoch, index)).generate_state(1)[0]
         generator.reset_from_seed(int(state))
 
 

@@ -1,21 +1,26 @@
-"""The large networks a student can learn from, from keras applications, with our logits on top.
+"""The networks that the settings describe: a teacher from keras applications, a Lite student.
 
-Each takes float pixels in [0, 255] and carries its own preprocessing, so nobody outside needs to
-know it. The Lite teachers are the exception: they take what a student takes.
+Teachers take float pixels in [0, 255] and carry their own preprocessing. The Lite teachers are the
+exception: they take what a student takes.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 import tf_keras as keras
 from tf_keras import layers
 
+from workbench import files
 from workbench.data.views import View
+from workbench.nets.devices import choose_strategy, precision, prepare_devices, seed_everything
 from workbench.nets.lite import build_lite, head, restartable_randomness
-from workbench.settings import TEACHER_SIZES, Settings, TeacherSettings
+from workbench.nets.weights import fits_head, imagenet_weights, load_weights_into
+from workbench.settings import Settings, StudentSettings, TeacherSettings
 
+logger = logging.getLogger(__name__)
 # Of ImageNet, RGB in [0, 1]; what the published EfficientNet weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
@@ -23,33 +28,16 @@ IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
-def build_teacher(settings: TeacherSettings, num_classes: int) -> keras.Model:
-    """Build the teacher network that `settings` describe; it gives logits [N, C]."""
-    size = teacher_size(settings)
-    if settings.arch.startswith("efficientnet_lite"):
-        return build_lite(
-            lite_variant(settings.arch),
-            num_classes,
-            input_size=size,
-            dropout=settings.dropout,
-            drop_connect=settings.drop_connect,
-            normalization_momentum=settings.normalization_momentum,
-        )
-    # Keras numbers unnamed layers through a global counter; names must not depend on history.
-    keras.backend.reset_uids()
-    with restartable_randomness():
-        image = keras.Input((size, size, 3), name="image")
-        backbone = _backbone(settings, image)
-        x = layers.GlobalAveragePooling2D(name="avg_pool")(backbone.output)
-        logits = head(x, num_classes, settings.dropout)
-        network = keras.Model(image, logits, name=settings.arch)
-    _set_constants(network, settings.normalization_momentum)
-    return network
+def build_teacher(settings: Settings, num_classes: int) -> keras.Model:
+    """Build the teacher with its start weights; it gives logits [N, C]."""
+    own = settings.teacher
+    return _built(settings, lambda: teacher_structure(settings, num_classes), "teacher", own.arch)
 
 
-def teacher_size(settings: TeacherSettings) -> int:
-    auto = settings.input_size == "auto"
-    return TEACHER_SIZES[settings.arch] if auto else settings.input_size
+def build_student(settings: Settings, num_classes: int) -> keras.Model:
+    """Build the student with its start weights; it gives logits [N, C]."""
+    arch = f"efficientnet_{settings.student.variant}"
+    return _built(settings, lambda: student_structure(settings, num_classes), "student", arch)
 
 
 def teacher_view(settings: Settings) -> View:
@@ -63,18 +51,73 @@ def student_view(settings: Settings) -> View:
     return View(settings.student_size, "lite")
 
 
-def lite_variant(arch: str) -> str:
-    return arch.removeprefix("efficientnet_")
+def student_structure(settings: Settings, num_classes: int) -> keras.Model:
+    own = settings.student
+    return _lite(own.variant, own, settings.student_size, num_classes)
 
 
-def _backbone(settings: TeacherSettings, image) -> keras.Model:
+def teacher_structure(settings: Settings, num_classes: int) -> keras.Model:
+    own, size = settings.teacher, settings.teacher_size
+    if own.arch.startswith("efficientnet_lite"):
+        return _lite(own.arch.removeprefix("efficientnet_"), own, size, num_classes)
+    # Keras numbers unnamed layers through a global counter; names must not depend on history.
+    keras.backend.reset_uids()
+    with restartable_randomness():
+        image = keras.Input((size, size, 3), name="image")
+        backbone = _backbone(own, image)
+        x = layers.GlobalAveragePooling2D(name="avg_pool")(backbone.output)
+        logits = head(x, num_classes, own.dropout)
+        network = keras.Model(image, logits, name=own.arch)
+    _set_constants(network, own.normalization_momentum)
+    return network
+
+
+def _built(settings: Settings, build: Callable, role: str, arch: str) -> keras.Model:
+    """Build on the devices in use; seeding right before keeps out what was built earlier."""
+    prepare_devices(settings)
+    strategy = choose_strategy(settings)
+    seed_everything(settings)
+    with precision(settings), strategy.scope():
+        network = build()
+        _load_start_weights(network, role, getattr(settings, role).weights, arch)
+    return network
+
+
+def _load_start_weights(network: keras.Model, role: str, source: str, arch: str) -> None:
+    """Fill the network with what `weights` names; with `none` it stays random."""
+    if source == "none":
+        return
+    if source == "imagenet":
+        load_weights_into(network, imagenet_weights(arch, f"{role}.weights"), backbone_only=True)
+        return
+    path = files.find_upwards(source)
+    whole = fits_head(network, path)
+    head = "its head included" if whole else "with a new head"
+    logger.info("%s goes on from %s, %s", role, path, head)
+    load_weights_into(network, path, backbone_only=not whole)
+
+
+def _lite(
+    variant: str, own: TeacherSettings | StudentSettings, size: int, num_classes: int
+) -> keras.Model:
+    return build_lite(
+        variant,
+        num_classes,
+        input_size=size,
+        dropout=own.dropout,
+        drop_connect=own.drop_connect,
+        normalization_momentum=own.normalization_momentum,
+    )
+
+
+def _backbone(own: TeacherSettings, image) -> keras.Model:
     applications = keras.applications
     common = {"include_top": False, "weights": None}
-    if settings.arch.startswith("efficientnet"):
-        build: Callable = getattr(applications, "EfficientNet" + settings.arch[-2:].upper())
-        return build(input_tensor=image, drop_connect_rate=settings.drop_connect, **common)
-    if settings.arch.startswith("resnet"):
-        build = getattr(applications, "ResNet" + settings.arch.removeprefix("resnet"))
+    if own.arch.startswith("efficientnet"):
+        build: Callable = getattr(applications, "EfficientNet" + own.arch[-2:].upper())
+        return build(input_tensor=image, drop_connect_rate=own.drop_connect, **common)
+    if own.arch.startswith("resnet"):
+        build = getattr(applications, "ResNet" + own.arch.removeprefix("resnet"))
         return build(input_tensor=_caffe_preprocessing(image), **common)
     scaled = layers.Rescaling(1 / 127.5, offset=-1, name="preprocessing")(image)
     return applications.MobileNetV2(input_tensor=scaled, **common)

@@ -1,4 +1,9 @@
-"""Checkpoints that survive a kill: whole or absent, with a hash, the last two of a phase kept."""
+"""Checkpoints that survive a kill: whole or absent, with a hash, the last two of a phase kept.
+
+Beside them lies fingerprint.json: the named parts of what they were trained with. Under the same
+parts a training is finished or goes on; under others they are set aside, never deleted. Loads no
+TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import io
 import json
 import logging
 import re
-import shutil
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +19,21 @@ from typing import Any
 import numpy as np
 
 from workbench import files
+from workbench.train.phases import Phase, epochs_knob, phase_parts
 
 logger = logging.getLogger(__name__)
 KEPT = 2
 NAME = re.compile(r"epoch_(\d{5})\.npz")
+FINGERPRINT = "fingerprint.json"
+ANYTHING = "accepted"  # stands for a value that a person vouched for without building it
+WORDS = {
+    "code": "the code that trains",
+    "network": "the network's layers",
+    "start weights": "the weights it starts from",
+    "loss": "the loss",
+    "data": "the images, labels or augmentation",
+}
+LONGEST_VALUE = 40
 
 
 @dataclass(frozen=True)
@@ -28,66 +44,186 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-class Checkpoints:
-    """The checkpoints of one phase, for one fingerprint of settings and data."""
+@dataclass(frozen=True)
+class Standing:
+    """What is kept of a phase, and what would become of it now."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = Path(folder)
-        self.fingerprint = fingerprint
+    epoch: int  # the last one that is kept, 0 without any
+    finished: bool
+    changed: tuple[str, ...]  # what would make it train anew, in words
+    seconds: float  # that the kept training took
+
+    @property
+    def words(self) -> str:
+        if not self.epoch:
+            return "nothing is trained yet"
+        if self.changed:
+            return f"trained anew: {'; '.join(self.changed)}"
+        return f"{'finished' if self.finished else 'goes on'} after epoch {self.epoch}"
+
+
+def standing(folder: Path, phase: Phase, settings: Any) -> Standing:
+    """Say what a training would find, as far as that is known before anything is built."""
+    place = _place(folder, phase.name)
+    progress = _progress(place)
+    if not progress:
+        return Standing(0, False, (), 0.0)
+    before, now = _stored(place), phase_parts(phase, settings)
+    known = {name: value for name, value in before.items() if name not in _VALUES}
+    changed = differences(known, now, phase, progress["epoch"])
+    seconds = sum(row["seconds"] for row in progress["rows"])
+    finished = bool(progress["stopped"]) or progress["epoch"] >= phase.epochs
+    return Standing(progress["epoch"], finished, tuple(changed), seconds)
+
+
+_VALUES = {"network", "start weights", "loss", "data"}
+
+
+def set_aside(folder: Path, phase_name: str) -> Path | None:
+    """Move checkpoints, weights and log of a phase where nothing overwrites them; say where."""
+    place = _place(folder, phase_name)
+    logs = (Path(folder) / f"logs/{phase_name}{suffix}" for suffix in (".csv", ".jsonl"))
+    loose = [Path(folder) / f"{phase_name}.h5", *logs]
+    if not place.exists() and not loose[0].exists():
+        return None
+    number = 1
+    while (aside := place.with_name(f"{place.name}.aside-{number}")).exists():
+        number += 1
+    place.mkdir(parents=True, exist_ok=True)
+    place.replace(aside)
+    for path in loose:
+        if path.exists():
+            path.replace(aside / path.name)
+    return aside
+
+
+def accept(folder: Path, phase: Phase, settings: Any) -> None:
+    """Keep a training although code or settings changed: a person vouches for it."""
+    place = _place(folder, phase.name)
+    before, now = _stored(place), phase_parts(phase, settings)
+    if not before:
+        return
+    values = {name: value for name, value in before.items() if name in _VALUES}
+    known = {name: value for name, value in before.items() if name not in _VALUES}
+    if known | {"code": ""} != now | {"code": ""}:  # a changed setting may change values as well
+        values = dict.fromkeys(values, ANYTHING)
+    files.write_json(place / FINGERPRINT, now | values)
+
+
+def differences(
+    before: dict[str, str], now: dict[str, str], phase: Phase, epoch: int = 0
+) -> list[str]:
+    """Say in words what makes a training start anew; settings first, and values only without."""
+    names = [
+        name for name in (*before, *(now.keys() - before.keys())) if _differ(name, before, now)
+    ]
+    if names and not before:
+        return ["it was trained by an earlier version"]
+    known = [name for name in names if name not in _VALUES]
+    words = [_change(name, before, now, phase) for name in known or names]
+    if not words and epoch > phase.epochs:
+        knob = epochs_knob(phase).removeprefix("setting ")
+        words = [f"{knob} is {phase.epochs}, and {epoch} epochs are done"]
+    return words
+
+
+def _differ(name: str, before: dict[str, str], now: dict[str, str]) -> bool:
+    return before.get(name) != now.get(name) and before.get(name) != ANYTHING
+
+
+def _change(name: str, before: dict[str, str], now: dict[str, str], phase: Phase) -> str:
+    if name in WORDS:
+        return f"{WORDS[name]} changed"
+    old, new = before.get(name, "absent"), now.get(name, "absent")
+    short = name.removeprefix("setting ")
+    text = f"{short} {old} → {new}" if len(old + new) < LONGEST_VALUE else f"{short} changed"
+    if name == epochs_knob(phase) and name in before and name in now:
+        return f"{text}, and cosine runs over all epochs"
+    return text
+
+
+class Checkpoints:
+    """The checkpoints of one phase, for one fingerprint."""
+
+    def __init__(self, folder: Path, phase: Phase, parts: dict[str, str]) -> None:
+        self.root, self.phase, self.parts = Path(folder), phase, parts
+        self.folder = _place(folder, phase.name)
+
+    def claim(self) -> None:
+        """Set aside what was trained with something else; note what is trained with now."""
+        for path in self.folder.glob(f"{files.PARTIAL}*"):  # what a kill left half-written
+            path.unlink()
+        progress = _progress(self.folder)
+        if progress:
+            before = _stored(self.folder)
+            changed = differences(before, self.parts, self.phase, progress["epoch"])
+            if changed:
+                aside = set_aside(self.root, self.phase.name)
+                what = "; ".join(changed)
+                logger.warning(
+                    "%s is trained anew: %s. The earlier one is kept in %s",
+                    self.phase.name, what, aside.relative_to(self.root),
+                )  # fmt: skip
+        if _stored(self.folder) != self.parts:
+            files.write_json(self.folder / FINGERPRINT, self.parts)
 
     def save(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Write the hash, then the file it belongs to: a kill between the two leaves neither."""
         groups = {name: len(arrays) for name, arrays in checkpoint.arrays.items()}
-        state = {"fingerprint": self.fingerprint, "groups": groups, **checkpoint.state}
+        state = {"groups": groups, **checkpoint.state}
         path = self.folder / f"epoch_{epoch:05d}.npz"
         with files.writing(path) as temporary:
             text = np.frombuffer(json.dumps(state).encode(), np.uint8)
             with open(temporary, "wb") as file:
                 np.savez(file, state=text, **_flat(checkpoint.arrays))
             files.write_text(_hash_file(path), _hash_line(temporary, path.name))
-        self._forget_older(epoch)
+        for older in _paths(self.folder, until=epoch)[:-KEPT]:
+            older.unlink()
+            _hash_file(older).unlink(missing_ok=True)
 
     def latest(self, until: int | None = None) -> Checkpoint | None:
-        """Read the newest checkpoint that is whole; None when there is none of these settings."""
-        for path in reversed(self._paths(until)):
-            checkpoint = self._read(path)
-            if checkpoint is None:
-                logger.warning("%s is damaged; the checkpoint before it is used", path)
-                continue
-            if checkpoint.state["fingerprint"] == self.fingerprint:
+        """Read the newest checkpoint that is whole; None when there is none."""
+        for path in reversed(_paths(self.folder, until)):
+            checkpoint = _read(path)
+            if checkpoint:
                 return checkpoint
-            self._set_aside()
-            return None
+            logger.warning("%s is damaged; the checkpoint before it is used", path)
         return None
 
-    def sweep(self) -> None:
-        """Remove what a kill left half-written."""
-        for path in self.folder.glob(".partial_*"):
-            path.unlink()
 
-    def _read(self, path: Path) -> Checkpoint | None:
-        expected = _hash_file(path)
-        if not expected.exists() or expected.read_bytes() != _hash_line(path, path.name).encode():
-            return None
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        state = json.loads(arrays.pop("state").tobytes())
-        return Checkpoint(_grouped(arrays, state.pop("groups")), state)
+def _place(folder: Path, name: str) -> Path:
+    return Path(folder) / "checkpoints" / name
 
-    def _set_aside(self) -> None:
-        aside = self.folder.with_name(self.folder.name + ".other_settings")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.folder.replace(aside)
-        logger.warning("checkpoints of other settings or data were set aside in %s", aside)
 
-    def _forget_older(self, epoch: int) -> None:
-        for path in self._paths(until=epoch)[:-KEPT]:
-            path.unlink()
-            _hash_file(path).unlink(missing_ok=True)
+def _stored(place: Path) -> dict[str, str]:
+    path = place / FINGERPRINT
+    return files.read_json(path) if path.exists() else {}
 
-    def _paths(self, until: int | None = None) -> list[Path]:
-        epochs = {p: int(m[1]) for p in self.folder.glob("*.npz") if (m := NAME.fullmatch(p.name))}
-        return sorted(path for path, epoch in epochs.items() if until is None or epoch <= until)
+
+def _progress(place: Path) -> dict[str, Any] | None:
+    """Read how far the newest checkpoint came, without its tensors."""
+    for path in reversed(_paths(place)):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return json.loads(archive["state"].tobytes())["progress"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            continue
+    return None
+
+
+def _read(path: Path) -> Checkpoint | None:
+    expected = _hash_file(path)
+    if not expected.exists() or expected.read_bytes() != _hash_line(path, path.name).encode():
+        return None
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    state = json.loads(arrays.pop("state").tobytes())
+    return Checkpoint(_grouped(arrays, state.pop("groups")), state)
+
+
+def _paths(place: Path, until: int | None = None) -> list[Path]:
+    epochs = {p: int(m[1]) for p in place.glob("*.npz") if (m := NAME.fullmatch(p.name))}
+    return sorted(path for path, epoch in epochs.items() if until is None or epoch <= until)
 
 
 def _hash_file(path: Path) -> Path:

@@ -1,16 +1,27 @@
-"""What a training writes down: one line an epoch, one CSV and one JSONL a phase."""
+"""What a training writes down and shows: log lines, CSV and JSONL, a bar, TensorBoard."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import tensorflow as tf
+import tf_keras as keras
+from tqdm import tqdm
 
 from workbench import files
+from workbench.settings import TrainingSettings
 
+logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 FIGURES = ["loss", "val_loss", "val_f1_macro", "val_map", "lr", "seconds"]
 TYPES = {"phase": "str", "epoch": "int64", **dict.fromkeys(FIGURES, "float64")}
@@ -51,3 +62,109 @@ def _strict(row: Row) -> Row:
 
 def _undefined(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
+
+
+# While an epoch lasts: a bar for a person, a line a minute for a log.
+
+SECONDS_BETWEEN_LINES = 60
+
+
+def paced(steps: int, title: str, bar: bool | None = None) -> Iterator[int]:
+    """Count the steps of an epoch; `bar` None shows a bar where a person looks on."""
+    if _watched() if bar is None else bar:
+        yield from tqdm(range(steps), desc=title, leave=False, mininterval=1)
+        return
+    started = told = time.monotonic()
+    for step in range(steps):
+        yield step
+        now = time.monotonic()
+        if now - told >= SECONDS_BETWEEN_LINES:
+            told = now
+            left = (now - started) / (step + 1) * (steps - step - 1)
+            logger.info("%s: step %d/%d, %s left", title, step + 1, steps, duration(left))
+
+
+def _watched() -> bool:
+    """Tell a terminal or a live notebook from a batch: only a live one may ask for input."""
+    if sys.stderr.isatty():
+        return True
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    # The kernel keeps what its client said with the cell, but offers no public name for it.
+    return getattr(getattr(shell, "kernel", None), "_allow_stdin", False)
+
+
+# TensorBoard: curves by epoch and by batch, a few pictures with their scores, histograms.
+
+CURVES = ("loss", "val_loss", "val_f1_macro", "val_map", "lr")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Validation images that TensorBoard shows, with what the network says of them."""
+
+    images: np.ndarray
+    targets: np.ndarray
+    scores: np.ndarray  # probabilities
+    classes: tuple[str, ...]
+
+
+class TensorBoard:
+    """Writes one phase; with `tensorboard: false` it writes nothing."""
+
+    def __init__(self, folder: Path, settings: TrainingSettings) -> None:
+        self.settings = settings
+        self.writer = tf.summary.create_noop_writer()
+        if settings.tensorboard:
+            self.writer = tf.summary.create_file_writer(str(folder))
+
+    def write_batches(self, first_step: int, losses: np.ndarray, rates: list[float]) -> None:
+        with self.writer.as_default():
+            for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
+                tf.summary.scalar("batch/loss", loss, step=first_step + offset)
+                tf.summary.scalar("batch/lr", rate, step=first_step + offset)
+
+    def write_epoch(self, row: Row, network: keras.Model, examples: Examples | None) -> None:
+        with self.writer.as_default(step=row["epoch"]):
+            for name in CURVES:
+                tf.summary.scalar(f"epoch/{name}", row[name])
+            if self.settings.tensorboard_histograms:
+                for weight in network.weights:
+                    tf.summary.histogram(weight.name, weight)
+            if examples:
+                self._write_examples(examples, first=row["epoch"] == 1)
+        self.writer.flush()
+
+    def _write_examples(self, examples: Examples, first: bool) -> None:
+        if first:  # the pictures stay the same, only the scores change
+            images = displayable(examples.images)
+            tf.summary.image("examples", images, max_outputs=len(images))
+        tf.summary.text("examples/scores", tf.constant(score_table(examples)))
+
+
+def score_table(examples: Examples) -> str:
+    """Write a Markdown table of probabilities, an image a row, its labels in bold."""
+    names = ["image", *map(_plain, examples.classes)]
+    lines = [_line(names), _line(["---"] * len(names))]
+    for index, (truth, scores) in enumerate(zip(examples.targets, examples.scores, strict=True)):
+        cells = [_score(y, score) for y, score in zip(truth, scores, strict=True)]
+        lines.append(_line([str(index), *cells]))
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(name: str) -> str:
+    """Keep letters, digits and spaces as they are; everything else becomes an HTML number."""
+    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in name)
+
+
+def displayable(images: np.ndarray) -> np.ndarray:
+    """Bring [0, 255] or [-1, 1] to what TensorBoard shows, [0, 1]."""
+    scaled = images / 255 if images.max() > 1 else (images + 1) / 2
+    return np.clip(scaled, 0, 1)
+
+
+def _score(label: float, score: float) -> str:
+    return f"**{score:.2f}**" if label > 0.5 else f"{score:.2f}"

@@ -1,51 +1,154 @@
 """The one training loop: epochs, validation, the best weights, checkpoints and logs.
 
-Teacher, student and quantization-aware training all pass through `fit_phase`. It knows no dataset
-and no architecture; it gets a network and a feed, and a folder to write in.
+Teacher, student and quantization-aware training all pass through `fit`. A phase that stands
+finished is loaded, one that was interrupted goes on, and one of other settings, code, network, loss
+or images trains anew while the earlier one is kept aside.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench.errors import StepError
-from workbench.nets.lite import reset_randomness
+from workbench import files
+from workbench.data.pipeline import evaluation_batches, plain_errors, training_batches
+from workbench.data.views import View
+from workbench.decide import outcomes
+from workbench.decide.curves import average_precision
+from workbench.errors import SettingsError, StepError
+from workbench.fingerprint import value_digest, weights_digest
+from workbench.lock import locked
+from workbench.nets.devices import (
+    agreed,
+    choose_strategy,
+    describe_devices,
+    distributed,
+    earliest,
+    precision,
+    prepare_devices,
+    seed_everything,
+    worker,
+)
+from workbench.nets.inference import inference
+from workbench.nets.lite import backbone_layers, reset_randomness
+from workbench.nets.saved import write_structure
 from workbench.nets.weights import save_weights
 from workbench.settings import Settings
 from workbench.train.checkpoints import Checkpoint, Checkpoints
-from workbench.train.devices import agreed, distributed, earliest
-from workbench.train.distill import Objective
-from workbench.train.feeds import Feed
-from workbench.train.logs import Row, epoch_line, history_table, write_logs
-from workbench.train.pace import paced
-from workbench.train.schedule import Progress, Schedule, make_schedule
-from workbench.train.step import TrainingStep
-from workbench.train.tensorboard import TensorBoard
-from workbench.train.validation import Validation
+from workbench.train.logs import (
+    Examples,
+    Row,
+    TensorBoard,
+    epoch_line,
+    history_table,
+    paced,
+    write_logs,
+)
+from workbench.train.losses import label_part
+from workbench.train.phases import Phase, phase_parts
+from workbench.train.schedule import Progress, make_schedule
+from workbench.train.step import TrainingStep, check_loss
+
+if TYPE_CHECKING:
+    from workbench.data.tables import Dataset
 
 logger = logging.getLogger(__name__)
 
+# The images of a phase.
+
+
+class Stream(Protocol):
+    """An endless stream of global batches (views, targets, mask)."""
+
+    dataset: tf.data.Dataset
+    steps_per_epoch: int
+
 
 @dataclass(frozen=True)
-class Phase:
-    """How one phase trains. `first_epoch` is where its augmentation epochs start to count."""
+class Feed:
+    """Where the images of a phase come from."""
 
-    name: str
-    epochs: int
-    learning_rate: float
-    weight_decay: float
-    early_stopping_patience: int
-    reduce_lr_patience: int
-    reduce_lr_factor: float
-    first_epoch: int = 0
+    training: Callable[[int, tf.distribute.Strategy], Stream]  # the stream that starts at an epoch
+    validation: tf.data.Dataset  # elements (views, targets, mask), in order, nothing dropped
+    targets: np.ndarray  # [N, C] of the validation images
+    mask: np.ndarray  # [N, C]
+    classes: tuple[str, ...]
+    batch_size: int  # per device
+    content: Any = None  # what decides over the images, for the fingerprint
+
+
+def feed(
+    dataset: Dataset,
+    views: tuple[View, ...],
+    settings: Settings,
+    *,
+    batch_size: int,
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+) -> Feed:
+    """Feed a phase from a dataset; the last view is the one that the trained network sees."""
+    train, validation = dataset.split("train"), dataset.split("val")
+    own = {} if augment is None else {"augment": augment}
+
+    def training(epoch: int, strategy: tf.distribute.Strategy) -> Stream:
+        # On one machine a global batch is split among its devices. Several machines deal out the
+        # images instead, and every device takes batches of its own.
+        machine, machines = worker(strategy)
+        local = strategy.num_replicas_in_sync // machines
+        size, turns = (batch_size * local, 1) if machines == 1 else (batch_size, local)
+        shard = (machine, machines)
+        stream = training_batches(
+            train, views, size, settings, first_epoch=epoch, shard=shard, **own
+        )
+        check_share(len(train) // machines // stream.steps_per_epoch, turns, local)
+        return _Turns(stream.dataset, -(-stream.steps_per_epoch // turns))
+
+    content = [views, batch_size, augment]
+    content += [[s.classes, s.filepaths, s.targets, s.mask] for s in (train, validation)]
+    return Feed(
+        training,
+        evaluation_batches(validation, views[-1:], batch_size, settings),
+        validation.targets,
+        validation.mask,
+        dataset.classes,
+        batch_size,
+        content,
+    )
+
+
+@dataclass(frozen=True)
+class _Turns:
+    dataset: tf.data.Dataset
+    steps_per_epoch: int
+
+
+def check_share(smallest_batch: int, turns: int, devices: int) -> None:
+    """Refuse batches of which a device would get nothing: batch norm cannot average that."""
+    if smallest_batch * turns < devices:
+        raise SettingsError(
+            f"the smallest training batch has {smallest_batch} images for {devices} devices. "
+            "Set multi_gpu.enabled: false, or a larger batch_size."
+        )
+
+
+# A phase, from wherever it stands to its end.
+
+
+class RunFolder(Protocol):
+    """What a training needs of a run."""
+
+    folder: Path
+    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -57,38 +160,104 @@ class Fitted:
     traces: int  # how often the training step was traced: once, or not at all when finished before
 
 
-def fit_phase(
-    network: keras.Model,
+def fit(
     phase: Phase,
-    objective: Objective,
+    network: keras.Model,
+    objective: Callable,
     feed: Feed,
-    settings: Settings,
-    folder: Path,
+    run: RunFolder,
     *,
-    fingerprint: str = "",
-    strategy: tf.distribute.Strategy | None = None,
-    report: logging.Logger = logger,
     bar: bool | None = None,
 ) -> Fitted:
-    """Train a phase to its end from wherever it stands; leave the best weights in `network`."""
-    folder = Path(folder)
-    strategy = strategy or tf.distribute.get_strategy()
-    fit = _Fit(
-        network=network,
-        phase=phase,
-        objective=objective,
-        feed=feed,
-        settings=settings,
-        folder=folder,
-        strategy=strategy,
-        report=report,
-        bar=bar,
-        checkpoints=Checkpoints(folder / "checkpoints" / phase.name, fingerprint),
-    )
+    """Train a phase to its end from wherever it stands; leave the best weights in `network`.
+
+    Writes `<phase>.h5`, checkpoints/ and logs/. `objective` is a loss per image, (logits, targets,
+    mask) to [N], or `Distillation`. Called again, it begins where this phase began.
+    """
+    settings, folder = phase.adapted(run.settings), Path(run.folder)
+    prepare_devices(settings)
+    strategy = choose_strategy(settings)
+    _check_network(network, feed, strategy)
+    with locked(folder), precision(settings), _explained(phase, feed), _Begun(network, phase):
+        seed_everything(settings)
+        freeze(network, phase.fraction)
+        parts = phase_parts(phase, settings) | _values(network, objective, feed, folder)
+        checkpoints = Checkpoints(folder, phase, parts)
+        checkpoints.claim()
+        if phase.epochs:
+            training = _Training(
+                phase, network, objective, feed, settings, folder, strategy, bar, checkpoints
+            )
+            fitted = training.to_the_end()
+        else:
+            logger.info("%s has 0 epochs: it leaves the weights as they are", phase.name)
+            fitted = Fitted(history_table([]), {}, traces=0)
+        save_weights(network, folder / f"{phase.name}.h5")
+        if not phase.quantized:
+            write_structure(network, folder / f"{phase.role}_network.json")
+    return fitted
+
+
+def freeze(network: keras.Model, fraction: float | None) -> None:
+    """Let the head and the top `fraction` of the backbone learn; None leaves layers as they are.
+
+    A frozen layer's batch norm stays in inference mode: legacy Keras sees to that itself.
+    """
+    if fraction is None:
+        return
+    backbone = backbone_layers(network)
+    frozen = len(backbone) - round(fraction * len(backbone))
+    network.trainable = True
+    for index, layer in enumerate(backbone):
+        layer.trainable = index >= frozen
+
+
+def _values(network: keras.Model, objective: Callable, feed: Feed, folder: Path) -> dict[str, str]:
+    """Fingerprint what a person may hand in."""
+    manifest = folder / "dataset_manifest.json"  # tells a photo that changed under its name
+    content = files.read_json(manifest)["content_sha256"] if manifest.exists() else ""
+    return {
+        "network": value_digest(network),
+        "start weights": weights_digest(network),
+        "loss": value_digest(objective),
+        "data": value_digest([feed.content, content]),
+    }
+
+
+def _check_network(network: keras.Model, feed: Feed, strategy: tf.distribute.Strategy) -> None:
+    if network.output_shape != (None, len(feed.classes)):
+        raise StepError(
+            f"the network gives {network.output_shape}; it must give a logit for each of the "
+            f"{len(feed.classes)} classes: (None, {len(feed.classes)})"
+        )
+    view = feed.validation.element_spec[0][-1].shape
+    if not view.is_compatible_with(network.input_shape):
+        raise StepError(
+            f"the network takes {network.input_shape}, its view gives {tuple(view)}. Give it a "
+            "View of its own size, or set the input_size"
+        )
+    several = strategy.num_replicas_in_sync > 1
+    if several and not isinstance(network.weights[0], tf.distribute.DistributedValues):
+        raise StepError(
+            f"{strategy.num_replicas_in_sync} devices share a batch, the network lies on one. "
+            "Build it inside `with choose_strategy(run.settings).scope():`, or set "
+            "multi_gpu.enabled: false"
+        )
+
+
+@contextmanager
+def _explained(phase: Phase, feed: Feed) -> Iterator[None]:
+    """Turn what TensorFlow says into what a person can do about it."""
     try:
-        return fit.to_the_end()
+        with plain_errors():
+            yield
     except tf.errors.ResourceExhaustedError:
-        raise StepError(_memory_message(phase, feed)) from None
+        smaller = f"try batch_size {feed.batch_size // 2}"
+        advice = smaller if feed.batch_size > 1 else "use a smaller input_size"
+        raise StepError(
+            f"{phase.name}: a batch of {feed.batch_size} images does not fit in the memory of the "
+            f"device; {advice}, or let `python -m workbench find-batch-size` measure what fits."
+        ) from None
     except tf.errors.UnimplementedError as error:
         if "determini" not in str(error).lower():
             raise
@@ -98,27 +267,57 @@ def fit_phase(
         ) from None
 
 
-def _memory_message(phase: Phase, feed: Feed) -> str:
-    smaller = f"try batch_size {feed.batch_size // 2}"
-    advice = smaller if feed.batch_size > 1 else "use a smaller input_size"
-    return (
-        f"{phase.name}: a batch of {feed.batch_size} images does not fit in the memory of the "
-        f"device; {advice}, or let `python -m workbench find-batch-size` measure what fits."
-    )
+@dataclass
+class _Past:
+    """Where the phases began that a network went through in this kernel, in order."""
+
+    starts: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    left: str = ""  # the digest of the weights that the last phase left
+
+
+# Keyed weakly: it must not keep a network alive that nobody uses any more.
+_pasts: weakref.WeakKeyDictionary[keras.Model, _Past] = weakref.WeakKeyDictionary()
+
+
+class _Begun:
+    """Put a network back to where a phase began, if that is what its weights come from.
+
+    A cell that is run again finds its training this way, finished or interrupted.
+    """
+
+    def __init__(self, network: keras.Model, phase: Phase) -> None:
+        self.network, self.name = network, phase.name
+
+    def __enter__(self) -> None:
+        past = _pasts.setdefault(self.network, _Past())
+        if past.left != weights_digest(self.network):
+            past.starts.clear()  # somebody else set these weights
+        names = list(past.starts)
+        if self.name in names:
+            self.network.set_weights(past.starts[self.name])
+            for later in names[names.index(self.name) :]:
+                del past.starts[later]
+        self.past, self.start = past, self.network.get_weights()
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.past.starts[self.name] = self.start
+        else:  # half-trained weights are no place to begin from; the checkpoints have them
+            self.network.set_weights(self.start)
+        self.past.left = weights_digest(self.network)
 
 
 @dataclass
-class _Fit:
+class _Training:
     """A phase under way."""
 
-    network: keras.Model
     phase: Phase
-    objective: Objective
+    network: keras.Model
+    objective: Callable
     feed: Feed
     settings: Settings
     folder: Path
     strategy: tf.distribute.Strategy
-    report: logging.Logger
     bar: bool | None
     checkpoints: Checkpoints
     progress: Progress = field(default_factory=Progress)
@@ -126,10 +325,9 @@ class _Fit:
     step: TrainingStep | None = None
 
     def __post_init__(self) -> None:
-        self.validation = Validation(self.feed, self.objective.loss, self.settings)
+        self.validation = Validation(self.feed, label_part(self.objective), self.settings)
 
     def to_the_end(self) -> Fitted:
-        self.checkpoints.sweep()
         checkpoint = self._latest()
         if checkpoint:
             self._take_up(checkpoint)
@@ -160,30 +358,29 @@ class _Fit:
         self.best_weights = checkpoint.arrays["best"] or checkpoint.arrays["weights"]
         self._write_logs()
         done = "was finished" if self._finished() else "goes on"
-        self.report.info("%s %s after epoch %d", self.phase.name, done, self.progress.epoch)
+        logger.info("%s %s after epoch %d", self.phase.name, done, self.progress.epoch)
 
     def _start(self, checkpoint: Checkpoint | None) -> None:
         """Make everything that trains; the stream starts at the epoch that comes next."""
-        training = self.settings.training
-        self.batches = self.feed.training(self.phase.first_epoch + self.progress.epoch)
+        phase, training = self.phase, self.settings.training
+        first = phase.first_epoch + self.progress.epoch
+        self.batches = self.feed.training(first, self.strategy)
         self.iterator = iter(distributed(self.strategy, self.batches.dataset))
-        self.schedule = self._schedule()
-        self.step = TrainingStep(
-            self.network, self.objective, training, self.phase.weight_decay, self.strategy
+        self.schedule = make_schedule(
+            self.settings.schedule,
+            peak=phase.learning_rate,
+            steps=phase.epochs * self.batches.steps_per_epoch,
+            factor=phase.reduce_lr_factor,
+            patience=phase.reduce_lr_patience,
         )
-        self.board = TensorBoard(self.folder / "logs/tensorboard" / self.phase.name, training)
+        self.step = TrainingStep(
+            self.network, self.objective, training, phase.weight_decay, self.strategy
+        )
+        self.board = TensorBoard(self.folder / "logs/tensorboard" / phase.name, training)
         if checkpoint:
             self.schedule.restore(checkpoint.state["schedule"])
             self.step.restore(checkpoint.arrays)
-
-    def _schedule(self) -> Schedule:
-        return make_schedule(
-            self.settings.schedule,
-            peak=self.phase.learning_rate,
-            steps=self.phase.epochs * self.batches.steps_per_epoch,
-            factor=self.phase.reduce_lr_factor,
-            patience=self.phase.reduce_lr_patience,
-        )
+        logger.info("%s trains on %s", phase.name, describe_devices(self.strategy))
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.phase.epochs or bool(self.progress.stopped)
@@ -204,7 +401,7 @@ class _Fit:
         self._save()
         self._write_logs()
         self.board.write_epoch(row, self.network, self.validation.examples)
-        self.report.info("%s", epoch_line(row, self.phase.epochs))
+        logger.info("%s", epoch_line(row, self.phase.epochs))
 
     def _train(self) -> float:
         """Train an epoch; return its mean loss."""
@@ -212,7 +409,7 @@ class _Fit:
         title = f"{self.phase.name} epoch {epoch + 1}/{self.phase.epochs}"
         rates = [self.schedule.rate(epoch * steps + index) for index in range(steps)]
         losses = []
-        for index in paced(steps, title, self.report, self.bar):
+        for index in paced(steps, title, self.bar):
             self.step.set_rate(rates[index])
             losses.append(self.step.run(self.iterator))
         losses = np.asarray([loss.numpy() for loss in losses])
@@ -244,7 +441,7 @@ class _Fit:
         if self.progress.wait >= patience:
             monitor = self.settings.training.monitor
             self.progress.stopped = f"{patience} epochs without a better {monitor}"
-            self.report.info("%s stops: %s", self.phase.name, self.progress.stopped)
+            logger.info("%s stops: %s", self.phase.name, self.progress.stopped)
 
     def _save(self) -> None:
         """Write a checkpoint when one is due."""
@@ -271,3 +468,57 @@ class _Fit:
 
 def _epoch_of(checkpoint: Checkpoint | None) -> int:
     return checkpoint.state["progress"]["epoch"] if checkpoint else 0
+
+
+# Validation after an epoch. Thresholds are tuned much later, on the INT8 scores; here epochs only
+# have to be ranked: decisions at probability 0.5, or the top class.
+
+
+@dataclass
+class Validation:
+    """Looks at a network after every epoch: every image once, and a few examples to show."""
+
+    feed: Feed
+    loss: Callable
+    settings: Settings
+    examples: Examples | None = field(default=None, init=False)
+
+    def figures(self, network: keras.Model) -> dict[str, float]:
+        """Compute the validation figures of the network as it stands."""
+        logits = self._logits(network)
+        targets, mask = self.feed.targets, self.feed.mask
+        per_image = self.loss(*map(tf.constant, (logits, targets, mask)))
+        check_loss(per_image)
+        single_label = self.settings.task == "single_label"
+        return {
+            "val_loss": float(np.mean(per_image, dtype=np.float64)),
+            **validation_figures(logits, targets, mask, single_label=single_label),
+        }
+
+    def _logits(self, network: keras.Model) -> np.ndarray:
+        compiled, logits = inference(network), []
+        for views, targets, _mask in self.feed.validation:
+            logits.append(compiled(views[-1]).numpy())
+            if len(logits) == 1:
+                self._keep_examples(views[-1], targets, logits[0])
+        return np.concatenate(logits)
+
+    def _keep_examples(self, images: tf.Tensor, targets: tf.Tensor, logits: np.ndarray) -> None:
+        count = self.settings.training.tensorboard_images
+        if self.settings.training.tensorboard and count:
+            images, targets = images[:count].numpy(), targets[:count].numpy()
+            scores = outcomes.probabilities(logits[:count], self.settings.task)
+            self.examples = Examples(images, targets, scores, self.feed.classes)
+
+
+def validation_figures(
+    logits: np.ndarray, targets: np.ndarray, mask: np.ndarray, *, single_label: bool
+) -> dict[str, float]:
+    """Compute F1 macro and mAP, NaN where no class has an example."""
+    top = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
+    cells = outcomes.outcome_cells(targets, top if single_label else logits >= 0, mask)
+    f1 = outcomes.overall_figures(outcomes.count_outcomes(cells))["f1_macro"]
+    columns = zip(targets.T, logits.T, mask.T, strict=True)
+    found = [average_precision(*column) for column in columns]
+    defined = [value for value in found if value is not None]
+    return {"val_f1_macro": float(f1), "val_map": float(np.mean(defined)) if defined else np.nan}

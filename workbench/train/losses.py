@@ -1,38 +1,65 @@
-"""What training minimises, from logits: a loss per image, so that batches and replicas add up.
+"""What training minimises, from logits: the labels and, for a student, a teacher's answers.
 
-Every loss takes a mask [N, C] that is 0 where a label is unknown. An unknown label contributes
-nothing and gives no other label more weight. Soft labels (MixUp, smoothing) are allowed throughout.
+A loss gives a value per image, so that batches and replicas add up. Every loss takes a mask [N, C]
+that is 0 where a label is unknown: such a label contributes nothing and gives no other label more
+weight. Soft labels (MixUp, smoothing) are allowed throughout.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
+from workbench.decide.curves import average_precision
+from workbench.nets.devices import choose_strategy, precision
+from workbench.nets.inference import Inference, in_format, predict_logits
+from workbench.nets.teacher import student_view, teacher_view
 from workbench.settings import LossSettings, Settings
+
+if TYPE_CHECKING:
+    import tf_keras as keras
+
+    from workbench.data.tables import Dataset, Split
+
+logger = logging.getLogger(__name__)
 
 # (logits, targets, mask), each [N, C], to the loss of each image [N]
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def task_loss(settings: Settings, positives: np.ndarray, images: int) -> Loss:
-    """Choose the loss of the task, its classes weighed by their training `positives` [C]."""
-    weights = class_weights(settings.loss.class_weights, positives, images)
-    smoothing = settings.loss.label_smoothing
-    cells = softmax_cross_entropy if settings.task == "single_label" else _binary(settings.loss)
-    resting = 1 / len(weights) if settings.task == "single_label" else 0.5
+def task_loss(settings: Settings, train: Split) -> Loss:
+    """Choose the loss of the task, its classes weighed by how often `train` has them."""
+    positives = (train.targets * train.mask).sum(axis=0)
+    return LabelLoss(
+        _binary(settings.loss) if settings.task == "multilabel" else softmax_cross_entropy,
+        class_weights(settings.loss.class_weights, positives, len(train)),
+        settings.loss.label_smoothing,
+        single_label=settings.task == "single_label",
+    )
 
-    def loss(logits: tf.Tensor, targets: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        targets = tf.cast(targets, logits.dtype) * (1 - smoothing) + smoothing * resting
-        weighted = tf.cast(mask, logits.dtype) * tf.cast(weights, logits.dtype)
-        per_class = cells(logits, targets) * weighted
-        if settings.task == "single_label":
-            return tf.reduce_sum(per_class, axis=-1)
-        return tf.reduce_mean(per_class, axis=-1)
 
-    return loss
+@dataclass(frozen=True)
+class LabelLoss:
+    """A loss per class, smoothed and weighed: the mean over classes; for one label the sum."""
+
+    cells: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # (logits, targets) [N, C] to [N, C]
+    weights: np.ndarray  # [C]
+    smoothing: float
+    single_label: bool
+
+    def __call__(self, logits: tf.Tensor, targets: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        resting = 1 / len(self.weights) if self.single_label else 0.5
+        targets = tf.cast(targets, logits.dtype) * (1 - self.smoothing) + self.smoothing * resting
+        weighted = tf.cast(mask, logits.dtype) * tf.cast(self.weights, logits.dtype)
+        per_class = self.cells(logits, targets) * weighted
+        total = tf.reduce_sum if self.single_label else tf.reduce_mean
+        return total(per_class, axis=-1)
 
 
 def class_weights(kind: str, positives: np.ndarray, images: int) -> np.ndarray:
@@ -84,13 +111,12 @@ def _binary(settings: LossSettings) -> Callable[[tf.Tensor, tf.Tensor], tf.Tenso
     if settings.name == "bce":
         return binary_cross_entropy
     if settings.name == "focal":
-        return lambda logits, targets: focal_cross_entropy(logits, targets, settings.focal_gamma)
-    return lambda logits, targets: asymmetric_cross_entropy(
-        logits,
-        targets,
-        settings.asymmetric_gamma_positive,
-        settings.asymmetric_gamma_negative,
-        settings.asymmetric_clip,
+        return partial(focal_cross_entropy, gamma=settings.focal_gamma)
+    return partial(
+        asymmetric_cross_entropy,
+        gamma_positive=settings.asymmetric_gamma_positive,
+        gamma_negative=settings.asymmetric_gamma_negative,
+        clip=settings.asymmetric_clip,
     )
 
 
@@ -100,3 +126,112 @@ def _power(base: tf.Tensor, exponent: float) -> tf.Tensor:
         return tf.ones_like(base)
     above = base > 0
     return tf.where(above, tf.pow(tf.where(above, base, 1), exponent), 0)
+
+
+# A student's teacher. For several labels the soft part is a *binary* KL divergence per class: a
+# softmax over classes that do not exclude one another teaches a competition that is not there.
+
+
+class Distillation:
+    """`alpha * loss + (1 - alpha) * T^2 * soft`; the teacher sees the first view."""
+
+    def __init__(
+        self,
+        loss: Loss,  # on the labels alone, which is what validation reports
+        teacher: keras.Model,
+        settings: Settings,
+        gate: np.ndarray | None = None,  # [C], 0 where a class is not distilled
+    ) -> None:
+        distillation = settings.distillation
+        self.loss, self.gate = loss, gate
+        self.alpha, self.temperature = distillation.alpha, distillation.temperature
+        self.single_label = settings.task == "single_label"
+        with precision(settings) as policy, choose_strategy(settings).scope():
+            self.teacher = Inference(in_format(teacher, policy))
+
+    def __call__(
+        self, logits: tf.Tensor, views: tuple[tf.Tensor, ...], targets: tf.Tensor, mask: tf.Tensor
+    ) -> tf.Tensor:
+        hard = self.loss(logits, targets, mask)
+        soft = self._soft(logits, tf.stop_gradient(self.teacher(views[0])), targets)
+        return self.alpha * hard + (1 - self.alpha) * self.temperature**2 * soft
+
+    def _soft(self, logits, teacher_logits, targets) -> tf.Tensor:
+        """Compare with the teacher [N], also where a label is unknown: the teacher has a view."""
+        gate = tf.ones(logits.shape[-1]) if self.gate is None else self.gate
+        gate = tf.cast(gate, logits.dtype)
+        if self.single_label:
+            distilled = tf.reduce_sum(gate * tf.cast(targets, logits.dtype), axis=-1)
+            return distilled * softmax_divergence(logits, teacher_logits, self.temperature)
+        divergence = binary_divergence(logits, teacher_logits, self.temperature)
+        return tf.reduce_mean(gate * divergence, axis=-1)
+
+
+def label_part(objective: Callable) -> Loss:
+    """Return the part of an objective that is about labels: a loss itself, or that inside."""
+    return objective.loss if isinstance(objective, Distillation) else objective
+
+
+def loss_per_image(objective: Callable, logits, views, targets, mask) -> tf.Tensor:
+    """Compute an objective [N]; only distillation looks at the views."""
+    if isinstance(objective, Distillation):
+        return objective(logits, views, targets, mask)
+    return objective(logits, targets, mask)
+
+
+def binary_divergence(logits, teacher_logits, temperature: float) -> tf.Tensor:
+    """KL of a yes/no distribution per class [N, C], both sides softened by the temperature."""
+    student, teacher = logits / temperature, teacher_logits / temperature
+    yes = tf.sigmoid(teacher)
+    log_ratio_yes = tf.nn.softplus(-student) - tf.nn.softplus(-teacher)
+    log_ratio_no = tf.nn.softplus(student) - tf.nn.softplus(teacher)
+    return yes * log_ratio_yes + (1 - yes) * log_ratio_no
+
+
+def softmax_divergence(logits, teacher_logits, temperature: float) -> tf.Tensor:
+    """KL of a distribution over the classes [N], both sides softened by the temperature."""
+    student = tf.nn.log_softmax(logits / temperature)
+    teacher = tf.nn.log_softmax(teacher_logits / temperature)
+    return tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=-1)
+
+
+def trusted_classes(
+    settings: Settings, dataset: Dataset, teacher: keras.Model, student: keras.Model
+) -> np.ndarray:
+    """Decide per class [C] whether the student listens to the teacher (`distillation.gate`)."""
+    train, validation = dataset.split("train"), dataset.split("val")
+    if not settings.distillation.gate:
+        return np.ones(len(dataset.classes), np.float32)
+    gate = gate_classes(
+        (train.targets * train.mask).sum(axis=0),
+        settings.distillation.gate_min_positives,
+        _class_scores(
+            predict_logits(teacher, validation, teacher_view(settings), settings), validation
+        ),
+        _class_scores(
+            predict_logits(student, validation, student_view(settings), settings), validation
+        ),
+    )
+    shut = [name for name, is_open in zip(dataset.classes, gate, strict=True) if not is_open]
+    logger.info("distillation gate: %s", f"not for {', '.join(shut)}" if shut else "every class")
+    return gate
+
+
+def gate_classes(
+    positives: np.ndarray, min_positives: int, teacher: np.ndarray, student: np.ndarray
+) -> np.ndarray:
+    """Decide per class [C] whether to listen to the teacher.
+
+    `positives` are counted in training; `teacher` and `student` are validation scores, NaN where
+    a class has no example there, and a teacher without a score is not listened to.
+    """
+    enough = np.asarray(positives) >= min_positives
+    better = np.asarray(teacher) >= np.nan_to_num(student)
+    return (enough & better).astype(np.float32)
+
+
+def _class_scores(logits: np.ndarray, split: Split) -> np.ndarray:
+    """Compute the average precision of each class [C], NaN without an example."""
+    columns = zip(split.targets.T, logits.T, split.mask.T, strict=True)
+    found = [average_precision(*column) for column in columns]
+    return np.array([np.nan if value is None else value for value in found])

@@ -1,174 +1,202 @@
-"""Two phases: first the head learns on a frozen backbone, then the top of the backbone joins in."""
+"""The phases of a training as values, and the named parts of what each depends on.
+
+First the head learns on a frozen backbone (warmup), then the top of the backbone joins in
+(finetune); quantization-aware training is a third. Loads no TensorFlow: the chain asks here whether
+a training still stands, with the very parts that its checkpoints are kept under.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+import json
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from typing import Any, Literal
 
-import pandas as pd
-import tensorflow as tf
-import tf_keras as keras
+from workbench import files
+from workbench.fingerprint import code_digest
+from workbench.settings import Settings
 
-from workbench.data.tables import Dataset
-from workbench.data.views import View
-from workbench.nets.lite import backbone_layers
-from workbench.nets.weights import fits_head, imagenet_weights, load_weights_into, save_weights
-from workbench.settings import Settings, StudentSettings, TeacherSettings
-from workbench.train.devices import choose_strategy, precision, prepare_devices, seed_everything
-from workbench.train.distill import Objective
-from workbench.train.feeds import feed_from
-from workbench.train.logs import Row, history_table
-from workbench.train.loop import Fitted, Phase, fit_phase
-from workbench.train.losses import Loss, task_loss
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Training:
-    """A trained float32 network with the weights of its best epoch, and how it got there."""
-
-    model: keras.Model
-    history: pd.DataFrame
-    best: Row
-    files: tuple[Path, ...]
+Role = Literal["teacher", "student"]
+# What a training computes with. The loss, the network and the images count by value as well.
+CODE = (
+    "data.augment",
+    "data.decode",
+    "data.letterbox",
+    "data.pipeline",
+    "data.randomness",
+    "data.views",
+    "decide.curves",
+    "decide.outcomes",
+    "nets",
+    "train.loop",
+    "train.losses",
+    "train.schedule",
+    "train.step",
+)
+SHARED = ("seed", "task", "precision", "multi_gpu", "run.deterministic", "dataset.exif")
+SHARED += ("augmentation", "loss")
+SHARED += tuple(f"training.{name}" for name in ("monitor", "clip_norm", "beta_2", "ema_decay"))
+BUILD = ("arch", "variant", "input_size", "dropout", "drop_connect", "normalization_momentum")
 
 
 @dataclass(frozen=True)
-class Role:
-    """Who trains: `name` prefixes its files, the last of `views` is what it sees."""
+class Phase:
+    """How one phase trains; `dataclasses.replace(phase, epochs=2)` makes another."""
 
     name: str
-    arch: str  # of the ImageNet weights
-    settings: TeacherSettings | StudentSettings
-    views: tuple[View, ...]
-    build: Callable[[], keras.Model]
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    early_stopping_patience: int
+    reduce_lr_patience: int
+    reduce_lr_factor: float
+    first_epoch: int = 0  # where its augmentation epochs start to count
+    fraction: float | None = None  # of the backbone that learns; None leaves layers as they are
+
+    @property
+    def role(self) -> str:
+        return self.name.split("_")[0]
+
+    @property
+    def quantized(self) -> bool:
+        return "_qat" in self.name
+
+    def adapted(self, settings: Settings) -> Settings:
+        """Return the settings it trains under.
+
+        Fake quantisation stands one device and float32 only, and an average of ranges is no range.
+        """
+        if not self.quantized:
+            return settings
+        training = settings.training.model_copy(update={"ema_decay": 0.0})
+        multi_gpu = settings.multi_gpu.model_copy(update={"enabled": False})
+        changed = {"training": training, "multi_gpu": multi_gpu, "precision": "float32"}
+        return settings.model_copy(update=changed)
 
 
-def train_in_phases(
-    role: Role,
-    objective: Callable[[keras.Model, Loss], Objective],
-    settings: Settings,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    fingerprint: str,
-    report: logging.Logger,
-    bar: bool | None,
-) -> Training:
-    """Train warmup and finetune from wherever they stand, and write the weights of both."""
-    prepare_devices(settings)
-    strategy = choose_strategy(settings)
-    with precision(settings):
-        network = _start(role, settings, strategy)
-        with strategy.scope():
-            goal = objective(network, loss_of(settings, dataset))
-        train = partial(
-            fit_phase,
-            network,
-            objective=goal,
-            feed=feed_from(dataset, role.views, role.settings.batch_size, settings, strategy),
-            settings=settings,
-            folder=folder,
-            fingerprint=fingerprint,
-            strategy=strategy,
-            report=report,
-            bar=bar,
-        )
-        fits, paths = [], []
-        for phase, fraction in _phases(role, settings):
-            paths.append(Path(folder) / f"{phase.name}.h5")
-            freeze(network, fraction)
-            fits.append(_fit(train, phase, paths[-1], report))
-            save_weights(network, paths[-1])
-    history = pd.concat([fit.history for fit in fits], ignore_index=True)
-    best = next((fit.best for fit in reversed(fits) if fit.best), {})
-    return Training(_plain(network, role, strategy), history, best, tuple(paths))
-
-
-def loss_of(settings: Settings, dataset: Dataset) -> Loss:
-    """The loss of the task, its classes weighed by their training positives."""
-    train = dataset.split("train")
-    return task_loss(settings, (train.targets * train.mask).sum(axis=0), len(train))
-
-
-def load_start_weights(network: keras.Model, role: Role) -> None:
-    """Fill the network with what `weights` names; with `none` it stays random."""
-    source = role.settings.weights
-    if source == "none":
-        return
-    if source == "imagenet":
-        source, whole = imagenet_weights(role.arch, f"{role.name}.weights"), False
-    else:
-        whole = fits_head(network, source)
-        head = "its head included" if whole else "with a new head"
-        logger.info("%s goes on from %s, %s", role.name, source, head)
-    load_weights_into(network, source, backbone_only=not whole)
-
-
-def freeze(network: keras.Model, fraction: float) -> None:
-    """Let the head and the top `fraction` of the backbone learn.
-
-    A frozen layer's batch norm stays in inference mode: legacy Keras sees to that itself.
-    """
-    backbone = backbone_layers(network)
-    frozen = len(backbone) - round(fraction * len(backbone))
-    network.trainable = True
-    for index, layer in enumerate(backbone):
-        layer.trainable = index >= frozen
-
-
-def _start(role: Role, settings: Settings, strategy: tf.distribute.Strategy) -> keras.Model:
-    """Build the network; seeding right before makes it a function of the settings."""
-    seed_everything(settings)
-    with strategy.scope():
-        network = role.build()
-        load_start_weights(network, role)
-    return network
-
-
-def _phases(role: Role, settings: Settings) -> list[tuple[Phase, float]]:
-    """Each phase with the share of the backbone that learns in it."""
-    own = role.settings
-    phase = partial(
-        Phase,
-        weight_decay=own.weight_decay,
-        reduce_lr_patience=own.reduce_lr_patience,
-        reduce_lr_factor=own.reduce_lr_factor,
-    )
-    warmup = phase(
-        name=f"{role.name}_warmup",
+def phases(settings: Settings, role: Role) -> tuple[Phase, Phase]:
+    """Return warmup and finetune of a teacher or a student."""
+    own = getattr(settings, role)
+    shared = {
+        "weight_decay": own.weight_decay,
+        "reduce_lr_patience": own.reduce_lr_patience,
+        "reduce_lr_factor": own.reduce_lr_factor,
+    }
+    warmup = Phase(
+        name=f"{role}_warmup",
         epochs=own.epochs_head,
         learning_rate=own.lr_head,
         early_stopping_patience=settings.training.head_early_stopping_patience,
+        fraction=0.0,
+        **shared,
     )
-    finetune = phase(
-        name=f"{role.name}_finetuned",
+    finetune = Phase(
+        name=f"{role}_finetuned",
         epochs=own.epochs_finetune,
         learning_rate=own.lr_finetune,
         early_stopping_patience=own.early_stopping_patience,
         first_epoch=own.epochs_head,
+        fraction=own.unfreeze_fraction,
+        **shared,
     )
-    return [(warmup, 0.0), (finetune, own.unfreeze_fraction)]
+    return warmup, finetune
 
 
-def _fit(train: Callable[..., Fitted], phase: Phase, path: Path, report: logging.Logger) -> Fitted:
-    if phase.epochs:
-        return train(phase=phase)
-    report.info("%s has 0 epochs: %s holds the weights it began with", phase.name, path.name)
-    return Fitted(history_table([]), {}, traces=0)
+def qat_phase(settings: Settings, name: str = "student_qat") -> Phase:
+    """Return the phase of quantization-aware training; `name` may say more after student_qat."""
+    student, qat = settings.student, settings.qat
+    return Phase(
+        name=name,
+        epochs=qat.epochs,
+        learning_rate=qat.lr,
+        weight_decay=student.weight_decay,
+        early_stopping_patience=qat.early_stopping_patience,
+        reduce_lr_patience=student.reduce_lr_patience,
+        reduce_lr_factor=student.reduce_lr_factor,
+        first_epoch=student.epochs_head + student.epochs_finetune,
+    )
 
 
-def _plain(network: keras.Model, role: Role, strategy: tf.distribute.Strategy) -> keras.Model:
-    """Rebuild in float32 on one device what everybody after training expects, where it is not."""
-    if strategy.num_replicas_in_sync == 1 and network.layers[-2].compute_dtype == "float32":
-        return network
-    before = keras.mixed_precision.global_policy()
-    keras.mixed_precision.set_global_policy("float32")
-    copy = role.build()
-    keras.mixed_precision.set_global_policy(before)
-    copy.set_weights(network.get_weights())
-    return copy
+def phase_parts(phase: Phase, settings: Settings) -> dict[str, str]:
+    """Name what the phase depends on, as far as it is known before anything is built.
+
+    Epochs are no part of it where the learning rate does not depend on them: more go on then.
+    """
+    settings = phase.adapted(settings)
+    values = {name: _look_up(settings, name) for name in SHARED}
+    values |= _own_knobs(phase, settings) | _schedule_knobs(phase, settings)
+    if phase.role in ("teacher", "student"):
+        values |= _role_knobs(phase, settings)
+    parts = {"code": code_digest(*CODE)}
+    return parts | {f"setting {name}": _text(value) for name, value in values.items()}
+
+
+def epochs_knob(phase: Phase) -> str:
+    """Name the setting that holds the number of epochs."""
+    return f"setting {_knobs(phase)['epochs']}"
+
+
+def _knobs(phase: Phase) -> dict[str, str]:
+    """Name the settings that the fields of the phase come from."""
+    if phase.quantized:
+        names = {"epochs": "epochs", "learning_rate": "lr"}
+        names["early_stopping_patience"] = "early_stopping_patience"
+        return {field: f"qat.{name}" for field, name in names.items()}
+    if phase.name.endswith("_warmup"):
+        return {
+            "epochs": f"{phase.role}.epochs_head",
+            "learning_rate": f"{phase.role}.lr_head",
+            "early_stopping_patience": "training.head_early_stopping_patience",
+        }
+    return {
+        "epochs": f"{phase.role}.epochs_finetune",
+        "learning_rate": f"{phase.role}.lr_finetune",
+        "early_stopping_patience": f"{phase.role}.early_stopping_patience",
+        "fraction": f"{phase.role}.unfreeze_fraction",
+    }
+
+
+def _own_knobs(phase: Phase, settings: Settings) -> dict[str, Any]:
+    knobs = {field: knob for field, knob in _knobs(phase).items() if field != "epochs"}
+    values = {knob: getattr(phase, field) for field, knob in knobs.items()}
+    values[f"{phase.role}.weight_decay"] = phase.weight_decay
+    if phase.first_epoch:
+        values["epochs before this phase"] = phase.first_epoch
+    return values
+
+
+def _schedule_knobs(phase: Phase, settings: Settings) -> dict[str, Any]:
+    schedule = settings.schedule
+    values = {"schedule.name": schedule.name, "schedule.min_lr": schedule.min_lr}
+    if schedule.name == "cosine":  # its rate depends on how many epochs there will be
+        values["schedule.warmup_fraction"] = schedule.warmup_fraction
+        return values | {_knobs(phase)["epochs"]: phase.epochs}
+    values[f"{phase.role}.reduce_lr_patience"] = phase.reduce_lr_patience
+    return values | {f"{phase.role}.reduce_lr_factor": phase.reduce_lr_factor}
+
+
+def _role_knobs(phase: Phase, settings: Settings) -> dict[str, Any]:
+    """List what shapes the network and its batches; a weights file counts by its content."""
+    own = getattr(settings, phase.role)
+    values = {f"{phase.role}.{name}": getattr(own, name) for name in BUILD if hasattr(own, name)}
+    start = files.find_upwards(own.weights)
+    values[f"{phase.role}.weights"] = files.sha256(start) if start.is_file() else own.weights
+    batch = settings.qat.batch_size if phase.quantized else None
+    values["qat.batch_size" if batch else f"{phase.role}.batch_size"] = batch or own.batch_size
+    if phase.role == "student":
+        distillation = settings.distillation
+        used = distillation.enabled and (settings.qat.distill or not phase.quantized)
+        values["distillation"] = distillation.model_dump() if used else False
+    if phase.quantized:
+        values["qat.skip_layers"] = settings.qat.skip_layers
+    return values
+
+
+def _look_up(settings: Settings, name: str) -> Any:
+    value: Any = settings
+    for key in name.split("."):
+        value = getattr(value, key)
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

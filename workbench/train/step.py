@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from workbench.errors import StepError
 from workbench.settings import TrainingSettings
-from workbench.train.distill import Objective
+from workbench.train.losses import loss_per_image
 
 
 class TrainingStep:
@@ -19,7 +20,7 @@ class TrainingStep:
     def __init__(
         self,
         network: keras.Model,
-        objective: Objective,
+        objective: Callable,
         settings: TrainingSettings,
         weight_decay: float,
         strategy: tf.distribute.Strategy,
@@ -80,7 +81,9 @@ class TrainingStep:
         images = _sum_over_replicas(tf.cast(tf.shape(targets)[0], tf.float32))
         with tf.GradientTape() as tape:
             logits = tf.cast(self.network(views[-1], training=True), tf.float32)
-            loss = tf.reduce_sum(self.objective(logits, views, targets, mask)) / images
+            per_image = loss_per_image(self.objective, logits, views, targets, mask)
+            check_loss(per_image)
+            loss = tf.reduce_sum(per_image) / images
             scaled = self._scaled(loss)
         variables = self.network.trainable_variables
         gradients = self._unscaled(tape.gradient(scaled, variables))
@@ -109,6 +112,15 @@ class TrainingStep:
         if _scales(self.optimizer):
             return self.optimizer.get_unscaled_gradients(gradients)
         return gradients
+
+
+def check_loss(per_image: tf.Tensor) -> None:
+    """Refuse what adds up wrongly: most Keras losses already take the mean over the batch."""
+    if per_image.shape.rank != 1:
+        raise StepError(
+            f"the loss gives shape {tuple(per_image.shape)}; a value per image, [N], is needed. "
+            "With a Keras loss set reduction='none'"
+        )
 
 
 def _optimizer(

@@ -58,17 +58,16 @@ def is_deterministic(settings: Settings) -> bool:
     return asked is True or (asked == "auto" and not tf.config.list_physical_devices("GPU"))
 
 
-def describe_devices() -> dict:
-    """Describe what TensorFlow can compute on."""
-    return {
-        "gpus": [
-            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-            for gpu in tf.config.list_physical_devices("GPU")
-        ],
-        "cpu_cores": os.cpu_count(),
-        "tensorflow": tf.__version__,
-        "precision": keras.mixed_precision.global_policy().name,
-    }
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
+    """Say in a few words what computes, and in which number format."""
+    gpus = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    what = ", ".join(gpus) or f"{os.cpu_count()} CPU cores"
+    replicas = strategy.num_replicas_in_sync
+    shared = f", {replicas} replicas" if replicas > 1 else ""
+    return f"{what}{shared}, {keras.mixed_precision.global_policy().name}"
 
 
 def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
