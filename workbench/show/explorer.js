@@ -48,7 +48,7 @@ const MULTILABEL = `<p class="te-lead">For every class the app compares an image
     <div class="te-charts">
       <figure><figcaption>Scores, with and without the class</figcaption>
         <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="scores"></svg></figure>
-      <figure><figcaption>Every threshold, and where this one stands</figcaption>
+      <figure><figcaption>Every threshold, and this one</figcaption>
         <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="curve"></svg></figure>
     </div>
     <table class="te-counts"><caption>Images counted at this threshold</caption>
