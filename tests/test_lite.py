@@ -99,3 +99,11 @@ def test_branches_are_dropped_more_often_towards_the_top():
     rates = {layer.name[:7]: layer.rate for layer in network.layers if "drop" in layer.name}
     assert rates == {name: 0.2 * blocks.index(name) / 16 for name in rates}
     assert len(rates) == 9
+
+
+@pytest.mark.parametrize("variant", ["lite0", "lite4"])
+def test_every_rate_that_the_settings_allow_builds_a_network(variant):
+    network = build_lite(variant, 3, input_size=32, drop_connect=0.99)
+    rates = [layer.rate for layer in network.layers if layer.name.endswith("_drop")]
+    assert max(rates) <= 0.99
+    assert rates == sorted(rates)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from tests.training_doubles import train_role
+from tests.training_doubles import Place, train_role
 from workbench import files
 from workbench.data.tables import read_dataset
 from workbench.errors import DatasetError, StepError, WeightsError
@@ -20,6 +20,7 @@ from workbench.nets.teacher import build_student, student_view
 from workbench.nets.weights import load_weights_into, read_arrays
 from workbench.settings import Settings
 from workbench.train.checkpoints import accept, set_aside, standing
+from workbench.train.loop import feed, fit
 from workbench.train.losses import task_loss
 from workbench.train.phases import phase_parts, phases, qat_phase
 
@@ -460,3 +461,75 @@ def test_force_sets_a_training_aside_and_deletes_nothing(finished, dataset):
     assert set_aside(finished, "student_finetuned") is None
     train_small(short(), dataset, finished)
     assert (finished / "student_finetuned.h5").exists()
+
+
+# What a person does in one kernel: cells run again, in any order.
+
+
+@pytest.fixture
+def kernel(dataset, tmp_path):
+    """A network, and the two cells that train it."""
+    keras.utils.set_random_seed(1)
+    network, settings = own_network(), short()
+    loss = task_loss(settings, dataset.split("train"))
+    batches = feed(dataset, (student_view(settings),), settings, batch_size=4)
+
+    def cell(phase, loss=loss):
+        return fit(phase, network, loss, batches, Place(tmp_path, settings))
+
+    return network, cell, tmp_path
+
+
+def test_cells_that_are_run_again_find_their_training_in_any_order(kernel, caplog):
+    network, cell, folder = kernel
+    warmup, finetune = phases(short(), "student")
+    cell(warmup)
+    cell(finetune)
+    trained = network.get_weights()
+    for phase in (finetune, warmup, finetune, finetune):
+        assert cell(phase).traces == 0
+    assert all(map(np.array_equal, network.get_weights(), trained))
+    assert aside(folder) == []
+
+
+def test_a_changed_loss_in_the_same_kernel_trains_both_phases_anew(kernel, dataset):
+    _network, cell, folder = kernel
+    warmup, finetune = phases(short(), "student")
+    cell(warmup)
+    cell(finetune)
+    softer = task_loss(short(loss={"label_smoothing": 0.2}), dataset.split("train"))
+    cell(warmup, softer)
+    assert cell(finetune, softer).traces == 1
+    assert aside(folder) == ["student_finetuned.aside-1", "student_warmup.aside-1"]
+
+
+def test_an_interrupted_cell_goes_on_when_it_is_run_again(kernel, caplog):
+    _network, cell, folder = kernel
+    warmup = replace(phases(short(), "student")[0], epochs=2)
+    press = CtrlC()
+    logging.getLogger("workbench.train.loop").addHandler(press)
+    with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
+        cell(warmup)
+    logging.getLogger("workbench.train.loop").removeHandler(press)
+    with caplog.at_level(logging.INFO):
+        cell(warmup)
+    assert "student_warmup goes on after epoch 1" in lines(caplog)
+    assert aside(folder) == []
+
+
+class CtrlC(logging.Handler):
+    """A person who reads the line of the first epoch and presses Ctrl-C."""
+
+    def emit(self, record):
+        if "epoch 1/2" in record.getMessage():
+            raise KeyboardInterrupt
+
+
+def test_weights_that_a_person_sets_are_where_training_begins(kernel, caplog):
+    network, cell, folder = kernel
+    warmup, _finetune = phases(short(), "student")
+    cell(warmup)
+    network.set_weights([0.5 * weight for weight in network.get_weights()])
+    cell(warmup)
+    assert "the weights it starts from changed" in lines(caplog)
+    assert aside(folder) == ["student_warmup.aside-1"]
