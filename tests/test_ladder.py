@@ -151,6 +151,14 @@ def test_a_rung_that_was_left_out_says_so(tried):
     assert rows(found)["qat"].reason == "was not tried"
 
 
+def test_a_rung_that_is_tried_again_replaces_what_it_was(tried):
+    found, _ = tried({"qat": "no", "qat_skip_worst": "no"})
+    assert found.choose().chosen == "ptq"
+    with found.rung("qat") as rung:
+        rung.offer(colour_file())
+    assert found.choose().chosen == "qat"
+
+
 def test_a_block_without_an_offer_fails_its_rung(tried):
     found, _ = tried()
     with found.rung("qat"):

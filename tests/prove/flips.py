@@ -19,12 +19,12 @@ CLOSE = 6  # levels by which TFLite's own kernels differ from each other at most
 def run() -> dict[str, Any]:
     """Compare decisions and raw outputs of the kernels, photo by photo."""
     from workbench.errors import MissingInputError
-    from workbench.run import Run, project_root, saved_settings
+    from workbench.run import existing_run, project_root
 
     folder = project_root() / "outputs/demo"
     if not (folder / "inference_config.json").exists():
         raise MissingInputError(f"No finished run in {folder}. Run `make demo` first")
-    the_run = Run(folder, saved_settings(folder), project_root())
+    the_run = existing_run(folder)
     dataset = the_run.dataset()
     return {name: _compare(the_run, dataset.split(name)) for name in SPLITS}
 

@@ -108,7 +108,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def _load(folder: Path) -> tuple[Settings, Any, Any]:
     from workbench.nets.saved import load_network
-    from workbench.run import Run, project_root, saved_settings
+    from workbench.run import existing_run
 
-    run = Run(folder, saved_settings(folder), project_root(folder))
-    return run.settings, run.dataset(), load_network(folder, "student", run.settings)
+    run = existing_run(folder)
+    return run.settings, run.dataset(), load_network(run.folder, "student", run.settings)

@@ -82,10 +82,10 @@ def _files_of_run(folder: Path) -> dict[str, Any]:
         if not (folder / name).exists():
             raise MissingInputError(f"No {name} in {folder}. Finish the run first")
     from workbench.nets.saved import load_network
-    from workbench.run import Run, project_root, saved_settings
+    from workbench.run import existing_run
 
-    run = Run(folder, saved_settings(folder), project_root(folder))
-    student = load_network(folder, "student", run.settings)
+    run = existing_run(folder)
+    student = load_network(run.folder, "student", run.settings)
     model = (folder / MODEL_FILE).read_bytes()
     return {"size": run.settings.student_size, "INT8 TFLite": model, **_float_files(student)}
 

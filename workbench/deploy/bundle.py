@@ -74,9 +74,9 @@ def write_golden(
 ) -> list[dict[str, Any]]:
     """Record every image under golden/ from pixels to decisions, and return the vectors."""
     shutil.rmtree(folder / "golden", ignore_errors=True)
-    promised = config.to_json()
+    values = config.to_json()
     interpreter = verify.open_model((folder / config.model.file).read_bytes())
-    vectors = [_record(folder, promised, interpreter, image) for image in images]
+    vectors = [_record(folder, values, interpreter, image) for image in images]
     write_json(folder / verify.VECTORS, {"schema": 1, "vectors": vectors})
     return vectors
 

@@ -191,7 +191,7 @@ def _folded_line(row: Mapping[str, Any], thresholds: Recommended) -> dict[str, A
 
 
 def model_metadata(config: InferenceConfig) -> ModelMetadata:
-    """Return the fields that the manual promised to apps."""
+    """Return the fields of the manual that apps read."""
     source, target = config.input.model_dump(), config.output.model_dump()
     kept = {"keep_aspect_ratio", "pad_color_rgb", "interpolation"}
     return ModelMetadata.model_validate(

@@ -63,7 +63,8 @@ TITLES = {
 }
 RUNGS = tuple(TITLES)
 FULL_INTEGER = ("qat", "qat_skip_worst", "ptq")
-QAT_WEIGHTS = "student_qat.h5"
+QAT_WEIGHTS, SKIP_WORST = "student_qat.h5", "student_qat_skip_worst"
+TRAINED = (QAT_WEIGHTS, f"{SKIP_WORST}.h5")  # the second is what the phase of that name ended with
 SCORES = "candidate_scores.npz"
 RANKING_IMAGES = 16  # enough to see ranges; the outputs of every layer are held for them
 
@@ -129,8 +130,8 @@ def _resampled_f1(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
 class Rung:
     """One way to quantise, while it is tried."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, ladder: Ladder, name: str) -> None:
+        self.ladder, self.name = ladder, name
         self.holds = False
         self.reason = "no file was offered: end the block with rung.offer(…)"
         self.model: bytes | None = None
@@ -139,12 +140,12 @@ class Rung:
         self.logits: np.ndarray | None = None  # [N, C]
         self.score: Score | None = None
         self.seconds: float | None = None
-        self.ladder: Ladder | None = None
 
     def offer(self, model: bytes, network: keras.Model | None = None) -> None:
         """Score a file on validation; `network` is the fake-quantised one that it came from."""
         self.model, self.network = model, network
         if network is not None:
+            self.ladder.trained = self
             save_weights(network, self.ladder.folder / QAT_WEIGHTS)
         if self.name in FULL_INTEGER:
             tflite.require_full_integer(model)
@@ -193,9 +194,10 @@ class Ladder:
         self.images = list(letterboxed(self.labels, settings.student_size, settings))
         self.reference = keras_logits(student, self.images)
         self.tried: dict[str, Rung] = {}
+        self.trained: Rung | None = None  # the last one whose QAT gave a file
         self.chosen: str | None = None
         shutil.rmtree(self.folder / "candidates", ignore_errors=True)
-        for name in (QuantizationLadder.file, SCORES):
+        for name in (QuantizationLadder.file, SCORES, *TRAINED):
             (self.folder / name).unlink(missing_ok=True)
 
     @property
@@ -207,7 +209,7 @@ class Ladder:
     @property
     def files(self) -> tuple[str, ...]:
         """What `choose` and QAT wrote into the folder."""
-        trained = (QAT_WEIGHTS,) if self._trained() else ()
+        trained = [name for name in TRAINED if (self.folder / name).exists()]
         return ("candidates", QuantizationLadder.file, SCORES, *trained)
 
     def needs(self, name: str) -> bool:
@@ -237,8 +239,7 @@ class Ladder:
     def rung(self, name: str) -> Iterator[Rung]:
         """Try a rung; a failure of training, conversion or score is written down as its reason."""
         self._spared(name)
-        rung = self.tried[name] = Rung(name)
-        rung.ladder = self
+        rung = self.tried[name] = Rung(self, name)
         started = time.monotonic()
         try:
             yield rung
@@ -279,7 +280,7 @@ class Ladder:
                 left_out = self._left_out(calibration)
                 log.info("QAT leaves out %s", ", ".join(left_out))
                 quantized = fake_quantize(self.student, calibration, skip_layers=left_out)
-                phase = replace(qat_phase(self.settings), name="student_qat_skip_worst")
+                phase = replace(qat_phase(self.settings), name=SKIP_WORST)
                 fit(phase, quantized, objective, batches, run)
                 cover_logits(self.student, quantized, calibration)
                 rung.offer(convert_quantized(quantized, export, calibration), quantized)
@@ -295,14 +296,9 @@ class Ladder:
 
     def _left_out(self, calibration: Sequence[np.ndarray]) -> list[str]:
         """Name what settings leave out, what the toolkit refuses, and what loses most."""
-        errors = self._ranked(self._trained(), calibration, calibration[:RANKING_IMAGES])
+        errors = self._ranked(self.trained, calibration, calibration[:RANKING_IMAGES])
         worst = worst_layers(errors, self.settings.ladder.worst_layers)
         return [*self.settings.qat.skip_layers, *unsupported_layers(self.student), *worst]
-
-    def _trained(self) -> Rung | None:
-        """Return the last rung whose QAT gave a file."""
-        found = (self.tried.get(name) for name in ("qat_skip_worst", "qat"))
-        return next((rung for rung in found if rung and rung.network is not None), None)
 
     def _ranked(self, rung: Rung | None, calibration, images) -> pd.DataFrame:
         """Rank the layers of a rung by what INT8 costs them; where it has none, those of a PTQ."""
@@ -324,7 +320,7 @@ class Ladder:
         if self.chosen is None:
             withdraw(self.folder)
             raise StepError(_nothing_holds(rungs))
-        shipped, trained = self.tried[self.chosen], self._trained()
+        shipped, trained = self.tried[self.chosen], self.trained
         found = QuantizationLadder(
             chosen=self.chosen,
             title=TITLES[self.chosen],

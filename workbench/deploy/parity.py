@@ -52,12 +52,12 @@ def phone_harness(
     A file with folded thresholds or an activation inside has other numbers, but must decide alike:
     its logits are those of `like`.
     """
-    promised = config.to_json()
-    interpreter, table = verify.open_model(model), verify.input_table(promised["input"])
+    values = config.to_json()
+    interpreter, table = verify.open_model(model), verify.input_table(values["input"])
     photos = (decode_image(split.path(row), settings.dataset) for row in rows)
     boxes = (verify.letterbox(photo, config.input.width) for photo in photos)
     raw = np.stack([verify.run_model(interpreter, table[box]) for box in boxes])
-    answers = verify.decide(raw, promised)
+    answers = verify.decide(raw, values)
     decisions = np.array([[name in found for name in config.labels] for found in answers])
     plain = config.output.is_logits and not getattr(config.thresholds, "folded", False)
     output = config.output.scale, config.output.zero_point
