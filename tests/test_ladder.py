@@ -293,6 +293,16 @@ def test_an_unsupported_layer_is_left_out_by_the_second_rung(quantize, doubles):
     assert found.chosen == "qat_skip_worst" and "odd" in found.skipped_layers
 
 
+def test_a_loss_that_is_not_a_number_steps_down_with_its_reason(quantize):
+    import tensorflow as tf
+
+    def not_a_number(logits, *_):
+        return tf.reduce_mean(logits, axis=-1) * np.nan
+
+    _, found = quantize(objective=not_a_number)
+    assert found.chosen == "ptq" and "the loss became nan" in reason(found, "qat")
+
+
 def test_a_training_that_really_diverges_steps_down(quantize):
     _, found = quantize(qat={"lr": 10.0, "epochs": 1}, ladder={"max_drop": 0.05})
     assert found.chosen == "ptq"

@@ -25,6 +25,7 @@ from workbench.deploy import convert, tflite
 from workbench.deploy.coverage import covering_rows
 from workbench.errors import InputError, StepError
 from workbench.files import write_bytes
+from workbench.nets.saved import load_network
 from workbench.nets.teacher import student_view, teacher_view
 from workbench.settings import Settings, TfliteExportSettings
 
@@ -94,8 +95,6 @@ def export_network(
     run: Any, network: str, formats: Sequence[str], *, force: bool = False
 ) -> tuple[str, dict[str, Any]]:
     """Write the `student` or `teacher` of a run in other formats; return lines and values."""
-    from workbench.nets.saved import load_network
-
     settings = run.settings
     view = {"student": student_view, "teacher": teacher_view}[network](settings)
     sample = Sample.of(run.dataset().split("train"), view, settings)
