@@ -453,6 +453,17 @@ def test_an_accepted_training_stands_under_the_new_settings(finished, dataset, c
     assert "student_finetuned was finished" in lines(caplog)
 
 
+def test_new_code_that_is_accepted_leaves_loss_and_network_as_they_were(finished, dataset, caplog):
+    for phase in phases(short(), "student"):
+        path = finished / f"checkpoints/{phase.name}/fingerprint.json"
+        path.write_text(json.dumps(files.read_json(path) | {"code": "earlier"}))
+        assert standing(finished, phase, short()).changed == ("the code that trains changed",)
+        accept(finished, phase, short())
+    with caplog.at_level(logging.INFO):
+        train_small(short(), dataset, finished)
+    assert "student_finetuned was finished" in lines(caplog)
+
+
 def test_force_sets_a_training_aside_and_deletes_nothing(finished, dataset):
     before = files.sha256(finished / "student_finetuned.h5")
     moved = set_aside(finished, "student_finetuned")
