@@ -104,7 +104,7 @@ def student(doubles):
 @pytest.fixture
 def harness(doubles, student, tmp_path):
     """Answer validation with the app's code and with LiteRT, for a file of some kind."""
-    from workbench.data.pipeline import letterboxed
+    from workbench.data.views import letterboxed
     from workbench.deploy import convert, tflite
     from workbench.deploy.config import MODEL_FILE, inference_config, logit_thresholds
     from workbench.deploy.flatbuffer import export_model
