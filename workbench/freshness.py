@@ -50,7 +50,7 @@ def fingerprint(run: Run, step: Step) -> dict[str, Any]:
         path = run.path(name)
         parts[f"file {name}"] = digest_of(path) if path.exists() else "absent"
     for phase in step.phases(run.settings):
-        found = _phase_parts(phase, run.settings)
+        found = _phase_parts(phase, run.settings) | {"epochs": str(phase.epochs)}
         parts |= {f"{phase.name}, {part}": value for part, value in found.items()}
     parts |= {f"code of {name}": code_digest(*names) for name, names in code_behind(step).items()}
     parts["notebook"] = notebook_digest(run.root / "notebooks" / step.notebook)
@@ -151,7 +151,15 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if settings := describe_changes(before.get("settings", {}), now["settings"]):
         found.append(settings)
     names = [name for name in now if name != "settings" and before.get(name) != now[name]]
-    return [*found, *(f"{name} changed" for name in names)]
+    return [*found, *(_change(name, before.get(name), now[name]) for name in names)]
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """A part that is a value is shown before and after; of the others there are only hashes."""
+    phase, _, part = name.partition(", ")
+    if before is None or not (part == "epochs" or part.startswith("setting ")):
+        return f"{name} changed"
+    return f"{phase}: {part.removeprefix('setting ')} {before} → {now}"
 
 
 def outdated(run: Run) -> dict[str, str]:
