@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.chain import find_step
 from workbench.show.report import render_notebook
+from workbench.steps import find_step
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 ROOT = Path(__file__).parent.parent

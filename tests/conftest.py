@@ -5,9 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.chain import STEPS
 from workbench.files import write_json
 from workbench.run import CHANGES_NAME, Run, resolve_run
+from workbench.steps import STEPS
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PRETEND = """\

@@ -18,10 +18,10 @@ from PIL import Image
 
 from tests.conftest import opening, promised, write_notebook
 from workbench.__main__ import main
-from workbench.chain import STEPS, find_step
 from workbench.cli import BENCHMARKS
 from workbench.show import report
 from workbench.status import state_of
+from workbench.steps import STEPS, find_step
 
 # One write, so that it arrives as one line. Nobody ever opens the other end of the gate,
 # so the cell stays inside until it is ended.

@@ -9,9 +9,9 @@ import pytest
 
 from tests.prove.chain import TINY
 from workbench.__main__ import main
-from workbench.chain import MANDATORY, STEPS
 from workbench.data.demo import CLASSES, draw_demo, draw_photo
 from workbench.files import read_json
+from workbench.steps import MANDATORY, STEPS
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow

@@ -3,12 +3,12 @@
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from workbench.chain import find_step
 from workbench.errors import SettingsError
 from workbench.files import read_json
 from workbench.notebook import read_cells
 from workbench.run import CONFIG_NAME
 from workbench.status import state_of
+from workbench.steps import find_step
 
 PARAMETERS = 'run_dir = "outputs/mine"\nparameters = "parameters/mine.yaml"'
 SETUP = 'from workbench.run import open_run\nrun = open_run(run_dir, parameters, step="01")'

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.chain import STEPS
+from workbench.steps import STEPS
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"

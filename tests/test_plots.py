@@ -11,7 +11,6 @@ from PIL import Image
 
 from tests.conftest import promised
 from tests.decision_doubles import SCALE, ZERO_POINT, draw, names, tuned, tuned_unknown
-from workbench.chain import find_step
 from workbench.decide.calibration import reliability
 from workbench.decide.levels import Quantization
 from workbench.decide.metrics import evaluate
@@ -28,6 +27,7 @@ from workbench.show.figures import (
     png,
 )
 from workbench.status import state_of
+from workbench.steps import find_step
 
 
 def answers(classes):

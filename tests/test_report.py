@@ -8,9 +8,9 @@ import nbformat
 import pytest
 
 from workbench import status
-from workbench.chain import STEPS, find_step
 from workbench.show.panel import MIME, SCRIPTS
 from workbench.show.report import render_index, render_notebook
+from workbench.steps import STEPS, find_step
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}$\\frac{$"
 

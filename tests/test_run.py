@@ -13,13 +13,13 @@ from tests.conftest import promised
 from tests.test_structure import PACKAGE
 from workbench import status
 from workbench.batch import Plan, dry_run
-from workbench.chain import STEPS, find_step
 from workbench.errors import InputError, MissingInputError, SettingsError, StepError
 from workbench.files import read_json, write_text
 from workbench.freshness import accept, code_behind, judge, outdated
 from workbench.machine import write_run_metadata
 from workbench.run import CHANGES_NAME, CONFIG_NAME, Run, existing_run, open_run, resolve_run
 from workbench.status import state_of
+from workbench.steps import STEPS, find_step
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "workbench"
 # A package may import itself and what stands before it; the command line stands last.
 ORDER = (
     "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
-    "data", "nets", "train", "deploy", "chain", "status", "changes", "notebook", "freshness", "run",
-    "steps", "show", "compare", "machine", "benchmarks", "batch", "cli", "__main__",
+    "data", "nets", "train", "deploy", "steps", "status", "changes", "notebook", "freshness", "run",
+    "show", "compare", "machine", "benchmarks", "batch", "cli", "__main__",
 )  # fmt: skip
 
 

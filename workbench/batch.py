@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench import errors, freshness, machine, status
-from workbench.chain import MANDATORY, STEPS, Step
 from workbench.errors import InputError, StepError, WorkbenchError
 from workbench.files import PARTIAL, read_json, sha256, write_json, write_text
 from workbench.freshness import Verdict
 from workbench.lock import locked
-from workbench.run import CHANGES_NAME, Run
+from workbench.run import CHANGES_NAME, LOG_MARK, Run
+from workbench.steps import MANDATORY, STEPS, Step
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,8 @@ def _papermill(run: Run, step: Step, source: Path) -> None:
 def _keep(partial: Path, target: Path) -> None:
     """Keep an executed notebook without the folders of this machine: it is passed on."""
     try:
-        book = json.loads(partial.read_text(encoding="utf-8"))
+        book = json.loads(partial.read_text(encoding="utf-8").replace(LOG_MARK, ""))
+        book["metadata"].pop("widgets", None)  # what panels show lies in their outputs as well
         book["metadata"]["papermill"] |= {"input_path": target.name, "output_path": target.name}
         write_text(target, json.dumps(book, indent=1, ensure_ascii=False) + "\n")
     except ValueError:
@@ -269,11 +270,10 @@ def _kernel_lines() -> Iterator[None]:
 
 
 def _is_kernel_line(record: logging.LogRecord) -> bool:
-    """Keep what the kernel printed: streams end a line, the text of tables and figures does not."""
-    text = str(record.msg)
-    printed = record.levelno == logging.INFO and text.endswith("\n")
-    record.msg = text.rstrip().replace("\n", "\n    ")
-    return printed
+    """Keep what the workbench logged in the kernel, and leave out summaries and tables."""
+    lines = [line for line in str(record.msg).split("\n") if line.startswith(LOG_MARK)]
+    record.msg = "\n    ".join(line.removeprefix(LOG_MARK) for line in lines)
+    return bool(lines)
 
 
 def refuse_foreign_kernel() -> None:

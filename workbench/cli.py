@@ -60,7 +60,7 @@ def show_log_lines() -> None:
 
 def run(options: Namespace) -> Answer:
     from workbench import batch, freshness, machine
-    from workbench.chain import find_step
+    from workbench.steps import find_step
 
     the_run, changes, said = _named_run(options)
     first, last, only = (

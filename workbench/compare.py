@@ -12,7 +12,6 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from workbench.chain import writer_of
 from workbench.data.tables import TABLES, Split, read_tables
 from workbench.decide.comparison import Comparison, Predictions, compare
 from workbench.decide.levels import Quantization
@@ -23,6 +22,7 @@ from workbench.errors import InputError, MissingInputError
 from workbench.files import read_json, sha256
 from workbench.run import saved_settings
 from workbench.settings import Settings
+from workbench.steps import writer_of
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import status
-from workbench.chain import STEPS, Step
 from workbench.files import digest_of, read_json
 from workbench.fingerprint import code_digest
 from workbench.parameters import describe_changes, flat_values
+from workbench.steps import STEPS, Step
 
 if TYPE_CHECKING:
     from workbench.run import Run

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 
 from workbench import __version__, status
-from workbench.chain import STEPS, Step
 from workbench.run import Run
 from workbench.settings import Settings
+from workbench.steps import STEPS, Step
 
 GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",

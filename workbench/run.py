@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import files, freshness, status
-from workbench.chain import STEPS, Step, find_step, writer_of
 from workbench.changes import (
     CHANGES_NAME,
     CONFIG_NAME,
@@ -28,6 +27,7 @@ from workbench.lock import LOCK_NAME, describe_process, held_by_parent, locked
 from workbench.notebook import CellWatcher, read_cells
 from workbench.parameters import Layer, describe_changes, flat_values, layers_of, resolve
 from workbench.settings import Settings
+from workbench.steps import STEPS, Step, find_step, writer_of
 
 if TYPE_CHECKING:
     from workbench.data.tables import Dataset
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOG_MARK = "\u2063"  # invisible; the command line takes it away again
 RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -54,7 +55,7 @@ class Run:
     folder: Path
     settings: Settings
     root: Path
-    open_step: Step | None = None  # what the notebook that opened it works on
+    step: Step | None = None  # what the notebook that opened it works on
     _written: set[str] = field(default_factory=set, repr=False)
     _parts: dict[str, Any] = field(default_factory=dict, repr=False)
     _started: str = field(default="", repr=False)
@@ -108,65 +109,57 @@ class Run:
 
     def begin(self, number: str) -> None:
         """Mark a step as running; what it reads must be there, and is named where it is old."""
-        self.open_step = find_step(number)
-        for name in freshness.files_read(self.open_step, self.settings):
-            if f"{name}?" not in self.open_step.reads:
+        self.step = find_step(number)
+        for name in freshness.files_read(self.step, self.settings):
+            if f"{name}?" not in self.step.reads:
                 self.need(name)
         with self.locked():
             self._warn_of_old_inputs()
-            self._parts = freshness.fingerprint(self, self.open_step)
+            self._parts = freshness.fingerprint(self, self.step)
             self._started = status.now()
             self._written = set()
             facts = {"state": "running", "started": self._started, "process": describe_process()}
-            status.record(self.folder, self.open_step, **facts)
+            status.record(self.folder, self.step, **facts)
         _watch(self)
 
     def finish(self) -> Table:
         """Record the step as done with the hashes of what it left, and show that as a table."""
         from workbench.show.tables import file_table
 
-        if self.open_step is None:
+        if self.step is None:
             raise StepError('no step is open. Open the run with open_run(run_dir, step="01")')
         with self.locked():
             outputs = self._hash_outputs()
             status.record(
-                self.folder, self.open_step, state="ok", started=self._started,
+                self.folder, self.step, state="ok", started=self._started,
                 finished=status.now(), seconds=round(_busy_seconds(self), 1),
                 fingerprint=self._parts, outputs=outputs,
             )  # fmt: skip
         _unwatch(self)
         return file_table(self.folder, outputs)
 
-    @contextmanager
-    def step(self, number: str) -> Iterator[None]:  # TEMPORARY
-        self.begin(number)
-        yield
-        self.finish()
-
     def _hash_outputs(self) -> dict[str, str]:
-        due = [name for name in self.open_step.writes if not name.endswith("?")]
+        due = [name for name in self.step.writes if not name.endswith("?")]
         missing = [name for name in due if not self.path(name).exists()]
         if missing:
             raise StepError(
-                f"{self.open_step.title} did not write {', '.join(missing)} in {self.folder}. "
+                f"{self.step.title} did not write {', '.join(missing)} in {self.folder}. "
                 "Run the cells above that write it"
             )
-        others = {
-            one.rstrip("?") for step in STEPS if step != self.open_step for one in step.writes
-        }
-        names = {name.rstrip("?") for name in self.open_step.writes} | (self._written - others)
+        others = {one.rstrip("?") for step in STEPS if step != self.step for one in step.writes}
+        names = {name.rstrip("?") for name in self.step.writes} | (self._written - others)
         found = sorted(name for name in names if self.path(name).exists())
         return {name: files.digest_of(self.path(name)) for name in found}
 
     def _warn_of_old_inputs(self) -> None:
         """Say which earlier steps would run again: a notebook may be opened out of order."""
-        reads = set(freshness.files_read(self.open_step, self.settings))
-        for earlier in STEPS[: STEPS.index(self.open_step)]:
+        reads = set(freshness.files_read(self.step, self.settings))
+        for earlier in STEPS[: STEPS.index(self.step)]:
             if {name.rstrip("?") for name in earlier.writes} & reads:
                 verdict = freshness.judge(self, earlier)
                 if not verdict.fresh:
                     log.warning("%s is out of date (%s): %s builds on what it left",
-                                earlier.title, verdict.reason, self.open_step.title)  # fmt: skip
+                                earlier.title, verdict.reason, self.step.title)  # fmt: skip
 
     def fork(self, name: str, **knobs: Any) -> Run:
         """Start a what-if beside this run, like `run.fork("more_qat", qat={"epochs": 3})`.
@@ -247,7 +240,7 @@ def _watch(run: Run) -> None:
         reason = "interrupted by a person" if by_person else f"{type(error).__name__}: {error}"
         with suppress(Exception):  # the cell's own error is what a person has to read
             state = "interrupted" if by_person else "failed"
-            status.record_failure(run.folder, run.open_step, reason, state)
+            status.record_failure(run.folder, run.step, reason, state)
 
     if "now" in _watched:
         _watched.pop("now")[1].stop()
@@ -279,9 +272,9 @@ def open_run(
     changed before, and the knobs of the parameters cell (or `knobs`). A run remembers the file it
     was made from; `parameters` counts where the run is new.
     """
-    configure_logging()
     root = project_root()
     folder = run_folder(run_dir, root)
+    configure_logging(LOG_MARK if held_by_parent(folder) else "")
     _refuse_a_new_folder(folder, step)
     file, given = _what_the_cells_say(folder, root, parameters, knobs)
     resolved = resolve_settings(root, file, layers_of((), given), read_changes(folder, root))
@@ -373,12 +366,15 @@ def check_run_name(name: str) -> None:
         )
 
 
-def configure_logging() -> None:
-    """One plain line a decision, on standard output, where notebooks and batch logs show it."""
+def configure_logging(mark: str = "") -> None:
+    """One plain line a decision, on standard output, where notebooks and batch logs show it.
+
+    The command line has lines marked, to tell them from what a notebook prints beside them.
+    """
     logger = logging.getLogger("workbench")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(logging.Formatter(f"{mark}%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

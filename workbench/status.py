@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from workbench.chain import Step
 from workbench.errors import InputError
 from workbench.files import read_json, write_json
 from workbench.lock import is_alive
+from workbench.steps import Step
 
 SCHEMA = 1
 STATUS_NAME = "status.json"

@@ -18,9 +18,9 @@ from typing import Any
 
 import psutil
 
-from workbench.chain import STEPS
 from workbench.data.demo import draw_demo
 from workbench.files import read_json, sha256
+from workbench.steps import STEPS
 
 ROOT = Path(__file__).parent.parent.parent
 TINY = """

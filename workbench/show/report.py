@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench import status
-from workbench.chain import MANDATORY, STEPS, Step
 from workbench.files import read_json
 from workbench.show.panel import MIME, SCRIPTS, fragment
+from workbench.steps import MANDATORY, STEPS, Step
 
 Records = dict[Step, dict[str, Any]]  # what status.json says of every step
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -41,10 +41,7 @@ class Step:
 
     def phases(self, settings: Settings) -> list[Phase]:
         """List the trainings of this step under these settings."""
-        try:  # TEMPORARY until train lands
-            from workbench.train.phases import phases, qat_phase
-        except ImportError:
-            return []
+        from workbench.train.phases import phases, qat_phase
 
         found: list[Phase] = []
         for role in self.trains:
@@ -106,7 +103,7 @@ STEPS: tuple[Step, ...] = (
                "tflite_export.representative_dataset_size"),
         reads=(*DATA_FILES, "student_finetuned.h5"),
         writes=("candidates", "quantization_ladder.json", "candidate_scores.npz",
-                "student_qat.h5?"),
+                "student_qat.h5?", "student_qat_skip_worst.h5?"),
         code=("nets", "deploy", *SCORING),
         trains=("qat",),
         reads_if=(("distillation.enabled", "teacher_finetuned.h5"),),
