@@ -190,6 +190,13 @@ class Run:
         log.info("%s: %s; computed anew from %s on", name, resolved.line, first)
         return made
 
+    def compare(self, other: Run) -> Table:
+        """Compare the answers of two runs on validation, image by image, with intervals."""
+        from workbench.compare import compare_on_validation
+        from workbench.show.differences import comparison_table
+
+        return comparison_table(compare_on_validation(self.folder, other.folder))
+
     def _existing_fork(self, folder: Path, knobs: Mapping[str, Any]) -> Run:
         run = existing_run(folder, self.root)
         asked = resolve([Layer("the fork", run.settings.model_dump()), *layers_of((), knobs)])
