@@ -70,6 +70,11 @@ def describe_devices(strategy: tf.distribute.Strategy) -> str:
     return f"{what}{shared}, {keras.mixed_precision.global_policy().name}"
 
 
+@cache
+def _say_once(words: str) -> None:
+    logger.info("%s", words)
+
+
 def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
     """Choose how many devices share a batch; say so when several were asked for and one is here."""
     if not settings.multi_gpu.enabled:
@@ -81,7 +86,7 @@ def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return _across_devices(tuple(device.name for device in devices))
-    logger.info("multi_gpu is enabled but there is one device: it has no effect")
+    _say_once("multi_gpu is enabled but there is one device: it has no effect")
     return tf.distribute.get_strategy()
 
 
