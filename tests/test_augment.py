@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from workbench.data.augment import augment
-from workbench.data.randomness import Purpose, random_stream
+from workbench.data.views import Purpose, augment, random_stream
 from workbench.settings import AugmentationSettings, ColorJitter, Cutout
 
 NO_JITTER = ColorJitter(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.data.audit.label_errors import (
+from workbench.data.audit.labels import (
     COLUMNS,
     read_label_errors,
     suspect_labels,

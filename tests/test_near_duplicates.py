@@ -6,9 +6,8 @@ import pytest
 
 from workbench.benchmarks.audit import draw_image
 from workbench.data.audit.duplicates import WINDOW, candidate_pairs, connect, find_near_duplicates
-from workbench.data.audit.facts import collect_facts
+from workbench.data.audit.facts import RECORD_BYTES, SIDE, Thumbnails, collect_facts, fingerprints
 from workbench.data.audit.likeness import compare
-from workbench.data.audit.thumbnails import RECORD_BYTES, SIDE, Thumbnails, fingerprints
 from workbench.settings import DatasetSettings
 
 BITS = 10

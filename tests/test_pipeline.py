@@ -17,10 +17,10 @@ from PIL import Image
 from tests.test_augment import OFF as NO_AUGMENTATION
 from workbench.benchmarks import pipeline as benchmark
 from workbench.data import pipeline
-from workbench.data.cache import default_folder
 from workbench.data.letterbox import letterbox_reference
 from workbench.data.pipeline import (
     TrainingBatches,
+    default_folder,
     evaluation_batches,
     mix_up,
     plain_errors,

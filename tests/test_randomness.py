@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from workbench.data.randomness import Purpose, random_stream
+from workbench.data.views import Purpose, random_stream
 
 PLACES = [(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (0, 1)]
 

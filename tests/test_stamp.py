@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.data.stamp import stamp_dataset
+from workbench.data.layouts import stamp_dataset
 from workbench.errors import DatasetError
 
 

@@ -72,7 +72,7 @@ def judge(run: Run, step: Step) -> Verdict:
 
 
 def _require_dataset(run: Run, plan: Plan) -> None:
-    from workbench.data.stamp import stamp_dataset
+    from workbench.data.layouts import stamp_dataset
 
     if STEPS[0] in plan.steps:
         stamp_dataset(run.dataset_folder, run.folder)

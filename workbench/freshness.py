@@ -43,7 +43,7 @@ def fingerprint(run: Run, step: Step) -> dict[str, Any]:
 
     Settings stand with their values, so that a verdict can say what they were before.
     """
-    from workbench.data.stamp import stamp_dataset
+    from workbench.data.layouts import stamp_dataset
 
     parts: dict[str, Any] = {"settings": step_settings(run.settings, step)}
     for name in files_read(step, run.settings):

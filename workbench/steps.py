@@ -52,8 +52,7 @@ class Step:
         return found
 
 
-PIXELS = ("data.augment", "data.cache", "data.decode", "data.letterbox", "data.pipeline",
-          "data.randomness", "data.tables", "data.views")  # fmt: skip
+PIXELS = ("data.decode", "data.letterbox", "data.pipeline", "data.tables", "data.views")
 SCORING = ("decide.intervals", "decide.metrics")  # what scores a network, not what tunes thresholds
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
 PIXEL_KNOBS = ("dataset.exif", "dataset.max_pixels")

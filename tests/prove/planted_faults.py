@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageEnhance, ImageFilter
 
-from workbench.data.audit.label_errors import suspect_labels
+from workbench.data.audit.labels import suspect_labels
 from workbench.data.audit.report import Audit, audit_dataset
 from workbench.data.demo import CLASSES, draw_photo
 from workbench.data.tables import Dataset, Split, join_splits, read_dataset

@@ -22,8 +22,8 @@ import psutil
 from workbench.benchmarks.photos import list_photos
 from workbench.data.audit.report import audit_dataset
 from workbench.data.decode import count_cores, decode_image, map_in_order
-from workbench.data.randomness import Purpose, random_stream
 from workbench.data.tables import Dataset
+from workbench.data.views import Purpose, random_stream
 from workbench.settings import DatasetSettings, RunSettings, Settings
 
 WIDTH, HEIGHT, QUALITY = 500, 400, 90

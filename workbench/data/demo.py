@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from workbench.data.randomness import Purpose, random_stream
+from workbench.data.views import Purpose, random_stream
 from workbench.errors import DatasetError
 from workbench.files import read_json, write_json, write_text
 

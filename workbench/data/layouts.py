@@ -2,22 +2,23 @@
 
 Tolerant of what is harmless (a byte order mark, CR, CRLF, spaces around values, blank lines) and
 exact about the rest; `check_paths` says which paths are files inside the images folder. What the
-values mean is judged in `tables`.
+values mean is judged in `tables`. `stamp_dataset` says whether anything in a folder was touched.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from workbench.data.cells import csv_rows, read_text, unguard
 from workbench.errors import DatasetError, InputError
-from workbench.files import safe_join
+from workbench.files import safe_join, sha256
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ IMAGES = "images"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
 # Left behind by file managers; hidden files (.DS_Store, ._photo.jpg) are told by their dot.
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
+TABLE_SUFFIXES = (".csv", ".txt", ".yaml")
 FEW = 10
 SUSPICIOUS = re.compile(r"[\\~:\0-\x1f\x7f\ud800-\udfff]|\.\.|^/|^$")
 
@@ -333,3 +335,45 @@ def _lookalike(name: str, folder: _Folder) -> str:
 
 def _look(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def stamp_dataset(folder: Path, without: Path | None = None) -> str:
+    """Hash the tables' content, and path, size and times of every other file.
+
+    `without` is a folder that may lie inside and is no part of it: the run's own.
+    """
+    if not folder.is_dir():
+        raise DatasetError(
+            f"No dataset in {folder}. Set dataset.dir to your folder, or draw the demo dataset "
+            f"with: python -m workbench demo {folder}"
+        )
+    seen = {_identity(os.stat(place)) for place in (folder, without) if place and place.exists()}
+    lines = _lines(str(folder), "", seen)
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def _lines(folder: str, inside: str, seen: set[tuple[int, int]]) -> Iterator[bytes]:
+    """Give a line a file, folders in order of their names, each once: links may lead in circles."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        name = os.fsencode(inside + entry.name)
+        try:
+            facts = entry.stat()
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link to nowhere, or in a circle of links
+            yield name + b"\0%d\n" % (error.errno or 0)
+            continue
+        if is_folder:
+            yield name + b"/\n"
+            if _identity(facts) not in seen:
+                seen.add(_identity(facts))
+                yield from _lines(entry.path, f"{inside}{entry.name}/", seen)
+        elif entry.is_file() and not entry.name.startswith("."):
+            if not inside and entry.name.endswith(TABLE_SUFFIXES):
+                state = sha256(Path(entry.path))
+            else:
+                state = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
+            yield name + f"\0{facts.st_size} {state}\n".encode()
+
+
+def _identity(facts: os.stat_result) -> tuple[int, int]:
+    return facts.st_dev, facts.st_ino

@@ -3,22 +3,67 @@
 Iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011), with label pairs counted like
 labels (Szymański, Kajdanowicz 2017): the rarest label is shared out first. Images of one group
 (duplicates) move together. Near-linear in the number of labels given.
+
+Of a dataset that comes with splits the audit proposes a cleaner one: copies of a photo on one side,
+spoilt images aside. As little as possible moves, so that figures stay comparable: only photos that
+lie in several splits do, each to where its labels are missed most. Nothing is applied there.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
 import numpy as np
+import pandas as pd
+
+from workbench.data.audit.duplicates import (
+    Duplicates,
+    disputed_labels,
+    group_same_photos,
+    groups_of,
+)
+from workbench.data.layouts import SPLITS
+from workbench.data.tables import Dataset
+from workbench.settings import Settings
 
 Unit = tuple[str, ...]  # one label, or two that occur together
 
 # A pair seen less often cannot be spread over three splits anyway, and would go first as rarest.
 RAREST_PAIR = 10
 MOST_PAIRED_LABELS = 12  # beyond, an image would bring thousands of pairs
+MOVE_COLUMNS = ["image", "from", "to", "reason"]
+ASIDE = ""  # where images go that should not be used as they are
+
+
+def deal_splits(dataset: Dataset, settings: Settings) -> Dataset:
+    """Split rows in the order of their paths, so that the order of a listing does not matter."""
+    rows = dataset.rows.sort_values("filepath", ignore_index=True)
+    fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
+    numbers = _deal(dataset, rows, fractions, settings)
+    rows["split"] = np.array(SPLITS, dtype=object)[numbers]
+    return replace(dataset, rows=rows)
+
+
+def deal_folds(dataset: Dataset, settings: Settings) -> Dataset:
+    """Deal train and val anew into equal parts, one of which validates; test stays what it is."""
+    rows = dataset.rows.sort_values("filepath", ignore_index=True)
+    inside = rows["split"].isin(["train", "val"])
+    parts = [1 / settings.dataset.folds] * settings.dataset.folds
+    numbers = _deal(dataset, rows[inside], parts, settings)
+    rows.loc[inside, "split"] = np.where(numbers == settings.dataset.fold, "val", "train")
+    return replace(dataset, rows=rows)
+
+
+def _deal(
+    dataset: Dataset, rows: pd.DataFrame, fractions: Sequence[float], settings: Settings
+) -> np.ndarray:
+    paths = [dataset.images / filepath for filepath in rows["filepath"]]
+    groups = group_same_photos(paths, settings)
+    return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
 
 
 def assign_splits(
@@ -117,3 +162,104 @@ class _Stratifier:
                 self.wanted[unit][split] -= 1
                 self.left[unit] -= 1
                 self.touched.add(unit)
+
+
+@dataclass(frozen=True)
+class Resplit:
+    """The proposed dataset, and every difference from the present one."""
+
+    dataset: Dataset
+    moves: pd.DataFrame  # image, from, to ("" is out), reason
+
+
+def propose_resplit(
+    dataset: Dataset, duplicates: Duplicates, unreadable: Mapping[str, str]
+) -> Resplit:
+    """Propose a split without leaks, repeated files, contradictions and unreadable images."""
+    rows = dataset.rows
+    chosen = _gather_photos(rows, duplicates)
+    spoilt = _spoilt(rows, duplicates, chosen)
+    aside = rows["filepath"].isin(list(spoilt) + list(unreadable))
+    moves = pd.concat(
+        [
+            _moves(rows, (chosen != rows["split"]) & ~aside, chosen, None),
+            _moves(rows, aside, None, spoilt | dict(unreadable)),
+        ],
+        ignore_index=True,
+    )
+    proposed = rows.assign(split=chosen)[~rows["filepath"].isin(list(spoilt))]
+    proposed = replace(dataset, rows=proposed.reset_index(drop=True)).without(unreadable)
+    return Resplit(proposed, moves)
+
+
+def _moves(
+    rows: pd.DataFrame,
+    which: pd.Series,
+    chosen: np.ndarray | None,
+    reasons: Mapping[str, str] | None,
+) -> pd.DataFrame:
+    some = rows[which]
+    return pd.DataFrame(
+        {
+            "image": some["filepath"],
+            "from": some["split"],
+            "to": ASIDE if chosen is None else chosen[which],
+            "reason": "joins its copies" if reasons is None else some["filepath"].map(reasons),
+        },
+        columns=MOVE_COLUMNS,
+    )
+
+
+def _gather_photos(rows: pd.DataFrame, duplicates: Duplicates) -> np.ndarray:
+    """Give every photo one split: rarest labels first, to the split that misses them most."""
+    split_of_row = rows["split"].to_numpy(object)
+    labels = rows["labels"].to_numpy(object)
+    torn = [group for group in groups_of(duplicates.photos) if len(set(split_of_row[group])) > 1]
+    missed: dict[str, Counter] = {}
+    for group in torn:
+        for row in group:
+            missed.setdefault(split_of_row[row], Counter()).update([*labels[row], None])
+    frequency = Counter(name for names in labels for name in names)
+    chosen = split_of_row.copy()
+    for group in sorted(torn, key=lambda rows_: _rarity(labels, rows_, frequency)):
+        split = _most_missed(group, split_of_row, labels, missed)
+        for row in group:
+            missed[split].subtract([*labels[row], None])
+        chosen[group] = split
+    return chosen
+
+
+def _rarity(labels: np.ndarray, group: np.ndarray, frequency: Counter) -> tuple[int, int]:
+    counts = [frequency[name] for row in group for name in labels[row]]
+    return min(counts, default=len(labels)), int(group[0])
+
+
+def _most_missed(
+    group: np.ndarray, split_of_row: np.ndarray, labels: np.ndarray, missed: dict[str, Counter]
+) -> str:
+    """Choose among the splits that have the photo already; None stands for any image."""
+    wanted = Counter(name for row in group for name in [*labels[row], None])
+    present = Counter(split_of_row[group])
+
+    def need(split: str) -> tuple[float, int]:
+        missing = sum(count * missed[split][name] for name, count in wanted.items())
+        return missing / max(1, sum(missed[split].values())), present[split]
+
+    return max(sorted(present), key=need)
+
+
+def _spoilt(rows: pd.DataFrame, duplicates: Duplicates, chosen: np.ndarray) -> dict[str, str]:
+    """Say why repeated files go: all where their labels disagree, all but one otherwise."""
+    reasons = {}
+    columns = ("filepath", "split", "labels", "unknown")
+    filepaths, splits, labels, unknown = (rows[name].tolist() for name in columns)
+    for group in groups_of(duplicates.files):
+        disputed = disputed_labels([labels[row] for row in group], [unknown[row] for row in group])
+        stays = next((row for row in group if chosen[row] == splits[row]), group[0])
+        names = ", ".join(sorted(disputed))
+        for row in group:
+            if disputed:
+                reasons[filepaths[row]] = f"has copies that disagree on {names}"
+            elif row != stays:
+                reasons[filepaths[row]] = f"holds the same bytes as {filepaths[stays]}"
+    return reasons

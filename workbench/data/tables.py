@@ -40,7 +40,6 @@ from workbench.data.layouts import (
     check_paths,
     read_layout,
 )
-from workbench.data.splits import assign_splits
 from workbench.errors import DatasetError, MissingInputError
 from workbench.files import read_json, write_bytes, write_json, write_text
 from workbench.settings import Settings
@@ -144,42 +143,14 @@ def read_dataset(folder: Path, settings: Settings) -> Dataset:
     problems.refuse()
     check_class_count(classes, settings)
     dataset = Dataset(layout.images, classes, rows).without(bad)
-    if layout.tables[0].split is None:
-        dataset = _split(dataset, settings)
-    if settings.dataset.folds:
-        dataset = _fold(dataset, settings)
+    if layout.tables[0].split is None or settings.dataset.folds:
+        # Imported here: most datasets come with splits and need no OpenCV or SciPy for reading.
+        from workbench.data.splits import deal_folds, deal_splits
+
+        dataset = deal_splits(dataset, settings) if layout.tables[0].split is None else dataset
+        dataset = deal_folds(dataset, settings) if settings.dataset.folds else dataset
     _log_dataset(dataset, layout.kind)
     return dataset
-
-
-def _split(dataset: Dataset, settings: Settings) -> Dataset:
-    """Split rows in the order of their paths, so that the order of a listing does not matter."""
-    rows = dataset.rows.sort_values("filepath", ignore_index=True)
-    fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
-    numbers = _deal(dataset, rows, fractions, settings)
-    rows["split"] = np.array(SPLITS, dtype=object)[numbers]
-    return replace(dataset, rows=rows)
-
-
-def _fold(dataset: Dataset, settings: Settings) -> Dataset:
-    """Deal train and val anew into equal parts, one of which validates; test stays what it is."""
-    rows = dataset.rows.sort_values("filepath", ignore_index=True)
-    inside = rows["split"].isin(["train", "val"])
-    parts = [1 / settings.dataset.folds] * settings.dataset.folds
-    numbers = _deal(dataset, rows[inside], parts, settings)
-    rows.loc[inside, "split"] = np.where(numbers == settings.dataset.fold, "val", "train")
-    return replace(dataset, rows=rows)
-
-
-def _deal(
-    dataset: Dataset, rows: pd.DataFrame, fractions: Sequence[float], settings: Settings
-) -> np.ndarray:
-    # Imported here: most datasets come with splits and need neither OpenCV nor SciPy for reading.
-    from workbench.data.audit.duplicates import group_same_photos
-
-    paths = [dataset.images / filepath for filepath in rows["filepath"]]
-    groups = group_same_photos(paths, settings)
-    return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
 
 
 def _log_dataset(dataset: Dataset, kind: str) -> None:

@@ -12,10 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from workbench.data.augment import augment, view_side
 from workbench.data.letterbox import letterbox
-from workbench.data.randomness import Purpose, random_stream
-from workbench.data.views import SheetRow
+from workbench.data.views import Purpose, SheetRow, augment, random_stream, view_side
 from workbench.parameters import flat_values, nested
 from workbench.settings import AugmentationSettings, Settings
 from workbench.show.figures import INK

@@ -18,11 +18,9 @@ from workbench.settings import Settings
 Role = Literal["teacher", "student"]
 # What a training computes with. The loss, the network and the images count by value as well.
 CODE = (
-    "data.augment",
     "data.decode",
     "data.letterbox",
     "data.pipeline",
-    "data.randomness",
     "data.views",
     "decide.curves",
     "decide.outcomes",

@@ -1,12 +1,11 @@
-"""Copies of one photo: equal bytes, equal pictures, leaks across splits, labels that disagree.
+"""Copies of one photo: files of equal bytes, files of equal pictures, and the groups they form.
 
-A near-linear search by hash, then a strict comparison of thumbnails, then what the tables say of
-the copies. No image is opened and nothing is removed.
+A near-linear search by hash, then a strict comparison of thumbnails. No image is opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +14,15 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from workbench.data.audit.facts import CONSTANT_RANGE, Collection, collect_facts
-from workbench.data.audit.findings import Findings, Severity
+from workbench.data.audit.facts import (
+    CONSTANT_RANGE,
+    Collection,
+    Thumbnails,
+    collect_facts,
+    distance,
+    unpack,
+)
 from workbench.data.audit.likeness import MINIMUM_CONTRAST, SAME, compare
-from workbench.data.audit.thumbnails import Thumbnails, distance, unpack
 from workbench.data.decode import count_cores, map_in_order
 from workbench.settings import Settings
 
@@ -267,103 +271,6 @@ def group_same_photos(paths: Sequence[Path], settings: Settings) -> np.ndarray:
         collection = collect_facts(paths, settings.dataset, store, threads)
         bits = settings.audit.near_duplicate_bits
         return find_duplicates(collection, store, bits, threads).photos
-
-
-def judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:
-    """Add exact and near-duplicates, leaks and conflicting labels; `rows` also has `image`."""
-    notes = _Notes(rows)
-    for members in groups_of(duplicates.files):
-        notes.add("exact_duplicate", members, _first_unlike(members), "the same bytes as")
-        notes.compare(members, "the same file as", "error")
-    for members in groups_of(duplicates.photos):
-        files = duplicates.files[members].tolist()
-        if len(set(files)) > 1:
-            notes.add("near_duplicate", members, _first_unlike(files), "the same photo as")
-            notes.compare(members, "the same photo as", "warning", files)
-    for (kind, severity), told in notes.told.items():
-        findings.add(kind, rows.iloc[list(told)], told.values(), severity)
-
-
-class _Notes:
-    """Collects what there is to say about rows, in plain lists: groups may be many thousands."""
-
-    def __init__(self, rows: pd.DataFrame) -> None:
-        columns = ("image", "split", "labels", "unknown")
-        self.images, self.splits, self.labels, self.unknown = (
-            rows[name].tolist() for name in columns
-        )
-        self.told: dict[tuple[str, Severity | None], dict[int, str]] = {}
-
-    def add(
-        self,
-        kind: str,
-        members: Sequence[int],
-        partners: Sequence[int | None],
-        words: str,
-        severity: Severity | None = None,
-        more: Callable[[int, int], str] | None = None,
-    ) -> None:
-        """Note `words` and the partner for every member that has one."""
-        others = f" and {len(members) - 2} more" if len(members) > 2 else ""
-        told = self.told.setdefault((kind, severity), {})
-        for member, place in zip(members, partners, strict=True):
-            if place is not None:
-                partner = members[place]
-                text = f"{words} {self.splits[partner]}: {self.images[partner]}{others}"
-                told[member] = text + (more(member, partner) if more else "")
-
-    def compare(
-        self,
-        members: Sequence[int],
-        words: str,
-        severity: Severity,
-        files: Sequence[int] | None = None,
-    ) -> None:
-        """Note leaks and conflicts; with `files`, not those that equal files have already."""
-        splits = [self.splits[member] for member in members]
-        partners = _unless_told(_first_unlike(splits), splits, files)
-        self.add("leak", members, partners, words)
-        disputed = disputed_labels(
-            [self.labels[member] for member in members],
-            [self.unknown[member] for member in members],
-        )
-        if disputed:
-            views = [self._view(member, disputed) for member in members]
-            partners = _unless_told(_first_unlike(views), views, files)
-            self.add(
-                "conflicting_labels",
-                members,
-                partners,
-                words,
-                severity,
-                lambda member, partner: (
-                    f", which has {self._view(partner, disputed)} where this has "
-                    f"{self._view(member, disputed)}"
-                ),
-            )
-
-    def _view(self, member: int, disputed: set[str]) -> str:
-        return "|".join(sorted(disputed.intersection(self.labels[member]))) or "none"
-
-
-def _first_unlike(keys: Sequence[object]) -> list[int | None]:
-    """Give for each member the place of the first whose key differs; linear in the group."""
-    other = next((place for place, key in enumerate(keys) if key != keys[0]), None)
-    return [other if key == keys[0] else 0 for key in keys]
-
-
-def _unless_told(
-    partners: list[int | None], values: Sequence[object], files: Sequence[int] | None
-) -> list[int | None]:
-    """Drop members whose equal files differ in `values`: a finding has said so already."""
-    if files is None:
-        return partners
-    seen: dict[int, set] = {}
-    for file, value in zip(files, values, strict=True):
-        seen.setdefault(file, set()).add(value)
-    return [
-        None if len(seen[file]) > 1 else place for place, file in zip(partners, files, strict=True)
-    ]
 
 
 def groups_of(numbers: np.ndarray) -> list[list[int]]:

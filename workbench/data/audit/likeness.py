@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from workbench.data.audit.thumbnails import COLOUR_SIDE, SIDE, unpack
+from workbench.data.audit.facts import COLOUR_SIDE, SIDE, unpack
 
 # How far a true copy may be off in each way, were it perfect in all others. Together the shares
 # must stay below SAME: of 4 500 copies made in nine ways of hands, blood cells and drawn signs none

@@ -16,22 +16,22 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit.duplicates import Duplicates, find_duplicates, groups_of, judge_duplicates
-from workbench.data.audit.facts import collect_facts
+from workbench.data.audit.duplicates import Duplicates, find_duplicates, groups_of
+from workbench.data.audit.facts import Thumbnails, collect_facts
 from workbench.data.audit.findings import (
     KINDS,
     SEVERITIES,
     Findings,
+    judge_duplicates,
     judge_files,
     judge_labels,
     judge_pictures,
 )
-from workbench.data.audit.label_statistics import LabelStatistics, label_statistics
-from workbench.data.audit.resplit import ASIDE, Resplit, propose_resplit
-from workbench.data.audit.thumbnails import Thumbnails
+from workbench.data.audit.labels import LabelStatistics, label_statistics
 from workbench.data.cells import csv_text
 from workbench.data.decode import count_cores, examine_image
 from workbench.data.layouts import SPLITS
+from workbench.data.splits import ASIDE, Resplit, propose_resplit
 from workbench.data.tables import Dataset, read_dataset, write_tables
 from workbench.errors import DatasetError
 from workbench.files import write_json, write_text
