@@ -22,17 +22,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from workbench.data.decode import count_cores, decode_image
 from workbench.data.letterbox import letterbox_all
-from workbench.data.tables import Split
 from workbench.data.views import Augment, Purpose, View, augmented, normalize, random_stream
 from workbench.errors import DatasetError, StepError
 from workbench.settings import DatasetSettings, Mixup, Settings
+
+if TYPE_CHECKING:
+    from workbench.data.tables import Split
 
 log = logging.getLogger(__name__)
 

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
 from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.letterbox import letterbox, letterbox_size
-from workbench.data.tables import Split
 from workbench.errors import StepError
 from workbench.settings import AugmentationSettings, ColorJitter, Settings
+
+if TYPE_CHECKING:
+    from workbench.data.tables import Split
 
 GREY = np.array([0.299, 0.587, 0.114])  # BT.601, what cv2 calls grey
 TO_YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
