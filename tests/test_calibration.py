@@ -8,6 +8,7 @@ from scipy.special import expit, softmax
 from sklearn.calibration import calibration_curve
 
 from workbench.decide.calibration import (
+    Scores,
     calibrate,
     calibration_error,
     class_errors,
@@ -16,6 +17,7 @@ from workbench.decide.calibration import (
     wilson,
 )
 from workbench.decide.levels import Quantization, count_levels
+from workbench.settings import CalibrationSettings
 
 SCALE, ZERO_POINT = 0.1, 5
 
@@ -30,9 +32,10 @@ def draw(seed=0, images=4000, classes=3, slope=1.0, intercept=0.0):
     return y_true, raw
 
 
-def fit(y_true, raw, **options):
+def fit(y_true, raw, task="multilabel", mask=None, replicates=0, **options):
     names = [f"class {index}" for index in range(raw.shape[1])]
-    return calibrate(y_true, raw, SCALE, ZERO_POINT, names, 0, **options)
+    settings = CalibrationSettings(bootstrap_replicates=replicates, **options)
+    return calibrate(Scores(raw, SCALE, ZERO_POINT, y_true, mask, task), names, settings, 0)
 
 
 def test_reliability_bins_equal_scikit_learn():

@@ -11,8 +11,8 @@ import pytest
 from tests.decision_doubles import SCALE, ZERO_POINT, names
 from workbench.compare import compare_on_validation, compare_runs
 from workbench.data.tables import TABLES, Dataset, write_tables
-from workbench.decide.comparison import Comparison
 from workbench.decide.levels import Quantization
+from workbench.decide.metrics import Comparison
 from workbench.decide.outcomes import probabilities
 from workbench.decide.thresholds import search
 from workbench.errors import InputError, MissingInputError

@@ -7,7 +7,7 @@ import pytest
 
 from tests.decision_doubles import NAUGHTY
 from workbench.benchmarks import thresholds as benchmark
-from workbench.decide.comparison import Predictions, compare
+from workbench.decide.metrics import Predictions, compare
 from workbench.show import differences as shown
 
 

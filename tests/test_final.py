@@ -8,9 +8,8 @@ import pytest
 
 from tests.decision_doubles import SCALE, ZERO_POINT, draw, names
 from workbench.data.tables import Split
-from workbench.decide.comparison import Predictions, compare
 from workbench.decide.levels import Quantization
-from workbench.decide.metrics import evaluate
+from workbench.decide.metrics import Predictions, compare, evaluate
 from workbench.show import final
 from workbench.show.figures import alt_text
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from workbench.decide.comparison import Predictions, compare
 from workbench.decide.intervals import (
     count_cells,
     image_weights,
@@ -12,7 +11,7 @@ from workbench.decide.intervals import (
     resampled_levels,
 )
 from workbench.decide.levels import count_levels
-from workbench.decide.metrics import evaluate
+from workbench.decide.metrics import Predictions, compare, evaluate
 from workbench.errors import InputError
 
 

@@ -9,9 +9,8 @@ import sklearn.metrics as oracle
 from scipy.special import softmax
 
 from workbench.decide import metrics
-from workbench.decide.curves import average_precisions, roc_aucs
 from workbench.decide.levels import count_levels
-from workbench.decide.outcomes import worst_mistakes
+from workbench.decide.outcomes import average_precisions, roc_aucs, worst_mistakes
 from workbench.errors import InputError
 
 EXACT = {"rel": 0, "abs": 1e-12}

@@ -75,7 +75,7 @@ def test_decide_imports_numpy_scipy_pandas_and_pydantic_only():
         assert others == set(), path.name
 
 
-@pytest.mark.parametrize("module", ["workbench.decide.scores", "workbench.data.audit.report",
+@pytest.mark.parametrize("module", ["workbench.decide.thresholds", "workbench.data.audit.report",
                                     "workbench.show.plots", "workbench.batch",
                                     "workbench.deploy.verify", "workbench.machine",
                                     "workbench.train.phases", "workbench.artifacts"])  # fmt: skip

@@ -9,8 +9,7 @@ import pytest
 from workbench.decide import thresholds
 from workbench.decide.intervals import assign_folds, interval
 from workbench.decide.levels import LOWEST, NEVER, Quantization, count_levels, level_cells
-from workbench.decide.objectives import Objective, best, candidates
-from workbench.decide.thresholds import search, smooth
+from workbench.decide.thresholds import Objective, best, candidates, search, smooth
 from workbench.decide.unknown import answers, search_unknown
 from workbench.errors import InputError
 from workbench.settings import SingleLabelSettings, ThresholdSearchSettings

@@ -10,9 +10,10 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.decision_doubles import SCALE, ZERO_POINT, draw, names
+from workbench.decide.calibration import read_scores
 from workbench.decide.choice import CHOICE
 from workbench.decide.recommendation import RECOMMENDATION, read
-from workbench.decide.scores import read_scores, search_scores
+from workbench.decide.thresholds import search_scores
 from workbench.errors import InputError
 from workbench.files import read_json, write_json
 from workbench.settings import Settings

@@ -13,8 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from workbench.data.tables import TABLES, Split, read_tables
-from workbench.decide.comparison import Comparison, Predictions, compare
 from workbench.decide.levels import Quantization
+from workbench.decide.metrics import Comparison, Predictions, compare
 from workbench.decide.outcomes import probabilities
 from workbench.decide.recommendation import RECOMMENDATION, read
 from workbench.deploy import verify

@@ -9,26 +9,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit
 
-from workbench.decide.intervals import assign_folds, count_cells, image_weights, interval_ends
+from workbench.decide.intervals import (
+    assign_folds,
+    count_cells,
+    image_weights,
+    interval_ends,
+    records,
+)
 from workbench.decide.levels import (
     LOWEST,
     NEVER,
     LevelCounts,
+    Mask,
     Quantization,
     check_raw,
     check_scores,
     count_levels,
+    known_labels,
     mean_defined,
+    part,
     ratio,
 )
 from workbench.decide.outcomes import Task, probabilities
+from workbench.errors import InputError
+from workbench.files import sha256
+
+if TYPE_CHECKING:
+    from workbench.settings import CalibrationSettings
 
 BINS = 15
 FOLDS = 5
@@ -39,14 +56,14 @@ Method = Literal["none", "temperature", "platt"]
 
 
 def reliability(
-    y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None = None, *,
+    y_true: np.ndarray, probability: np.ndarray, mask: Mask = None, *,
     bins: int = BINS, binning: Binning = "width",
 ) -> pd.DataFrame:  # fmt: skip
     """Compare predicted and real frequency in bins of equal width, or of equal numbers of labels.
 
     One row a bin that holds labels, with a 95 % Wilson interval of the real frequency.
     """
-    known = np.ones(probability.shape, bool) if mask is None else np.asarray(mask) > 0.5
+    known = known_labels(mask, probability.shape)
     label, predicted = (np.asarray(y_true) > 0.5)[known], np.asarray(probability, np.float64)[known]
     edges = _bin_edges(predicted, bins, binning)
     place = _place_in(predicted, edges)
@@ -55,17 +72,9 @@ def reliability(
         for weight in (None, label, predicted)
     )
     low, high = wilson(hits, count)
-    table = pd.DataFrame(
-        {
-            "from": edges[:-1],
-            "to": edges[1:],
-            "count": count,
-            "predicted": ratio(total, count),
-            "observed": ratio(hits, count),
-            "observed_low": low,
-            "observed_high": high,
-        }
-    )
+    frequency = {"observed": ratio(hits, count), "observed_low": low, "observed_high": high}
+    bounds = {"from": edges[:-1], "to": edges[1:], "count": count}
+    table = pd.DataFrame(bounds | {"predicted": ratio(total, count)} | frequency)
     return table[table["count"] > 0].reset_index(drop=True)
 
 
@@ -92,7 +101,7 @@ def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def calibration_error(
-    y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None = None, *,
+    y_true: np.ndarray, probability: np.ndarray, mask: Mask = None, *,
     bins: int = BINS, binning: Binning = "width",
 ) -> float | None:  # fmt: skip
     """Mean distance of prediction and reality over all labels (ECE); None without labels."""
@@ -105,7 +114,7 @@ def calibration_error(
 
 def class_errors(
     y_true: np.ndarray, probability: np.ndarray, classes: Sequence[str],
-    mask: np.ndarray | None = None, *, binning: Binning = "width", replicates: int = 0,
+    mask: Mask = None, *, binning: Binning = "width", replicates: int = 0,
     seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Calibration error of every class and, in the last row, of all labels together.
@@ -125,7 +134,7 @@ def class_errors(
 
 
 def _error(y_true, probability, mask, column: int | slice, binning: Binning) -> float:
-    chosen = (array if array is None else array[:, column] for array in (y_true, probability, mask))
+    chosen = part(np.s_[:, column], y_true, probability, mask)
     found = calibration_error(*chosen, binning=binning)
     return np.nan if found is None else found
 
@@ -150,11 +159,11 @@ class Bins:
 
     @classmethod
     def of(
-        cls, y_true: np.ndarray, probability: np.ndarray, mask: np.ndarray | None,
+        cls, y_true: np.ndarray, probability: np.ndarray, mask: Mask,
         binning: Binning = "width", *, pooled: bool = False,
     ) -> Bins:  # fmt: skip
         """Sort each class into bins of its own, or all labels into the same."""
-        known = np.ones(probability.shape, bool) if mask is None else np.asarray(mask) > 0.5
+        known = known_labels(mask, probability.shape)
         columns = [slice(None)] if pooled else range(probability.shape[1])
         place, predicted = np.empty(probability.shape, np.int32), []
         for column in columns:
@@ -203,29 +212,26 @@ class Calibration:
         )
 
     def to_json(self) -> dict[str, Any]:
-        rows = self.table.astype(object).where(self.table.notna(), None)
-        return {"method": self.method, "classes": rows.to_dict("records")}
+        return {"method": self.method, "classes": records(self.table)}
 
 
 def calibrate(
-    y_true: np.ndarray, raw: np.ndarray, scale: float, zero_point: int, classes: Sequence[str],
-    seed: int, *, task: Task = "multilabel", mask: np.ndarray | None = None,
-    method: Method = "temperature", replicates: int = 0,
-) -> Calibration:  # fmt: skip
+    scores: Scores, classes: Sequence[str], settings: CalibrationSettings, seed: int
+) -> Calibration:
     """Fit the lines on int8 scores [N, C]; what they help is measured on held-out folds.
 
     The method "none" keeps the probabilities and only measures them.
     """
-    check_scores(y_true, raw, mask)
-    check_raw(raw)
-    scores = _Scores(y_true, raw, mask, Quantization(float(scale), int(zero_point)), task)
-    slope, intercept = scores.fit(method)
-    held_out = scores.held_out(method, seed)
+    check_scores(scores.y_true, scores.raw, scores.mask)
+    check_raw(scores.raw)
+    slope, intercept = scores.fit(settings.method)
+    held_out = scores.held_out(settings.method, seed)
+    resampling = {"replicates": settings.bootstrap_replicates, "seed": seed}
     before, after = (
-        _errors(y_true, probability, classes, mask, replicates=replicates, seed=seed)
-        for probability in (probabilities(scores.logits(), task), held_out)
+        _errors(scores.y_true, probability, classes, scores.mask, **resampling)
+        for probability in (scores.probability, held_out)
     )
-    return Calibration(method, tuple(classes), slope, intercept, before, after, held_out)
+    return Calibration(settings.method, tuple(classes), slope, intercept, before, after, held_out)
 
 
 def _errors(y_true, probability, classes, mask, **resampling) -> pd.DataFrame:
@@ -245,45 +251,70 @@ def correct(
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """What lines are fitted on."""
+class Scores:
+    """What the phone file answered: integers, labels and which labels are known, all [N, C]."""
 
+    raw: np.ndarray  # int8
+    scale: float
+    zero_point: int
     y_true: np.ndarray
-    raw: np.ndarray
-    mask: np.ndarray | None
-    quantization: Quantization
+    mask: Mask
     task: Task
+    source_sha256: str | None = None  # of the file they were read from
 
+    @property
+    def quantization(self) -> Quantization:
+        return Quantization(self.scale, self.zero_point)
+
+    @cached_property
     def logits(self) -> np.ndarray:
         return self.quantization.logits(self.raw)
+
+    @cached_property
+    def probability(self) -> np.ndarray:
+        return probabilities(self.logits, self.task)
+
+    @property
+    def counts(self) -> LevelCounts | None:
+        """Images per class and level; a single label is not decided class by class."""
+        multilabel = self.task == "multilabel"
+        return count_levels(self.y_true, self.raw, self.mask) if multilabel else None
 
     def fit(self, method: Method) -> tuple[np.ndarray, np.ndarray]:
         """Return the slope and intercept of each class."""
         if method == "none":
             return np.ones(self.raw.shape[1]), np.zeros(self.raw.shape[1])
         if self.task == "single_label":
-            return fit_temperature(self.y_true, self.logits(), self.mask)
-        counts = count_levels(self.y_true, self.raw, self.mask)
-        return fit_lines(counts, self.quantization, method)
+            return fit_temperature(self.y_true, self.logits, self.mask)
+        return fit_lines(self.counts, self.quantization, method)
 
     def held_out(self, method: Method, seed: int) -> np.ndarray:
         """Return the probabilities [N, C] by lines that never saw the image they correct."""
-        logits = self.logits()
+        logits = self.logits.copy()
         folds = assign_folds(self.y_true, min(FOLDS, len(self.raw)), np.random.default_rng(seed))
         for fold in range(folds.max() + 1):
             inside = folds == fold
             if not inside.all():
-                slope, intercept = self._where(~inside).fit(method)
+                y_true, raw, mask = part(~inside, self.y_true, self.raw, self.mask)
+                slope, intercept = replace(self, y_true=y_true, raw=raw, mask=mask).fit(method)
                 logits[inside] = logits[inside] * slope + intercept
         return probabilities(logits, self.task)
 
-    def _where(self, rows: np.ndarray) -> _Scores:
-        mask = None if self.mask is None else self.mask[rows]
-        return replace(self, y_true=self.y_true[rows], raw=self.raw[rows], mask=mask)
+
+def read_scores(path: Path, task: Task) -> Scores:
+    """Read `candidate_scores.npz`."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return Scores(
+                held["raw"], float(held["scale"]), int(held["zero_point"]), held["y_true"],
+                held["mask"], task, sha256(path),
+            )  # fmt: skip
+    except (ValueError, EOFError, KeyError, BadZipFile):
+        raise InputError(f"{path} is damaged. Run 05_quantize_student again") from None
 
 
 def fit_temperature(
-    y_true: np.ndarray, logits: np.ndarray, mask: np.ndarray | None = None
+    y_true: np.ndarray, logits: np.ndarray, mask: Mask = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the one softmax slope with the least log loss, for every class, and no intercept.
 
@@ -313,11 +344,8 @@ def fit_lines(
     Platt's softened targets keep separable and rare classes from running off to infinity.
     """
     logits = quantization.logits(np.arange(LOWEST, NEVER))
-    lines = [
-        _fit_line(logits, positives, negatives, method)
-        for positives, negatives in zip(counts.positives, counts.negatives, strict=True)
-    ]
-    slope, intercept = np.array(lines).T
+    both = zip(counts.positives, counts.negatives, strict=True)
+    slope, intercept = np.array([_fit_line(logits, *counted, method) for counted in both]).T
     return slope, intercept
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from workbench.decide.recommendation import RECOMMENDATION, Thresholds, UnknownThreshold, read
+from workbench.decide.recommendation import RECOMMENDATION, AnyThresholds, Thresholds, read
 from workbench.errors import InputError, MissingInputError
 from workbench.files import write_json
 
@@ -16,17 +16,13 @@ CHOICE = "threshold_choice.json"  # apart from the recommendation, so that a new
 log = logging.getLogger(__name__)
 
 
-def accept(
-    searched: Thresholds | UnknownThreshold, edited: Thresholds | UnknownThreshold
-) -> Thresholds | UnknownThreshold:
+def accept(searched: AnyThresholds, edited: AnyThresholds) -> AnyThresholds:
     """Put a person's edits on top of a search, if they are about the same scores."""
     check_fits(searched, edited)
     return searched.with_edits_of(edited)
 
 
-def check_fits(
-    current: Thresholds | UnknownThreshold, edited: Thresholds | UnknownThreshold
-) -> None:
+def check_fits(current: AnyThresholds, edited: AnyThresholds) -> None:
     """Refuse edits that were made for other scores."""
     if edited.task != current.task:
         raise InputError("the edited recommendation is for the other task; tune this run again")
@@ -34,15 +30,12 @@ def check_fits(
     for name, own in current.identity().items():
         if own != theirs[name]:
             raise InputError(
-                f"the edited recommendation belongs to another run: its {name} is "
-                f"{theirs[name]!r}, here it is {own!r}. Open the explorer of this run and edit "
-                "there."
+                f"the edited recommendation belongs to another run: its {name} is {theirs[name]!r},"
+                f" here it is {own!r}. Open the explorer of this run and edit there."
             )
 
 
-def with_saved_choice(
-    searched: Thresholds | UnknownThreshold, folder: Path
-) -> Thresholds | UnknownThreshold:
+def with_saved_choice(searched: AnyThresholds, folder: Path) -> AnyThresholds:
     """Put the choice that a person saved in a run folder on top; say so where it does not fit."""
     path = folder / CHOICE
     if not path.exists():
@@ -58,9 +51,8 @@ def with_saved_choice(
 
 
 def own_thresholds(
-    thresholds: Thresholds | UnknownThreshold, probabilities: Mapping[str, float], who: str,
-    why: str = "",
-) -> Thresholds | UnknownThreshold:  # fmt: skip
+    thresholds: AnyThresholds, probabilities: Mapping[str, float], who: str, why: str = ""
+) -> AnyThresholds:
     """Put thresholds of one's own on top, by class; a single label has one, "unknown"."""
     today = datetime.now(UTC).date().isoformat()
     if not probabilities:
@@ -89,7 +81,7 @@ def apply_choice(folder: Path, choice: Path) -> str:
     return keep_choice(folder, chosen)
 
 
-def keep_choice(folder: Path, chosen: Thresholds | UnknownThreshold) -> str:
+def keep_choice(folder: Path, chosen: AnyThresholds) -> str:
     """Keep a person's thresholds beside the run; 06 puts them on top of its own."""
     write_json(folder / CHOICE, chosen.model_dump(mode="json"))
     return (

@@ -7,18 +7,18 @@ differences are paired. All randomness comes from the generator that is passed i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csc_matrix
 
-from workbench.decide.levels import CELLS, LevelCounts, chunks, counts_from_cells, level_cells
+from workbench.decide.levels import CELLS, LevelCounts, Mask, chunks, level_cells, part
 
 LEVEL = 0.95  # of every interval of the workbench
 BLOCK_REPLICATES = 64  # at a time: fewer waste the sparse products, more leave the cache
 BLOCK_WEIGHTS = 1 << 24  # and no more than this many weights, 64 MB
 BLOCK_CELLS = 1 << 22  # nor counts, for thousands of classes
-
-
 Ends = tuple[float, float] | None  # of a 95 % interval; None where nothing could be resampled
 
 
@@ -30,26 +30,27 @@ def interval(replicates: np.ndarray) -> Ends:
 
 def interval_ends(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Percentile ends along the first axis; NaN where every replicate is undefined."""
-    tail = (1 - LEVEL) / 2
-    flat = np.sort(replicates.reshape(len(replicates), -1), axis=0)  # NaN sorts last
-    defined = (~np.isnan(flat)).sum(0)
-    ends = [_sorted_quantile(flat, defined, share) for share in (tail, 1 - tail)]
-    return ends[0].reshape(replicates.shape[1:]), ends[1].reshape(replicates.shape[1:])
-
-
-def _sorted_quantile(columns: np.ndarray, defined: np.ndarray, share: float) -> np.ndarray:
-    """Linear quantile of the first `defined` rows of each sorted column."""
-    place = np.maximum(defined - 1, 0) * share
-    below = np.floor(place).astype(int)
-    above = np.minimum(below + 1, np.maximum(defined - 1, 0))
-    column = np.arange(columns.shape[1])
-    low, high = columns[below, column], columns[above, column]
-    return np.where(defined > 0, low + (high - low) * (place - below), np.nan)
+    columns = np.sort(replicates.reshape(len(replicates), -1), axis=0)  # NaN sorts last
+    last = (~np.isnan(columns)).sum(0) - 1
+    ends = []
+    for share in ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2):  # linear between the defined rows
+        place = np.maximum(last, 0) * share
+        below = np.floor(place).astype(int)
+        both = np.stack([below, np.minimum(below + 1, np.maximum(last, 0))])
+        low, high = np.take_along_axis(columns, both, axis=0)
+        end = np.where(last >= 0, low + (high - low) * (place - below), np.nan)
+        ends.append(end.reshape(replicates.shape[1:]))
+    return ends[0], ends[1]
 
 
 def or_none(value: float) -> float | None:
     """Return a plain number for JSON; None for NaN."""
     return None if np.isnan(value) else float(value)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows for JSON; None for NaN."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def image_weights(
@@ -86,15 +87,14 @@ def count_cells(cells: np.ndarray, size: int, weights: np.ndarray) -> np.ndarray
 
 
 def resampled_levels(
-    y_true: np.ndarray, raw: np.ndarray, mask: np.ndarray | None, replicates: int,
-    rng: np.random.Generator,
-) -> Iterator[LevelCounts]:  # fmt: skip
+    y_true: np.ndarray, raw: np.ndarray, mask: Mask, replicates: int, rng: np.random.Generator
+) -> Iterator[LevelCounts]:
     """Yield blocks of level counts with a leading axis of replicates."""
     cells = np.empty(raw.shape, np.int16, order="F")  # read class by class, many times over
     for rows in chunks(len(raw)):
-        cells[rows] = level_cells(y_true[rows], raw[rows], None if mask is None else mask[rows])
+        cells[rows] = level_cells(*part(rows, y_true, raw, mask))
     for weights in image_weights(len(raw), replicates, rng, raw.shape[1]):
-        yield counts_from_cells(count_cells(cells, CELLS, weights).astype(np.float64))
+        yield LevelCounts.of_cells(count_cells(cells, CELLS, weights).astype(np.float64))
 
 
 def assign_folds(y_true: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

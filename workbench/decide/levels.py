@@ -20,6 +20,7 @@ NEVER = 128  # one above the highest int8: as a threshold it never says yes
 CELLS = 2 * LEVELS  # a label and a level
 UNKNOWN_CELL = CELLS  # where images with an unknown label go
 CHUNK_IMAGES = 16_384  # counting in pieces keeps 1 000 000 x 80 within tens of megabytes
+Mask = np.ndarray | None  # above 0.5 where a label is known; None where all are
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class LevelCounts:
     positives: np.ndarray  # [..., C, 256]
     negatives: np.ndarray  # [..., C, 256]
 
+    @classmethod
+    def of_cells(cls, counts: np.ndarray) -> LevelCounts:
+        """Split counts [..., C, 512] of cells, as `level_cells` numbers them."""
+        return cls(positives=counts[..., LEVELS:], negatives=counts[..., :LEVELS])
+
     def __getitem__(self, index: object) -> LevelCounts:
         return LevelCounts(self.positives[index], self.negatives[index])
 
@@ -88,26 +94,19 @@ def _sum_from_above(counts: np.ndarray) -> np.ndarray:
     return above
 
 
-def count_levels(
-    y_true: np.ndarray, raw: np.ndarray, mask: np.ndarray | None = None
-) -> LevelCounts:
+def count_levels(y_true: np.ndarray, raw: np.ndarray, mask: Mask = None) -> LevelCounts:
     """Count in one pass over [N, C] int8 scores; masked labels are left out."""
     check_scores(y_true, raw, mask)
     classes = raw.shape[1]
     counts = np.zeros(classes * (CELLS + 1), np.int64)
     offsets = np.arange(classes) * (CELLS + 1)
     for rows in chunks(len(raw)):
-        cells = level_cells(y_true[rows], raw[rows], None if mask is None else mask[rows])
+        cells = level_cells(*part(rows, y_true, raw, mask))
         counts += np.bincount((cells + offsets).ravel(), minlength=len(counts))
-    return counts_from_cells(counts.reshape(classes, CELLS + 1)[:, :CELLS])
+    return LevelCounts.of_cells(counts.reshape(classes, CELLS + 1)[:, :CELLS])
 
 
-def counts_from_cells(cells: np.ndarray) -> LevelCounts:
-    """Split [..., C, 512] counts of cells into positives and negatives."""
-    return LevelCounts(positives=cells[..., LEVELS:], negatives=cells[..., :LEVELS])
-
-
-def level_cells(y_true: np.ndarray, raw: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def level_cells(y_true: np.ndarray, raw: np.ndarray, mask: Mask) -> np.ndarray:
     """Number each entry by its label and level, 0…511; unknown labels get 512. [N, C] int64"""
     cells = raw.astype(np.int64)
     cells -= LOWEST
@@ -117,11 +116,21 @@ def level_cells(y_true: np.ndarray, raw: np.ndarray, mask: np.ndarray | None) ->
     return cells
 
 
+def part(rows: object, *arrays: Mask) -> Iterator[Mask]:
+    """Take the same part of several arrays; what is None stays None."""
+    return (None if array is None else array[rows] for array in arrays)
+
+
+def known_labels(mask: Mask, shape: tuple[int, ...]) -> np.ndarray:
+    """Which labels are known, as bool of that shape."""
+    return np.ones(shape, bool) if mask is None else np.asarray(mask) > 0.5
+
+
 def chunks(images: int) -> Iterator[slice]:
     return (slice(start, start + CHUNK_IMAGES) for start in range(0, images, CHUNK_IMAGES))
 
 
-def check_scores(y_true: np.ndarray, scores: np.ndarray, mask: np.ndarray | None) -> None:
+def check_scores(y_true: np.ndarray, scores: np.ndarray, mask: Mask) -> None:
     """Refuse arrays that do not describe the same images and classes."""
     if scores.ndim != 2 or y_true.shape != scores.shape:
         raise InputError(
@@ -152,6 +161,5 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def mean_defined(values: np.ndarray, axis: int) -> np.ndarray:
     """Mean of what is not NaN; NaN where nothing is. (np.nanmean warns there.)"""
     defined = ~np.isnan(values)
-    total = np.where(defined, values, 0).sum(axis)
-    count = defined.sum(axis)
+    total, count = np.where(defined, values, 0).sum(axis), defined.sum(axis)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)

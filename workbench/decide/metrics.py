@@ -1,12 +1,13 @@
-"""How good are the answers? Figures for one set of images, per class and overall, with intervals.
+"""How good are the answers, and is one run better? Figures per class and overall, with intervals.
 
-Works on finished scores and thresholds; chooses nothing. What is undefined is None, never NaN.
+Works on finished scores and thresholds; chooses nothing. What is undefined is None, never NaN. Two
+runs are compared on the same images, resampled together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ import pandas as pd
 
 from workbench.decide import outcomes
 from workbench.decide.calibration import Bins, calibration_error
-from workbench.decide.curves import average_precision, average_precisions, roc_auc, roc_aucs
 from workbench.decide.intervals import (
     Ends,
     count_cells,
@@ -22,19 +22,25 @@ from workbench.decide.intervals import (
     interval,
     interval_ends,
     or_none,
+    records,
 )
 from workbench.decide.levels import (
     CELLS,
     LEVELS,
+    LevelCounts,
+    Mask,
     check_names,
     check_scores,
-    counts_from_cells,
     mean_defined,
+    part,
     ratio,
 )
-from workbench.decide.outcomes import Answers, Task
+from workbench.decide.outcomes import Answers, Bars, Task
+from workbench.errors import InputError
 
 PAIRS_WRITTEN = 50
+LOWER_IS_BETTER = frozenset({"hamming_loss", "calibration_error"})
+NEITHER_IS_BETTER = frozenset({"no_label_rate", "true_no_label_rate", "coverage"})
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,15 @@ class Figures:
 def measure(answers: Answers) -> Figures:
     """Compute every figure on the images as they are."""
     counts = outcomes.count_outcomes(answers.cells)
-    per_class = outcomes.class_figures(counts)
     known = answers.y_true, answers.y_score, answers.mask
-    per_class["average_precision"] = _by_class(average_precision, *known)
-    per_class["roc_auc"] = _by_class(roc_auc, *known)
+    per_class = outcomes.class_figures(counts) | {
+        "average_precision": _by_class(outcomes.average_precision, *known),
+        "roc_auc": _by_class(outcomes.roc_auc, *known),
+    }
     means = {name: mean_defined(values, 0) for name, values in answers.per_image.items()}
     error = calibration_error(*answers.to_calibrate)
     means["calibration_error"] = np.nan if error is None else error
-    return Figures(_overall(counts, per_class, means), per_class)
+    return _figures(counts, per_class, means)
 
 
 def resample(answers: Answers, measured: Figures, replicates: int, seed: int) -> Figures:
@@ -65,60 +72,47 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
     noise can only raise, are moved so that they lie around the measured values.
     """
     ranks, bins = rank_cells(answers), Bins.of(*answers.to_calibrate, pooled=True)
-    columns, names = _columns(answers.per_image)
+    values = np.stack(list(answers.per_image.values()), axis=1)
+    defined = ~np.isnan(values)
+    columns = np.concatenate([np.where(defined, values, 0), defined], axis=1).astype(np.float32)
     blocks = []
     rng = np.random.default_rng(seed)
     for weights in image_weights(len(ranks), replicates, rng, ranks.shape[1]):
-        means = _means(weights.T @ columns, names)
+        total, images = np.split(weights.T @ columns, 2, axis=1)
+        found = np.where(images > 0, ratio(total, images), np.nan)
+        means = dict(zip(answers.per_image, found.T, strict=True))
         means["calibration_error"] = bins.errors(weights)[:, 0]
         counts = count_cells(answers.cells, outcomes.OUTCOMES, weights).astype(np.float64)
         per_class = outcomes.class_figures(counts) | _areas(ranks, weights)
-        blocks.append(Figures(_overall(counts, per_class, means), per_class))
-    drawn = Figures(
-        _joined([block.overall for block in blocks]), _joined([block.per_class for block in blocks])
-    )
+        blocks.append(_figures(counts, per_class, means))
+    drawn = Figures(*(
+        {name: np.concatenate([block[name] for block in side]) for name in side[0]}
+        for side in zip(*((block.overall, block.per_class) for block in blocks), strict=True)
+    ))  # fmt: skip
     _centre(drawn, measured, ranks)
     return drawn
 
 
-def _overall(counts: np.ndarray, per_class: dict, means: dict) -> dict[str, np.ndarray]:
-    return {
-        **outcomes.overall_figures(counts),
+def _figures(counts: np.ndarray, per_class: dict, means: dict) -> Figures:
+    areas = {
         "map": mean_defined(per_class["average_precision"], -1),
         "roc_auc_macro": mean_defined(per_class["roc_auc"], -1),
-        **means,
     }
+    return Figures(outcomes.overall_figures(counts) | areas | means, per_class)
 
 
-def _by_class(figure, y_true, y_score, mask) -> np.ndarray:
+def _by_class(figure, *arrays: Mask) -> np.ndarray:
     """Compute a figure of one class, None where undefined, for every class: [C]"""
-    columns = range(y_score.shape[1])
-    found = [
-        figure(y_true[:, i], y_score[:, i], None if mask is None else mask[:, i]) for i in columns
-    ]
+    found = [figure(*part(np.s_[:, i], *arrays)) for i in range(arrays[0].shape[1])]
     return np.array([np.nan if value is None else value for value in found])
 
 
-def _columns(per_image: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    values = np.stack(list(per_image.values()), axis=1)
-    defined = ~np.isnan(values)
-    columns = np.concatenate([np.where(defined, values, 0), defined], axis=1)
-    return columns.astype(np.float32), list(per_image)
-
-
-def _means(sums: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-    total, defined = np.split(sums, 2, axis=1)
-    means = np.where(defined > 0, ratio(total, defined), np.nan)
-    return dict(zip(names, means.T, strict=True))
-
-
 def _areas(ranks: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    levels = counts_from_cells(count_cells(ranks, CELLS, weights).astype(np.float64))
-    return {"average_precision": average_precisions(levels), "roc_auc": roc_aucs(levels)}
-
-
-def _joined(blocks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    levels = LevelCounts.of_cells(count_cells(ranks, CELLS, weights).astype(np.float64))
+    return {
+        "average_precision": outcomes.average_precisions(levels),
+        "roc_auc": outcomes.roc_aucs(levels),
+    }
 
 
 def _centre(drawn: Figures, measured: Figures, ranks: np.ndarray) -> None:
@@ -181,7 +175,7 @@ class Evaluation:
             "images": self.images,
             "unknown_labels": self.unknown_labels,
             "overall": {name: asdict(figure) for name, figure in self.overall.items()},
-            "classes": [_row_json(row) for row in self.table.to_dict("records")],
+            "classes": records(self.table),
             "confusion": self.confusion.tolist(),
             "confused_pairs": _most_confused(self.confused_pairs, self.classes),
             "seed": self.seed,
@@ -190,9 +184,8 @@ class Evaluation:
 
 
 def evaluate(
-    y_true: np.ndarray, y_score: np.ndarray, thresholds: np.ndarray | float,
-    classes: Sequence[str], *, mask: np.ndarray | None = None, task: Task, replicates: int = 0,
-    seed: int = 0,
+    y_true: np.ndarray, y_score: np.ndarray, thresholds: Bars, classes: Sequence[str], *,
+    mask: Mask = None, task: Task, replicates: int = 0, seed: int = 0,
 ) -> Evaluation:  # fmt: skip
     """Evaluate probabilities [N, C] at given thresholds; 0 replicates leave the intervals out.
 
@@ -208,7 +201,10 @@ def evaluate(
         images=len(answers.y_true),
         unknown_labels=int((answers.cells == outcomes.UNKNOWN).sum()),
         classes=tuple(classes),
-        overall=_with_intervals(measured.overall, drawn.overall),
+        overall={
+            name: Figure(or_none(value), interval(drawn.overall[name]) if replicates else None)
+            for name, value in measured.overall.items()
+        },
         table=_table(classes, answers, thresholds, measured.per_class, drawn.per_class),
         confusion=_confusion(answers),
         confused_pairs=outcomes.confused_pairs(answers.cells),
@@ -217,9 +213,7 @@ def evaluate(
     )
 
 
-def f1_macro(
-    y_true: np.ndarray, y_pred: np.ndarray, mask: np.ndarray | None = None
-) -> float | None:
+def f1_macro(y_true: np.ndarray, y_pred: np.ndarray, mask: Mask = None) -> float | None:
     """Mean F1 over the classes that occur, from yes/no answers [N, C]."""
     y_pred = np.asarray(y_pred)
     check_scores(np.asarray(y_true), y_pred, mask)
@@ -228,41 +222,26 @@ def f1_macro(
 
 
 def mean_average_precision(
-    y_true: np.ndarray, y_score: np.ndarray, mask: np.ndarray | None = None
+    y_true: np.ndarray, y_score: np.ndarray, mask: Mask = None
 ) -> float | None:
     """Mean average precision over the classes that occur, from scores [N, C]."""
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
     check_scores(y_true, y_score, mask)
-    found = _by_class(average_precision, y_true, y_score, mask)
+    found = _by_class(outcomes.average_precision, y_true, y_score, mask)
     defined = found[~np.isnan(found)]
     return float(np.mean(defined)) if len(defined) else None
 
 
-def _with_intervals(
-    values: dict[str, np.ndarray], drawn: dict[str, np.ndarray]
-) -> dict[str, Figure]:
-    figures = {}
-    for name, value in values.items():
-        figures[name] = Figure(or_none(value), interval(drawn[name]) if name in drawn else None)
-    return figures
-
-
 def _table(classes, answers: Answers, thresholds, per_class, drawn) -> pd.DataFrame:
     tn, fp, fn, tp = outcomes.count_outcomes(answers.cells).T
-    columns = {
-        "class": list(classes),
-        "positives": tp + fn,
-        "negatives": tn + fp,
-        "threshold": np.broadcast_to(np.asarray(thresholds, np.float64), len(classes)),
-        "tp": tp,
-        "fp": fp,
-        "fn": fn,
-        "tn": tn,
-        **per_class,
-    }
+    bars = np.broadcast_to(np.asarray(thresholds, np.float64), len(classes))
+    counts = {"positives": tp + fn, "negatives": tn + fp, "threshold": bars}
+    columns = {"class": list(classes), **counts, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
     for name, values in drawn.items():
-        columns[f"{name}_low"], columns[f"{name}_high"] = interval_ends(values)
-    return pd.DataFrame(columns)
+        per_class = per_class | dict(
+            zip((f"{name}_low", f"{name}_high"), interval_ends(values), strict=True)
+        )
+    return pd.DataFrame(columns | per_class)
 
 
 def _confusion(answers: Answers) -> np.ndarray:
@@ -287,5 +266,129 @@ def _most_confused(pairs: np.ndarray, classes: Sequence[str]) -> list[dict[str, 
     ]
 
 
-def _row_json(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in row.items()}
+@dataclass(frozen=True)
+class Predictions:
+    """What one run, or one rung of a run, says about a set of labelled images."""
+
+    name: str
+    filepaths: tuple[str, ...]
+    classes: tuple[str, ...]
+    y_true: np.ndarray  # [N, C]
+    y_score: np.ndarray  # probabilities [N, C]
+    thresholds: Bars
+    task: Task
+    mask: Mask = None
+
+    def chosen(self, rows: np.ndarray, columns: np.ndarray) -> Predictions:
+        """Return the predictions for some images and classes, in that order."""
+        arrays = part(np.ix_(rows, columns), self.y_true, self.y_score, self.mask)
+        y_true, y_score, mask = arrays
+        thresholds = self.thresholds
+        if self.task == "multilabel":
+            thresholds = np.broadcast_to(thresholds, len(self.classes))[columns]
+        return replace(
+            self, filepaths=tuple(self.filepaths[row] for row in rows),
+            classes=tuple(self.classes[column] for column in columns),
+            y_true=y_true, y_score=y_score, thresholds=thresholds, mask=mask,
+        )  # fmt: skip
+
+    def answers(self) -> Answers:
+        check_names(self.classes, self.y_score)
+        return Answers.of(self.y_true, self.y_score, self.thresholds, self.mask, self.task)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Second less first, with 95 % intervals; `verdict` is better, worse, differs or open."""
+
+    first: str
+    second: str
+    images: int
+    left_out: tuple[int, int]  # images of each that the other does not have
+    overall: pd.DataFrame  # figure, first, second, difference, low, high, verdict
+    per_class: pd.DataFrame  # class, figure and the same
+    seed: int
+    replicates: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "first": self.first,
+            "second": self.second,
+            "images": self.images,
+            "left_out": list(self.left_out),
+            "overall": records(self.overall),
+            "classes": records(self.per_class),
+            "seed": self.seed,
+            "bootstrap_replicates": self.replicates,
+        }
+
+
+def compare(first: Predictions, second: Predictions, *, replicates: int, seed: int) -> Comparison:
+    """Compare two runs on the images and classes that both have."""
+    rows, columns = _shared(first, second)
+    images = len(rows[0])
+    left_out = len(first.filepaths) - images, len(second.filepaths) - images
+    first, second = first.chosen(rows[0], columns[0]), second.chosen(rows[1], columns[1])
+    _check_same_labels(first, second)
+    answers = [run.answers() for run in (first, second)]
+    measured = [measure(side) for side in answers]
+    drawn = [resample(*both, replicates, seed) for both in zip(answers, measured, strict=True)]
+    sides = measured + drawn
+    overall = [
+        _differences(name, *(side.overall[name] for side in sides)) for name in sides[0].overall
+    ]
+    per_class = [
+        _differences(name, *(side.per_class[name] for side in sides), {"class": first.classes})
+        for name in ("f1", "precision", "recall", "average_precision")
+    ]
+    tables = (pd.concat(parts, ignore_index=True) for parts in (overall, per_class))
+    return Comparison(first.name, second.name, images, left_out, *tables, seed, replicates)
+
+
+def _shared(first: Predictions, second: Predictions) -> tuple[list, list]:
+    """Return the places of common images and classes in both."""
+    if first.task != second.task:
+        raise InputError(f"{first.name} is {first.task}, {second.name} is {second.task}")
+    rows = _places(first.filepaths, second.filepaths)
+    columns = _places(first.classes, second.classes)
+    if not len(rows[0]) or not len(columns[0]):
+        what = "images" if not len(rows[0]) else "classes"
+        raise InputError(
+            f"{first.name} and {second.name} have no {what} in common; "
+            "compare runs that were evaluated on the same split"
+        )
+    if first.task == "single_label" and set(first.classes) != set(second.classes):
+        raise InputError(f"{first.name} and {second.name} choose between different classes")
+    return rows, columns
+
+
+def _places(first: tuple[str, ...], second: tuple[str, ...]) -> list[np.ndarray]:
+    where = {name: place for place, name in enumerate(second)}
+    common = [place for place, name in enumerate(first) if name in where]
+    return [np.array(common, int), np.array([where[first[place]] for place in common], int)]
+
+
+def _check_same_labels(first: Predictions, second: Predictions) -> None:
+    differing = (first.y_true > 0.5) != (second.y_true > 0.5)
+    for run in (first, second):
+        if run.mask is not None:
+            differing &= run.mask > 0.5
+    if differing.any():
+        row = int(differing.any(1).argmax())
+        raise InputError(
+            f"{first.filepaths[row]} has other labels in {second.name} than in {first.name} "
+            f"({int(differing.any(1).sum())} images in all); evaluate both on the same labels"
+        )
+
+
+def _differences(name: str, first, second, drawn_first, drawn_second, front=()) -> pd.DataFrame:
+    low, high = map(np.atleast_1d, interval_ends(drawn_second - drawn_first))
+    verdict = np.select([low > 0, high < 0], ["better", "worse"], "open")
+    if name in LOWER_IS_BETTER:
+        verdict = np.select([low > 0, high < 0], ["worse", "better"], "open")
+    if name in NEITHER_IS_BETTER:
+        verdict = np.where(verdict == "open", "open", "differs")
+    first, second = np.atleast_1d(first), np.atleast_1d(second)
+    values = {"first": first, "second": second, "difference": second - first}
+    ends = {"low": low, "high": high, "verdict": verdict}
+    return pd.DataFrame({**dict(front), "figure": name, **values, **ends})

@@ -1,4 +1,4 @@
-"""Scores turned into answers, and these into right and wrong: counted, per image, and the worst.
+"""Scores turned into answers, these into right and wrong, and how well scores sort the images.
 
 Means over classes take the classes that occur; among them one that is never answered counts as
 precision 0, as in scikit-learn. Undefined figures are NaN here and null when written.
@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
-from workbench.decide.levels import check_scores, chunks, mean_defined, ratio
+from workbench.decide.levels import LevelCounts, Mask, check_scores, chunks, mean_defined, ratio
 from workbench.errors import InputError
 
 Task = Literal["multilabel", "single_label"]
+Bars = np.ndarray | float  # thresholds: one a class, or one for all
 TOP = 5
 TN, FP, FN, TP = range(4)  # cell = 2 * label + answer
 OUTCOMES = 4
@@ -38,19 +39,21 @@ class Answers:
 
     y_true: np.ndarray
     y_score: np.ndarray
-    mask: np.ndarray | None
+    mask: Mask
     decisions: np.ndarray
     task: Task
 
     @classmethod
     def of(
-        cls, y_true: np.ndarray, y_score: np.ndarray, thresholds: np.ndarray | float,
-        mask: np.ndarray | None, task: Task,
-    ) -> Answers:  # fmt: skip
+        cls, y_true: np.ndarray, y_score: np.ndarray, thresholds: Bars, mask: Mask, task: Task
+    ) -> Answers:
         """Check the arrays and decide at the given thresholds."""
         y_true, y_score = np.asarray(y_true), np.asarray(y_score)
         check_scores(y_true, y_score, mask)
-        _check_probabilities(y_score)
+        if not np.isfinite(y_score).all() or y_score.min() < 0 or y_score.max() > 1:
+            raise InputError(
+                "scores must be probabilities, 0 to 1; apply sigmoid or softmax to the logits first"
+            )
         return cls(y_true, y_score, mask, decide(y_score, thresholds, task), task)
 
     @cached_property
@@ -67,6 +70,11 @@ class Answers:
     def judged(self) -> np.ndarray:
         """Images whose one answer is right or wrong; not those whose class is unknown. [N]"""
         return self.labelled | ~(self.cells == UNKNOWN).any(1)
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Images whose best class is the true one. [N]"""
+        return (self.y_score.argmax(1) == self.y_true.argmax(1)) & self.labelled
 
     @cached_property
     def per_image(self) -> dict[str, np.ndarray]:
@@ -88,25 +96,22 @@ class Answers:
         return np.where(positive.any(1), hit, np.nan)
 
     def _single_label(self) -> dict[str, np.ndarray]:
-        answered, right = self.decisions.any(1), self._right()
+        answered = self.decisions.any(1)
         return {
-            "accuracy": np.where(self.labelled, right, np.nan),
+            "accuracy": np.where(self.labelled, self.right, np.nan),
             "coverage": answered.astype(np.float64),
-            "accepted_accuracy": np.where(answered & self.judged, right, np.nan),
+            "accepted_accuracy": np.where(answered & self.judged, self.right, np.nan),
         }
 
-    def _right(self) -> np.ndarray:
-        return (self.y_score.argmax(1) == self.y_true.argmax(1)) & self.labelled
-
     @cached_property
-    def to_calibrate(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def to_calibrate(self) -> tuple[np.ndarray, np.ndarray, Mask]:
         """Labels, probabilities and mask whose calibration counts: of the one answer, or of all."""
         if self.task == "multilabel":
             return self.y_true, self.y_score, self.mask
-        return self._right()[:, None], self.y_score.max(1)[:, None], self.judged[:, None]
+        return self.right[:, None], self.y_score.max(1)[:, None], self.judged[:, None]
 
 
-def decide(y_score: np.ndarray, thresholds: np.ndarray | float, task: Task) -> np.ndarray:
+def decide(y_score: np.ndarray, thresholds: Bars, task: Task) -> np.ndarray:
     """Return the answers, bool [N, C]: every class at its threshold, or the one best class."""
     if task == "multilabel":
         return y_score >= np.asarray(thresholds)
@@ -116,14 +121,7 @@ def decide(y_score: np.ndarray, thresholds: np.ndarray | float, task: Task) -> n
     return answers
 
 
-def _check_probabilities(y_score: np.ndarray) -> None:
-    if not np.isfinite(y_score).all() or y_score.min() < 0 or y_score.max() > 1:
-        raise InputError(
-            "scores must be probabilities, 0 to 1; apply sigmoid or softmax to the logits first"
-        )
-
-
-def outcome_cells(y_true: np.ndarray, decisions: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def outcome_cells(y_true: np.ndarray, decisions: np.ndarray, mask: Mask) -> np.ndarray:
     """Number each label and answer: [N, C] int8 of TN, FP, FN, TP or UNKNOWN."""
     cells = (np.asarray(y_true) > 0.5).astype(np.int8) * np.int8(2) + decisions.astype(np.int8)
     if mask is not None:
@@ -194,9 +192,9 @@ def confused_pairs(cells: np.ndarray) -> np.ndarray:
 
 
 def worst_mistakes(
-    y_true: np.ndarray, y_score: np.ndarray, thresholds: np.ndarray | float,
-    classes: Sequence[str], filepaths: Sequence[str], *, limit: int,
-    mask: np.ndarray | None = None, task: Task, per_class: int | None = None,
+    y_true: np.ndarray, y_score: np.ndarray, thresholds: Bars, classes: Sequence[str],
+    filepaths: Sequence[str], *, limit: int, mask: Mask = None, task: Task,
+    per_class: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """List up to `limit` mistakes of each kind, worst first, at most `per_class` of one class.
 
@@ -204,34 +202,91 @@ def worst_mistakes(
     """
     answers = Answers.of(y_true, y_score, thresholds, mask, task)
     bars = np.broadcast_to(np.asarray(thresholds, np.float64), answers.y_score.shape)
-    distance = np.abs(answers.y_score - bars)
-    names = ["kind", "image", "filepath", "class", "class_index", "probability", "threshold",
-             "said", "really"]  # fmt: skip
+    distance, really = np.abs(answers.y_score - bars), answers.y_true > 0.5
     rows = []
     for kind, outcome in MISTAKES.items():
-        images, columns = np.nonzero(answers.cells == outcome)
-        order = np.argsort(-distance[images, columns], kind="stable")
-        for place in order[_spread(columns[order], limit, per_class)]:
-            image, column = int(images[place]), int(columns[place])
+        places = pd.DataFrame(np.argwhere(answers.cells == outcome), columns=["image", "column"])
+        order = np.argsort(-distance[places.image, places.column], kind="stable")
+        worst = places.iloc[order]
+        if per_class is not None:
+            worst = worst[worst.groupby("column").cumcount() < per_class]
+        for image, column in worst[:limit].to_numpy().tolist():
+            known = kind, image, filepaths[image], classes[column], column
             scores = float(answers.y_score[image, column]), float(bars[image, column])
-            said = _names(answers.decisions[image], classes)
-            really = _names(answers.y_true[image] > 0.5, classes)
-            known = (kind, image, filepaths[image], classes[column], column)
-            rows.append((*known, *scores, said, really))
-    return pd.DataFrame(rows, columns=names)
+            both = (answers.decisions[image], really[image])
+            names = (tuple(classes[i] for i in np.flatnonzero(chosen)) for chosen in both)
+            rows.append((*known, *scores, *names))
+    columns = ["kind", "image", "filepath", "class", "class_index", "probability", "threshold",
+               "said", "really"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _spread(columns: np.ndarray, limit: int, per_class: int | None) -> list[int]:
-    taken: dict[int, int] = {}
-    chosen = []
-    for place, column in enumerate(columns.tolist()):
-        taken[column] = taken.get(column, 0) + 1
-        if per_class is None or taken[column] <= per_class:
-            chosen.append(place)
-        if len(chosen) == limit:
-            break
-    return chosen
+@dataclass(frozen=True)
+class Curve:
+    """Counts at every distinct score of one class, from the highest down."""
+
+    thresholds: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+    positives: int
+    negatives: int
+
+    @property
+    def precision(self) -> np.ndarray:
+        return ratio(self.tp, self.tp + self.fp)
+
+    @property
+    def recall(self) -> np.ndarray:
+        return ratio(self.tp, self.positives)
+
+    @property
+    def false_positive_rate(self) -> np.ndarray:
+        return ratio(self.fp, self.negatives)
 
 
-def _names(chosen: np.ndarray, classes: Sequence[str]) -> tuple[str, ...]:
-    return tuple(classes[index] for index in np.flatnonzero(chosen))
+def curve(y_true: np.ndarray, y_score: np.ndarray, mask: Mask = None) -> Curve:
+    """Sort one class, [N] labels and scores; masked images are left out."""
+    if mask is not None:
+        known = np.asarray(mask) > 0.5
+        y_true, y_score = y_true[known], y_score[known]
+    order = np.argsort(-np.asarray(y_score, np.float64), kind="stable")
+    positive = np.asarray(y_true)[order] > 0.5
+    score, total = np.asarray(y_score)[order], int(positive.sum())
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)[: len(score)])
+    tp = np.cumsum(positive)[last]
+    return Curve(score[last], tp, last + 1 - tp, total, len(score) - total)
+
+
+def average_precision(y_true: np.ndarray, y_score: np.ndarray, mask: Mask = None) -> float | None:
+    """Area under the precision-recall steps of one class; None without positives."""
+    found = curve(y_true, y_score, mask)
+    if not found.positives:
+        return None
+    return float(np.sum(np.diff(found.tp, prepend=0) * found.precision) / found.positives)
+
+
+def roc_auc(y_true: np.ndarray, y_score: np.ndarray, mask: Mask = None) -> float | None:
+    """Chance that a positive scores above a negative, ties half; None unless both exist."""
+    found = curve(y_true, y_score, mask)
+    if not (found.positives and found.negatives):
+        return None
+    tp, fp = np.append(0, found.tp), np.append(0, found.fp)
+    area = np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / 2
+    return float(area / (found.positives * found.negatives))
+
+
+def average_precisions(counts: LevelCounts) -> np.ndarray:
+    """Average precision of every class from counts per level: [..., C]; NaN without positives."""
+    positives, _ = counts.totals
+    tp, fp = counts.at_least()
+    steps = counts.positives * ratio(tp, tp + fp)[..., :-1]
+    return np.where(positives > 0, ratio(steps.sum(-1), positives), np.nan)
+
+
+def roc_aucs(counts: LevelCounts) -> np.ndarray:
+    """Area under every ROC curve from counts per level: [..., C]; NaN unless both labels exist."""
+    positives, negatives = counts.totals
+    tp, _ = counts.at_least()
+    above = (counts.negatives * (tp[..., 1:] + tp[..., :-1])).sum(-1) / 2
+    pairs = positives * negatives
+    return np.where(pairs > 0, ratio(above, pairs), np.nan)

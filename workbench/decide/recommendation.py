@@ -14,16 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from workbench.decide.intervals import Ends, or_none
 from workbench.decide.levels import LOWEST, NEVER, Quantization
@@ -34,36 +25,32 @@ SCHEMA = 1
 LARGEST_BYTES = 64 << 20  # 10 000 classes take 8 MB; more is not a recommendation
 TOLERANCE = 1e-6  # browsers and Python differ in the last places of a sigmoid
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Author = Literal["search", "person"]
 
 
-class Record(BaseModel):
+class Record(
+    BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False,
+    serialize_by_alias=True, validate_by_name=True, validate_by_alias=True,
+):  # fmt: skip
     """A part of the file: every key is there, none beside them, and nothing is converted."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True,
-        validate_by_name=True, validate_by_alias=True,
-    )  # fmt: skip
+
+def _is_date(when: str) -> str:
+    try:
+        datetime.fromisoformat(when)
+    except ValueError:
+        wanted = "it must be a date like 2026-11-20T09:30:00+00:00"
+        raise ValueError(f"when is {when!r}; {wanted}") from None
+    return when
 
 
 class Edit(Record):
     """One change by a person: `changes` maps a class to its value before and after."""
 
     who: str
-    when: str
+    when: Annotated[str, AfterValidator(_is_date)]
     why: str
     changes: dict[str, tuple[float, float]]
-
-    @field_validator("when")
-    @classmethod
-    def _is_a_date(cls, when: str) -> str:
-        try:
-            datetime.fromisoformat(when)
-        except ValueError:
-            raise ValueError(
-                f"when is {when!r}; it must be a date like 2026-11-20T09:30:00+00:00"
-            ) from None
-        return when
 
 
 class Recommendation(Record):
@@ -71,16 +58,8 @@ class Recommendation(Record):
 
     schema_version: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
     task: str
-    created_by: Literal["search", "person"]
-    _curve: pd.DataFrame | None = PrivateAttr(None)
-
-    @classmethod
-    def model_validate_json(
-        cls, text: str | bytes, **options: Any
-    ) -> Thresholds | UnknownThreshold:
-        """Read a recommendation of either task."""
-        kind = TypeAdapter(AnyRecommendation) if cls is Recommendation else TypeAdapter(cls)
-        return kind.validate_json(text, **options)
+    created_by: Author
+    _curve: pd.DataFrame | None = None
 
     @property
     def curve(self) -> pd.DataFrame | None:
@@ -96,9 +75,9 @@ class Recommendation(Record):
         """Return what must be the same for a person's edits to mean the same."""
         return self.scores.model_dump() | {"classes": self.names}
 
-    def _after(self, edit: Edit, **changes: Any) -> Self:
-        edits = (*self.edits, edit)
-        return self.model_copy(update={"created_by": "person", "edits": edits, **changes})
+    def _with(self, edits: tuple[Edit, ...], **changes: Any) -> Self:
+        author = "person" if edits else "search"
+        return self.model_copy(update={"created_by": author, "edits": edits, **changes})
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.model_dump() == other.model_dump()
@@ -132,7 +111,7 @@ class ClassThreshold(Level, _Named):  # in this order the name comes first in th
     """When the app says yes to one class."""
 
     adopted: bool  # its own threshold; False follows the shared one
-    created_by: Literal["search", "person"]
+    created_by: Author
     reason: str
     note: str
     positives: int
@@ -146,12 +125,10 @@ def forms(quantization: Quantization, integer: int, interval: tuple[int, int]) -
     """Derive from the integer what a `Level` holds."""
     probabilities = quantization.threshold_probabilities(np.array([integer, *interval])).tolist()
     return {
-        "probability": probabilities[0],
-        "logit": float(quantization.threshold_logits(integer)),
-        "integer": int(integer),
-        "integer_interval": (int(interval[0]), int(interval[1])),
+        "probability": probabilities[0], "logit": float(quantization.threshold_logits(integer)),
+        "integer": int(integer), "integer_interval": (int(interval[0]), int(interval[1])),
         "probability_interval": tuple(probabilities[1:]),
-    }
+    }  # fmt: skip
 
 
 class LevelScores(Record):
@@ -215,19 +192,11 @@ class Thresholds(Recommendation):
     @property
     def table(self) -> pd.DataFrame:
         """One row a class, to be read by people."""
-        return pd.DataFrame(
-            {
-                "class": self.names,
-                "probability": self.probability,
-                "logit": self.logit,
-                "integer": self.integer,
-                "adopted": self.adopted,
-                "positives": [entry.positives for entry in self.classes],
-                "gain": [math.nan if e.gain is None else e.gain for e in self.classes],
-                "reason": [entry.reason for entry in self.classes],
-                "note": [entry.note for entry in self.classes],
-            }
-        )
+        columns = ["name", "probability", "logit", "integer", "adopted", "positives", "gain",
+                   "reason", "note"]  # fmt: skip
+        rows = [[getattr(entry, name) for name in columns] for entry in self.classes]
+        table = pd.DataFrame(rows, columns=["class", *columns[1:]]).astype({"gain": float})
+        return table.assign(probability=self.probability, logit=self.logit)
 
     def decide(self, raw: np.ndarray) -> np.ndarray:
         """Say yes or no to int8 scores [N, C] as the app does: by comparing integers."""
@@ -241,13 +210,10 @@ class Thresholds(Recommendation):
             self._check_change(name, integer, before)
         if not changes:
             return self
-        reason = f"set by {who}: {why}" if why else f"set by {who}"
         moved = {name: (float(before[name]), float(new)) for name, new in changes.items()}
-        classes = tuple(
-            self._moved(entry, changes[entry.name], reason) if entry.name in changes else entry
-            for entry in self.classes
-        )
-        return self._after(Edit(who=who, when=when, why=why, changes=moved), classes=classes)
+        edit = Edit(who=who, when=when, why=why, changes=moved)
+        reasoned = {name: (new, _set_by(who, why)) for name, new in changes.items()}
+        return self._moved(reasoned, (*self.edits, edit))
 
     def nearest_integer(self, probability: float) -> int:
         """Return the threshold that lies nearest to a probability."""
@@ -257,10 +223,17 @@ class Thresholds(Recommendation):
         distance = abs(self.quantization.threshold_probabilities(allowed) - probability)
         return int(allowed[distance.argmin()])
 
-    def _moved(self, entry: ClassThreshold, integer: int, reason: str) -> ClassThreshold:
-        level = forms(self.quantization, integer, entry.integer_interval)
-        own = {"adopted": True, "created_by": "person", "reason": reason}
-        return entry.model_copy(update=level | own)
+    def _moved(self, moves: dict[str, tuple[int, str]], edits: tuple[Edit, ...]) -> Thresholds:
+        """Set the integers of some classes as a person's own, each with its reason."""
+        classes = []
+        for entry in self.classes:
+            if entry.name in moves:
+                integer, reason = moves[entry.name]
+                level = forms(self.quantization, integer, entry.integer_interval)
+                own = {"adopted": True, "created_by": "person", "reason": reason}
+                entry = entry.model_copy(update=level | own)
+            classes.append(entry)
+        return self._with(edits, classes=tuple(classes))
 
     def _check_change(self, name: str, integer: int, known: dict[str, int]) -> None:
         if name not in known:
@@ -273,15 +246,8 @@ class Thresholds(Recommendation):
 
     def with_edits_of(self, other: Thresholds) -> Thresholds:
         """Put what a person changed in `other` on top of these; all else stays as searched."""
-        theirs = {entry.name: entry for entry in other.classes if entry.created_by == "person"}
-        classes = tuple(
-            self._moved(entry, theirs[entry.name].integer, theirs[entry.name].reason)
-            if entry.name in theirs
-            else entry
-            for entry in self.classes
-        )
-        author = {"created_by": other.created_by, "edits": other.edits}
-        return self.model_copy(update={"classes": classes, **author})
+        theirs = (entry for entry in other.classes if entry.created_by == "person")
+        return self._moved({one.name: (one.integer, one.reason) for one in theirs}, other.edits)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -296,10 +262,8 @@ class Thresholds(Recommendation):
             if entry.created_by != ("person" if entry.name in last else "search"):
                 raise ValueError(f"{place}: created_by and the edits do not agree")
             if entry.name in last and last[entry.name] != entry.integer:
-                raise ValueError(
-                    f"{place}: integer is {entry.integer}, but the last edit set "
-                    f"{last[entry.name]:g}"
-                )
+                its = f"integer is {entry.integer}, but the last edit set {last[entry.name]:g}"
+                raise ValueError(f"{place}: {its}")
             if not entry.adopted and entry.integer != self.shared.integer:
                 raise ValueError(
                     f"{place}: not adopted, so its integer must be the global "
@@ -343,7 +307,7 @@ class ConfidenceScores(Record):
 class Unknown(Record):
     """The confidence under which the answer is "unknown", and what that gives."""
 
-    probability: Share
+    probability: Annotated[float, Field(ge=0, le=1)]
     coverage: float
     coverage_interval: Ends
     accepted_accuracy: float | None
@@ -390,46 +354,48 @@ class UnknownThreshold(Recommendation):
         nothing = (math.nan, math.nan)
         ends = [e or nothing for e in (found.accepted_accuracy_interval, found.coverage_interval)]
         right = math.nan if found.accepted_accuracy is None else found.accepted_accuracy
-        return pd.DataFrame(
-            {
-                "target": ["right among the answers", "images that get an answer"],
-                "wanted": [asked.target_accept_accuracy, asked.min_coverage],
-                "reached": [right, found.coverage],
-                "from": [low for low, _ in ends],
-                "to": [high for _, high in ends],
-                "unknown below": found.probability,
-                "reason": found.reason,
-            }
-        )
+        columns = {
+            "target": ["right among the answers", "images that get an answer"],
+            "wanted": [asked.target_accept_accuracy, asked.min_coverage],
+            "reached": [right, found.coverage],
+            "from": [low for low, _ in ends], "to": [high for _, high in ends],
+            "unknown below": found.probability, "reason": found.reason,
+        }  # fmt: skip
+        return pd.DataFrame(columns)
 
     def edited(self, probability: float, who: str, when: str, why: str) -> UnknownThreshold:
         """Return the threshold after a person's change to the nearest row of the curve."""
         if not 0 <= probability <= 1:
             raise InputError(f"the confidence threshold is {probability}; it must be 0 to 1")
-        found = self._at_row(probability, f"set by {who}: {why}" if why else f"set by {who}")
+        found = self._nearest(probability, _set_by(who, why))
         changes = {"unknown": (self.probability, found.probability)}
         edit = Edit(who=who, when=when, why=why, changes=changes)
-        chosen = self.curve.threshold == found.probability
-        return self._after(edit, unknown=found).with_curve(self.curve.assign(chosen=chosen))
+        return self._moved(found, (*self.edits, edit))
 
-    def _at_row(self, probability: float, reason: str) -> Unknown:
+    def _nearest(self, probability: float, reason: str) -> Unknown:
         nearest = (self.curve.threshold - probability).abs().argmin()
         return Unknown.of(self.curve.iloc[nearest], reason)
+
+    def _moved(self, found: Unknown, edits: tuple[Edit, ...]) -> UnknownThreshold:
+        chosen = self.curve.threshold == found.probability
+        return self._with(edits, unknown=found).with_curve(self.curve.assign(chosen=chosen))
 
     def with_edits_of(self, other: UnknownThreshold) -> UnknownThreshold:
         """Put a person's confidence on top of this one, judged by this run's targets."""
         if not other.edits:
             return self
-        found = self._at_row(other.probability, other.unknown.reason)
-        moved = {"created_by": "person", "edits": other.edits, "unknown": found}
-        chosen = self.curve.threshold == found.probability
-        return self.model_copy(update=moved).with_curve(self.curve.assign(chosen=chosen))
+        return self._moved(self._nearest(other.probability, other.unknown.reason), other.edits)
 
 
-AnyRecommendation = Annotated[Thresholds | UnknownThreshold, Field(discriminator="task")]
+def _set_by(who: str, why: str) -> str:
+    return f"set by {who}: {why}" if why else f"set by {who}"
 
 
-def read(path: Path) -> Thresholds | UnknownThreshold:
+AnyThresholds = Thresholds | UnknownThreshold
+FILE = TypeAdapter(Annotated[AnyThresholds, Field(discriminator="task")])
+
+
+def read(path: Path) -> AnyThresholds:
     """Read a recommendation file."""
     path = Path(path)
     if path.stat().st_size > LARGEST_BYTES:
@@ -442,36 +408,28 @@ def read(path: Path) -> Thresholds | UnknownThreshold:
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
+    if len(dict(pairs)) < len(pairs):
+        keys = [key for key, _ in pairs]
         twin = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twin!r} is there twice")
     return dict(pairs)
 
 
-def from_json(value: Any, where: str = RECOMMENDATION) -> Thresholds | UnknownThreshold:
+def from_json(value: Any, where: str = RECOMMENDATION) -> AnyThresholds:
     """Rebuild what was written, refusing everything that would not have been."""
     if not isinstance(value, dict):
         raise InputError(f"{where} must be an object, not {type(value).__name__}")
     try:
-        return Recommendation.model_validate_json(json.dumps(value))
+        return FILE.validate_json(json.dumps(value))
     except ValidationError as error:
         raise InputError(f"{where}: {_explain(error.errors()[0], value)}") from None
 
 
 WANTED = {
-    "int_type": "int",
-    "float_type": "int or float",
-    "bool_type": "bool",
-    "string_type": "str",
-    "tuple_type": "list",
-    "model_type": "dict",
-    "dict_type": "dict",
-    "finite_number": "finite",
-    "less_than_equal": "0 to 1",
-    "greater_than_equal": "0 to 1",
-    "too_long": "two ends",
-}
+    "int_type": "int", "float_type": "int or float", "bool_type": "bool", "string_type": "str",
+    "tuple_type": "list", "model_type": "dict", "dict_type": "dict", "finite_number": "finite",
+    "less_than_equal": "0 to 1", "greater_than_equal": "0 to 1", "too_long": "two ends",
+}  # fmt: skip
 
 
 def _explain(error: dict[str, Any], value: dict[str, Any]) -> str:

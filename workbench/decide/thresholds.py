@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,17 +26,20 @@ from workbench.decide.levels import (
     LOWEST,
     NEVER,
     LevelCounts,
+    Mask,
     Quantization,
     check_names,
     check_raw,
     check_scores,
     count_levels,
+    known_labels,
     mean_defined,
+    part,
     ratio,
 )
-from workbench.decide.objectives import Objective, best, candidates
 from workbench.decide.recommendation import (
     SCHEMA,
+    AnyThresholds,
     ClassThreshold,
     Expected,
     Level,
@@ -44,18 +47,24 @@ from workbench.decide.recommendation import (
     Thresholds,
     forms,
 )
+from workbench.decide.unknown import search_unknown
+from workbench.errors import InputError
 
 if TYPE_CHECKING:
-    from workbench.settings import ThresholdSearchSettings
+    from workbench.decide.calibration import Scores
+    from workbench.settings import Settings, ThresholdSearchSettings
 
 log = logging.getLogger(__name__)
 FOLDS = 5  # of the cross-fitting; more change little and cost positives in none
+Name = Literal["f1_macro", "fbeta", "precision_floor", "recall_floor", "cost", "prevalence"]
+NEVER_ANSWERS = -1.0  # below every other value of a floor objective: never a yes meets no floor
+TIE = 1e-12  # values this close are one value; means of floats differ in the last places
 
 
 def search(
     y_true: np.ndarray, raw: np.ndarray, scale: float, zero_point: int,
     settings: ThresholdSearchSettings, classes: Sequence[str], seed: int, *,
-    mask: np.ndarray | None = None, split: str = "val", source_sha256: str | None = None,
+    mask: Mask = None, split: str = "val", source_sha256: str | None = None,
 ) -> Thresholds:  # fmt: skip
     """Search thresholds on int8 scores [N, C] and say how far each can be trusted."""
     check_scores(y_true, raw, mask)
@@ -67,43 +76,45 @@ def search(
     folds = _count_folds(y_true, raw, mask, min(FOLDS, len(raw)), rng)
     counts = folds.total
     choice = choose(folds, rules, rng)
-    drawn = _draw(resampled_levels(y_true, raw, mask, rules.replicates, rng), choice, rules)
+    blocks = resampled_levels(y_true, raw, mask, settings.bootstrap_replicates, rng)
+    drawn = _draw(blocks, choice, rules)
     kept, shared = choice.adopted.sum(), choice.shared
     log.info("Threshold %d for all classes; %d of %d keep their own.", shared, kept, len(classes))
     apparent = or_none(_value_at(counts, choice.integers, rules.objective))
     cross_fitted = or_none(_held_out_value(folds, rules, rng))
     optimism = None if apparent is None or cross_fitted is None else apparent - cross_fitted
     return Thresholds(
-        schema_version=SCHEMA,
-        task="multilabel",
-        created_by="search",
-        objective=rules.objective.described,
-        method=settings.method,
+        schema_version=SCHEMA, task="multilabel", created_by="search",
+        objective=rules.objective.described, method=settings.method,
         scores=LevelScores(
-            split=split,
-            images=len(raw),
-            unknown_labels=0 if mask is None else int((np.asarray(mask) <= 0.5).sum()),
-            source_sha256=source_sha256,
-            scale=quantization.scale,
-            zero_point=quantization.zero_point,
+            split=split, images=len(raw), source_sha256=source_sha256,
+            unknown_labels=int((~known_labels(mask, raw.shape)).sum()),
+            scale=quantization.scale, zero_point=quantization.zero_point,
         ),
-        seed=seed,
-        bootstrap_replicates=settings.bootstrap_replicates,
+        seed=seed, bootstrap_replicates=settings.bootstrap_replicates,
         expected=Expected(
-            apparent=apparent,
-            apparent_interval=interval(drawn.value),
-            cross_fitted=cross_fitted,
-            optimism=optimism,
+            apparent=apparent, apparent_interval=interval(drawn.value),
+            cross_fitted=cross_fitted, optimism=optimism,
         ),
         shared=Level(**forms(quantization, shared, _integer_interval(drawn.shared))),
-        classes=tuple(_describe(classes, counts, choice, drawn, rules, quantization)),
-        edits=(),
-    ).with_curve(shared_curve(counts, quantization, rules.objective, shared))
+        classes=tuple(_describe(classes, counts, choice, drawn, rules, quantization)), edits=(),
+    ).with_curve(shared_curve(counts, quantization, rules.objective, shared))  # fmt: skip
+
+
+def search_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) -> AnyThresholds:
+    """Search a threshold for every class, or the confidence under which it is "unknown"."""
+    known = {"mask": scores.mask, "source_sha256": scores.source_sha256}
+    knobs, seed, labels = settings.threshold_search, settings.seed, scores.y_true
+    if scores.task == "single_label":
+        known["replicates"] = knobs.bootstrap_replicates
+        return search_unknown(labels, scores.logits, settings.single_label, classes, seed, **known)
+    answers = scores.raw, scores.scale, scores.zero_point
+    return search(labels, *answers, knobs, classes, seed, **known)
 
 
 def best_thresholds(
     y_true: np.ndarray, raw: np.ndarray, settings: ThresholdSearchSettings,
-    quantization: Quantization, mask: np.ndarray | None = None,
+    quantization: Quantization, mask: Mask = None,
 ) -> np.ndarray:  # fmt: skip
     """Only the optimum of every class, without smoothing or doubt: int [C]."""
     rules = rules_of(settings.model_copy(update={"smoothing_positives": 0.0}), quantization)
@@ -111,43 +122,144 @@ def best_thresholds(
 
 
 @dataclass(frozen=True)
+class Objective:
+    """A rule for good thresholds, with the figures that belong to it."""
+
+    name: Name
+    beta: float
+    floor: float
+    cost_false_positive: float
+    cost_false_negative: float
+
+    @classmethod
+    def of(cls, knobs: ThresholdSearchSettings) -> Objective:
+        names = ("objective", "beta", "floor", "cost_false_positive", "cost_false_negative")
+        return cls(*(getattr(knobs, name) for name in names))
+
+    def values(
+        self, tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray
+    ) -> np.ndarray:
+        """Value of saying yes to `tp` of `positives` and to `fp` of `negatives` images."""
+        tp, fp, positives, negatives = np.broadcast_arrays(tp, fp, positives, negatives)
+        match self.name:
+            case "f1_macro" | "fbeta":
+                weight = 1.0 if self.name == "f1_macro" else self.beta**2
+                values = ratio((1 + weight) * tp, weight * positives + tp + fp)
+            case "precision_floor":
+                values = self._above_floor(tp, fp, ratio(tp, tp + fp), ratio(tp, positives))
+            case "recall_floor":
+                values = self._above_floor(tp, fp, ratio(tp, positives), ratio(tp, tp + fp))
+            case "cost":
+                cost = self.cost_false_positive * fp + self.cost_false_negative * (positives - tp)
+                values = -ratio(cost, positives + negatives)
+            case "prevalence":
+                values = -ratio(np.abs(tp + fp - positives), positives + negatives)
+        return np.where(positives > 0, values, np.nan)
+
+    def _above_floor(self, tp, fp, kept: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        values = np.where(kept >= self.floor, wanted, kept - self.floor)
+        return np.where(tp + fp > 0, values, NEVER_ANSWERS)
+
+    def shared_values(self, counts: LevelCounts, values: np.ndarray) -> np.ndarray:
+        """Value of one threshold for all classes, [..., 257], given the values of each class.
+
+        The floors are kept on the answers of all classes together; the others are class means.
+        """
+        if self.name in ("precision_floor", "recall_floor"):
+            sides = counts.positives, counts.negatives
+            pooled = LevelCounts(*(side.sum(-2, keepdims=True) for side in sides))
+            return self.class_values(pooled)[..., 0, :]
+        return mean_defined(values, axis=-2)
+
+    def class_values(self, counts: LevelCounts) -> np.ndarray:
+        """Value of every integer threshold for every class: [..., C, 257]."""
+        tp, fp = counts.at_least()
+        positives, negatives = counts.totals
+        return self.values(tp, fp, positives[..., None], negatives[..., None])
+
+    @property
+    def described(self) -> dict[str, str | float]:
+        """Name the rule, the figures that belong to it, and what it means in plain words."""
+        chosen = {name: getattr(self, name) for name in FIGURES.get(self.name, ())}
+        return {"name": self.name, **chosen, "meaning": SENTENCES[self.name].format(self)}
+
+
+FIGURES = {
+    "fbeta": ("beta",),
+    "precision_floor": ("floor",),
+    "recall_floor": ("floor",),
+    "cost": ("cost_false_positive", "cost_false_negative"),
+}
+SENTENCES = {
+    "f1_macro": "the best balance of finding the class and being right about it (F1)",
+    "fbeta": "the best balance where finding counts {0.beta:g} times as much as being right",
+    "precision_floor": "find as many as possible while at least {0.floor:.0%} of the yes are right",
+    "recall_floor": "be right as often as possible while finding at least {0.floor:.0%}",
+    "cost": (
+        "the lowest cost: a wrong yes costs {0.cost_false_positive:g},"
+        " a missed one {0.cost_false_negative:g}"
+    ),
+    "prevalence": "say yes as often as the class really occurs",
+}
+
+
+def candidates(knobs: ThresholdSearchSettings, quantization: Quantization) -> np.ndarray:
+    """The integers a search may choose from, ascending."""
+    separable = quantization.separable()
+    if knobs.method == "exact":
+        return separable
+    steps = np.floor((knobs.grid_max - knobs.grid_min) / knobs.grid_step + 1e-9) + 1
+    grid = knobs.grid_min + knobs.grid_step * np.arange(int(steps))
+    levels = quantization.probabilities(np.arange(LOWEST, NEVER))
+    chosen = np.unique(np.searchsorted(levels, grid - 1e-12)) + LOWEST
+    allowed = chosen[np.isin(chosen, separable)]
+    if not len(allowed):
+        raise InputError(
+            f"threshold_search: no INT8 level lies between grid_min {knobs.grid_min:g} and "
+            f"grid_max {knobs.grid_max:g}; widen the grid or use method: exact"
+        )
+    return allowed
+
+
+def best(values: np.ndarray, integers: np.ndarray) -> np.ndarray:
+    """Pick the best candidate: of equals the middle of the longest run, farthest from a change.
+
+    `values` is [..., 257] over all integers, `integers` the candidates. Where every value is NaN
+    the answer is the lowest candidate, for the caller to replace.
+    """
+    values = values[..., integers - LOWEST]
+    values = np.where(np.isnan(values), -np.inf, values)
+    equal = values >= values.max(-1, keepdims=True) - TIE
+    position = np.arange(len(integers))
+    last_worse = np.maximum.accumulate(np.where(equal, -1, position), axis=-1)
+    run = np.where(equal, position - last_worse, 0)
+    end = run.argmax(-1)
+    length = np.take_along_axis(run, end[..., None], -1)[..., 0]
+    return integers[end - length // 2]
+
+
+@dataclass(frozen=True)
 class Rules:
     """Everything a choice depends on beside the counts."""
 
+    knobs: ThresholdSearchSettings
     objective: Objective
     integers: np.ndarray  # the candidates, ascending
     fallback: int  # the candidate nearest to probability one half, where nothing can be tuned
-    smoothing_positives: float
-    per_class: bool
-    least_gain: float
-    replicates: int
 
 
 def rules_of(settings: ThresholdSearchSettings, quantization: Quantization) -> Rules:
     integers = candidates(settings, quantization)
-    return Rules(
-        objective=Objective.of(settings),
-        integers=integers,
-        fallback=int(_nearest(np.array(quantization.zero_point), integers)),
-        smoothing_positives=settings.smoothing_positives,
-        per_class=settings.per_class_enabled,
-        least_gain=settings.per_class_improvement_threshold,
-        replicates=settings.bootstrap_replicates,
-    )
+    fallback = int(_nearest(np.array(quantization.zero_point), integers))
+    return Rules(settings, Objective.of(settings), integers, fallback)
 
 
 def _count_folds(y_true, raw, mask, folds: int, rng: np.random.Generator) -> LevelCounts:
     """Count levels apart for every fold: leading axis of folds."""
     assigned = assign_folds(y_true, folds, rng)
-    parts = [np.flatnonzero(assigned == fold) for fold in range(folds)]
-    counted = [
-        count_levels(y_true[rows], raw[rows], None if mask is None else mask[rows])
-        for rows in parts
-    ]
-    return LevelCounts(
-        np.stack([part.positives for part in counted]),
-        np.stack([part.negatives for part in counted]),
-    )
+    counted = [count_levels(*part(assigned == fold, y_true, raw, mask)) for fold in range(folds)]
+    sides = zip(*((one.positives, one.negatives) for one in counted), strict=True)
+    return LevelCounts(*map(np.stack, sides))
 
 
 def tune(counts: LevelCounts, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
@@ -163,9 +275,9 @@ def tune(counts: LevelCounts, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
 
 def smooth(own: np.ndarray, shared: np.ndarray, positives: np.ndarray, rules: Rules) -> np.ndarray:
     """Pull thresholds of rare classes to the shared one, as if it had been seen that many times."""
-    if rules.smoothing_positives == 0:
+    if rules.knobs.smoothing_positives == 0:
         return own
-    trust = positives / (positives + rules.smoothing_positives)
+    trust = positives / (positives + rules.knobs.smoothing_positives)
     return _nearest(trust * own + (1 - trust) * shared, rules.integers)
 
 
@@ -190,16 +302,22 @@ class Choice:
     def integers(self) -> np.ndarray:
         return np.where(self.adopted, self.own, self.shared)
 
+    def gains(self, index: int) -> tuple[float, float, float]:
+        """Return what the own threshold of a class gains, and the ends of the interval."""
+        return self.gain[index], self.gain_low[index], self.gain_high[index]
+
 
 def choose(folds: LevelCounts, rules: Rules, rng: np.random.Generator) -> Choice:
     """Tune on all folds; a class keeps its own threshold only where held-out images gain by it."""
     shared, own = tune(folds.total, rules)
     outcomes = _held_out_outcomes(folds, rules)
     gain = _gains(outcomes, rules.objective)
-    low, high = interval_ends(_gains(_resample(outcomes, rules.replicates, rng), rules.objective))
+    drawn = _resample(outcomes, rules.knobs.bootstrap_replicates, rng)
+    low, high = interval_ends(_gains(drawn, rules.objective))
     both_labels = np.all([total > 0 for total in folds.total.totals], axis=0)
-    adopted = both_labels & (own != shared) & (low > 0) & (gain >= rules.least_gain)
-    return Choice(int(shared), own, adopted & rules.per_class, gain, low, high)
+    least_gain = rules.knobs.per_class_improvement_threshold
+    adopted = both_labels & (own != shared) & (low > 0) & (gain >= least_gain)
+    return Choice(int(shared), own, adopted & rules.knobs.per_class_enabled, gain, low, high)
 
 
 def _held_out_outcomes(folds: LevelCounts, rules: Rules) -> np.ndarray:
@@ -279,42 +397,34 @@ def _draw(blocks: Iterator[LevelCounts], choice: Choice, rules: Rules) -> Drawn:
         (*tune(block, rules), _value_at(block, choice.integers, rules.objective))
         for block in blocks
     ]
-    return Drawn(*(np.concatenate(part) for part in zip(*found, strict=True)))
+    return Drawn(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
 
 def _describe(
     classes: Sequence[str], counts: LevelCounts, choice: Choice, drawn: Drawn, rules: Rules,
     quantization: Quantization,
 ) -> Iterator[ClassThreshold]:  # fmt: skip
-    positives, negatives = (total.tolist() for total in counts.totals)
-    for index, name in enumerate(classes):
+    totals = (total.tolist() for total in counts.totals)
+    for index, (name, positives, negatives) in enumerate(zip(classes, *totals, strict=True)):
         adopted = bool(choice.adopted[index])
         ends = _integer_interval(drawn.own[:, index] if adopted else drawn.shared)
-        images = positives[index] + negatives[index]
-        gain, low, high = (
-            or_none(values[index]) for values in (choice.gain, choice.gain_low, choice.gain_high)
-        )
+        images = positives + negatives
+        gain, low, high = (or_none(value) for value in choice.gains(index))
         yield ClassThreshold(
-            name=name,
-            **forms(quantization, choice.integers[index], ends),
-            adopted=adopted,
-            created_by="search",
-            reason=_reason(choice, index, rules),
-            note=_note(positives[index], negatives[index]),
-            positives=positives[index],
-            negatives=negatives[index],
-            prevalence=positives[index] / images if images else None,
-            gain=gain,
+            name=name, **forms(quantization, choice.integers[index], ends), adopted=adopted,
+            created_by="search", reason=_reason(choice, index, rules),
+            note=_note(positives, negatives), positives=positives, negatives=negatives,
+            prevalence=positives / images if images else None, gain=gain,
             gain_interval=None if low is None or high is None else (low, high),
-        )
+        )  # fmt: skip
 
 
 def _reason(choice: Choice, index: int, rules: Rules) -> str:
-    gain, low, high = (a[index] for a in (choice.gain, choice.gain_low, choice.gain_high))
+    gain, low, high = choice.gains(index)
     found = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) on images that did not choose it"
     if choice.adopted[index]:
         return f"own threshold: gains {found}"
-    if not rules.per_class:
+    if not rules.knobs.per_class_enabled:
         return "global threshold: per_class_enabled is false"
     if np.isnan(gain):
         return "global threshold: there is nothing to tune on"
@@ -322,8 +432,9 @@ def _reason(choice: Choice, index: int, rules: Rules) -> str:
         return "global threshold: it is also the best for this class"
     if gain == low == high == 0:
         return "global threshold: one of its own would change no answer on other images"
-    if gain < rules.least_gain:
-        return f"global threshold: its own would gain {found}, less than {rules.least_gain:g}"
+    least_gain = rules.knobs.per_class_improvement_threshold
+    if gain < least_gain:
+        return f"global threshold: its own would gain {found}, less than {least_gain:g}"
     return f"global threshold: its own would gain {found}, which may be luck"
 
 
@@ -351,19 +462,18 @@ def shared_curve(
     f1 = Objective("f1_macro", 1.0, 0.0, 1.0, 1.0).values(tp, fp, positives, negatives)
     precision, recall = ratio(tp, tp + fp)[known], ratio(tp, positives)[known]
     nothing = np.full(len(integers), np.nan)
-    return pd.DataFrame(
-        {
-            "integer": integers,
-            "logit": quantization.threshold_logits(integers),
-            "probability": quantization.threshold_probabilities(integers),
-            "f1_macro": mean_defined(f1, axis=0),
-            "precision_macro": precision.mean(0) if known.any() else nothing,
-            "recall_macro": recall.mean(0) if known.any() else nothing,
-            "f1_micro": ratio(2 * tp.sum(0), (tp + fp + positives).sum(0)),
-            "precision_micro": ratio(tp.sum(0), (tp + fp).sum(0)),
-            "recall_micro": ratio(tp.sum(0), positives.sum(0)),
-            "yes_answers": (tp + fp).sum(0),
-            "objective": objective.shared_values(counts, objective.class_values(counts)),
-            "chosen": integers == chosen,
-        }
-    )
+    columns = {
+        "integer": integers,
+        "logit": quantization.threshold_logits(integers),
+        "probability": quantization.threshold_probabilities(integers),
+        "f1_macro": mean_defined(f1, axis=0),
+        "precision_macro": precision.mean(0) if known.any() else nothing,
+        "recall_macro": recall.mean(0) if known.any() else nothing,
+        "f1_micro": ratio(2 * tp.sum(0), (tp + fp + positives).sum(0)),
+        "precision_micro": ratio(tp.sum(0), (tp + fp).sum(0)),
+        "recall_micro": ratio(tp.sum(0), positives.sum(0)),
+        "yes_answers": (tp + fp).sum(0),
+        "objective": objective.shared_values(counts, objective.class_values(counts)),
+        "chosen": integers == chosen,
+    }
+    return pd.DataFrame(columns)

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from workbench.decide.intervals import Ends, image_weights, interval
-from workbench.decide.levels import check_names, check_scores, ratio
+from workbench.decide.levels import Mask, check_names, check_scores, ratio
 from workbench.decide.recommendation import (
     SCHEMA,
     ConfidenceScores,
@@ -34,7 +34,7 @@ CURVE_POINTS = 201  # rows of threshold_curve.csv, one each half percent
 
 def search_unknown(
     y_true: np.ndarray, logits: np.ndarray, settings: SingleLabelSettings,
-    classes: tuple[str, ...], seed: int, *, replicates: int, mask: np.ndarray | None = None,
+    classes: tuple[str, ...], seed: int, *, replicates: int, mask: Mask = None,
     split: str = "val", source_sha256: str | None = None,
 ) -> UnknownThreshold:  # fmt: skip
     """Choose the confidence threshold from one-hot labels and logits, both [N, C].
@@ -50,29 +50,22 @@ def search_unknown(
     shown_curve = unknown_curve(confidence, correct, shown, settings)
     row = curve.loc[chosen]
     log.info("Unknown below confidence %.4f: %s.", row.threshold, reason)
-    coverage, accuracy = _intervals(
-        confidence, correct, row.threshold, replicates, np.random.default_rng(seed)
-    )
+    intervals = _intervals(confidence, correct, row.threshold, replicates, seed)
     return UnknownThreshold(
-        schema_version=SCHEMA,
-        task="single_label",
-        created_by="search",
+        schema_version=SCHEMA, task="single_label", created_by="search",
         objective=Targets(
             target_accept_accuracy=settings.threshold_target_accept_accuracy,
             min_coverage=settings.threshold_min_coverage,
             penalty_incorrect=settings.threshold_penalty_incorrect,
         ),
         scores=ConfidenceScores(split=split, images=len(confidence), source_sha256=source_sha256),
-        seed=seed,
-        bootstrap_replicates=replicates,
-        unknown=Unknown.of(row, reason, coverage, accuracy),
-        classes=tuple(classes),
-        edits=(),
-    ).with_curve(shown_curve.assign(chosen=shown_curve.threshold == row.threshold))
+        seed=seed, bootstrap_replicates=replicates, unknown=Unknown.of(row, reason, *intervals),
+        classes=tuple(classes), edits=(),
+    ).with_curve(shown_curve.assign(chosen=shown_curve.threshold == row.threshold))  # fmt: skip
 
 
 def answers(
-    y_true: np.ndarray, logits: np.ndarray, mask: np.ndarray | None = None
+    y_true: np.ndarray, logits: np.ndarray, mask: Mask = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the confidence of each judged image's answer and whether the answer is right."""
     if mask is not None:
@@ -100,19 +93,12 @@ def unknown_curve(
     coverage = answered / images
     utility = (hits - settings.threshold_penalty_incorrect * (answered - hits)) / images
     meets = accuracy >= settings.threshold_target_accept_accuracy
-    return pd.DataFrame(
-        {
-            "threshold": thresholds,
-            "coverage": coverage,
-            "accepted_accuracy": accuracy,
-            "answered": answered,
-            "correct": hits,
-            "incorrect": answered - hits,
-            "unknown": below,
-            "utility": utility,
-            "meets_target": meets & (coverage >= settings.threshold_min_coverage),
-        }
-    )
+    columns = {
+        "threshold": thresholds, "coverage": coverage, "accepted_accuracy": accuracy,
+        "answered": answered, "correct": hits, "incorrect": answered - hits, "unknown": below,
+        "utility": utility, "meets_target": meets & (coverage >= settings.threshold_min_coverage),
+    }  # fmt: skip
+    return pd.DataFrame(columns)
 
 
 def _cuts(confidence: np.ndarray) -> np.ndarray:
@@ -138,13 +124,12 @@ def _choose(curve: pd.DataFrame, settings: SingleLabelSettings) -> tuple[int, st
 
 
 def _intervals(
-    confidence: np.ndarray, correct: np.ndarray, threshold: float, replicates: int,
-    rng: np.random.Generator,
-) -> tuple[Ends, Ends]:  # fmt: skip
+    confidence: np.ndarray, correct: np.ndarray, threshold: float, replicates: int, seed: int
+) -> tuple[Ends, Ends]:
+    """Resample the images: the ends of the coverage and of the accuracy of the answers."""
     accepted = confidence >= threshold
     columns = np.stack([accepted, accepted & correct], axis=1).astype(np.float32)
-    sums = np.concatenate(
-        [weights.T @ columns for weights in image_weights(len(accepted), replicates, rng)]
-    )
+    blocks = image_weights(len(accepted), replicates, np.random.default_rng(seed))
+    sums = np.concatenate([weights.T @ columns for weights in blocks])
     accuracy = np.where(sums[:, 0] > 0, ratio(sums[:, 1], sums[:, 0]), np.nan)
     return interval(sums[:, 0] / len(accepted)), interval(accuracy)

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.decide.comparison import Comparison
+from workbench.decide.metrics import Comparison
 from workbench.show.figures import BAD, GOOD, QUIET, described, html_image, new_axes, plain, short
 from workbench.show.plots import ROW_INCHES
 from workbench.show.tables import Table, table

@@ -17,8 +17,7 @@ from workbench.data.tables import Split
 from workbench.data.views import letterboxed
 from workbench.decide.calibration import correct
 from workbench.decide.calibration import reliability as reliability_table
-from workbench.decide.comparison import Comparison
-from workbench.decide.metrics import Evaluation
+from workbench.decide.metrics import Comparison, Evaluation
 from workbench.deploy.bundle import write_test_scores
 from workbench.deploy.tflite import time_file
 from workbench.settings import Settings

@@ -10,7 +10,7 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from workbench.decide.curves import Curve, average_precision, curve, roc_auc
+from workbench.decide.outcomes import Curve, average_precision, curve, roc_auc
 from workbench.decide.recommendation import Thresholds
 from workbench.show.figures import (
     CHOSEN,

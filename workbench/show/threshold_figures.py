@@ -10,11 +10,10 @@ import pandas as pd
 import seaborn
 from matplotlib.figure import Figure
 
-from workbench.decide.calibration import Calibration
+from workbench.decide.calibration import Calibration, Scores
 from workbench.decide.calibration import reliability as reliability_table
 from workbench.decide.metrics import evaluate
 from workbench.decide.recommendation import Thresholds, UnknownThreshold
-from workbench.decide.scores import Scores
 from workbench.show import plots
 from workbench.show.figures import CHOSEN, NO, YES, beside, described, new_axes, plain, short
 from workbench.show.tables import Table, table

@@ -25,7 +25,7 @@ from workbench import files
 from workbench.data.pipeline import evaluation_batches, plain_errors, training_batches
 from workbench.data.views import View
 from workbench.decide import outcomes
-from workbench.decide.curves import average_precision
+from workbench.decide.outcomes import average_precision
 from workbench.errors import SettingsError, StepError
 from workbench.fingerprint import value_digest, weights_digest
 from workbench.lock import locked

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from workbench.decide.curves import average_precision
+from workbench.decide.outcomes import average_precision
 from workbench.nets.devices import choose_strategy, precision
 from workbench.nets.inference import Inference, in_format, predict_logits
 from workbench.nets.teacher import student_view, teacher_view

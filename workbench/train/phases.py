@@ -22,7 +22,6 @@ CODE = (
     "data.letterbox",
     "data.pipeline",
     "data.views",
-    "decide.curves",
     "decide.outcomes",
     "nets",
     "train.loop",
