@@ -25,6 +25,7 @@ from workbench.nets.devices import (
     describe_devices,
     precision,
     prepare_devices,
+    say_once,
     seed_everything,
     set_precision,
     worker,
@@ -136,6 +137,7 @@ def settings_with(**changed) -> Settings:
 
 
 def test_several_devices_asked_for_and_one_found_is_said(caplog):
+    say_once.cache_clear()  # an earlier test may have asked as well
     with caplog.at_level("INFO"):
         strategy = choose_strategy(Settings())
     assert strategy.num_replicas_in_sync == 1

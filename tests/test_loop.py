@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests.training_doubles import CLASSES, SIDE, Place, even_loss, small_feed, small_network
 from workbench.errors import StepError
 from workbench.nets.devices import seed_everything
-from workbench.nets.inference import inference
+from workbench.nets.network import inference
 from workbench.nets.weights import load_weights_into
 from workbench.settings import Settings
 from workbench.train.logs import Examples, displayable, score_table
@@ -335,11 +335,11 @@ def test_inference_is_compiled_once_a_network_and_for_every_batch_size():
 def test_a_network_nobody_uses_is_forgotten():
     import gc
 
-    from workbench.nets import inference as predict
+    from workbench.nets import network as networks
 
     network = small_network()
     inference(network)(np.zeros((1, SIDE, SIDE, 3), np.float32))
-    before = len(predict._compiled)
+    before = len(networks._compiled)
     del network
     gc.collect()
-    assert len(predict._compiled) < before
+    assert len(networks._compiled) < before

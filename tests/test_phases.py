@@ -14,8 +14,7 @@ from tests.training_doubles import Place, train_role
 from workbench import files
 from workbench.data.tables import read_dataset
 from workbench.errors import DatasetError, StepError, WeightsError
-from workbench.nets.inference import predict_logits
-from workbench.nets.saved import load_network
+from workbench.nets.network import load_network, predict_logits
 from workbench.nets.teacher import build_student, student_view
 from workbench.nets.weights import load_weights_into, read_arrays
 from workbench.settings import Settings

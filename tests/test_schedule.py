@@ -5,12 +5,17 @@ import math
 import pytest
 
 from workbench.settings import ScheduleSettings
+from workbench.train.phases import Phase
 from workbench.train.schedule import Progress, ReduceOnPlateau, WarmupCosine, make_schedule
 
 
 def cosine(**changed) -> WarmupCosine:
     given = {"peak": 1e-2, "min_lr": 1e-5, "warmup_steps": 10, "total_steps": 100}
     return WarmupCosine(**{**given, **changed})
+
+
+def phase(peak: float) -> Phase:
+    return Phase("small_warmup", 3, peak, 1e-4, 10, reduce_lr_patience=1, reduce_lr_factor=0.5)
 
 
 def row(epoch, f1=0.5, loss=1.0, mean_precision=0.5):
@@ -37,9 +42,7 @@ def test_a_schedule_without_warmup_starts_at_its_peak():
 
 
 def test_ten_percent_of_the_steps_warm_up_by_default():
-    schedule = make_schedule(
-        ScheduleSettings(name="cosine"), peak=1e-3, steps=200, factor=0.5, patience=5
-    )
+    schedule = make_schedule(ScheduleSettings(name="cosine"), phase(peak=1e-3), steps=200)
     assert schedule.warmup_steps == 20
     assert schedule.total_steps == 200
 
@@ -47,7 +50,7 @@ def test_ten_percent_of_the_steps_warm_up_by_default():
 def test_a_peak_below_min_lr_is_never_raised():
     for name in ("cosine", "reduce_on_plateau"):
         settings = ScheduleSettings(name=name, min_lr=1e-3)
-        schedule = make_schedule(settings, peak=1e-5, steps=10, factor=0.5, patience=1)
+        schedule = make_schedule(settings, phase(peak=1e-5), steps=10)
         for _epoch in range(3):
             schedule.observe(improved=False)
         assert max(schedule.rate(step) for step in range(11)) <= 1e-5

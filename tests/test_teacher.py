@@ -8,11 +8,10 @@ import workbench  # noqa: F401
 # isort: split
 import tf_keras as keras
 
-from workbench.nets.lite import backbone_layers
+from workbench.nets.lite import backbone_layers, freeze
 from workbench.nets.teacher import student_view, teacher_structure, teacher_view
 from workbench.nets.weights import load_weights_into, save_weights
 from workbench.settings import TEACHER_SIZES, Settings, TeacherSettings
-from workbench.train.loop import freeze
 
 QUICK = {"efficientnet_b0", "mobilenet_v2", "efficientnet_lite0"}
 

@@ -93,7 +93,7 @@ def _seed(shared: Path, name: str, seed: int, folder: Path) -> list[dict[str, An
 
 def _trained(settings: Settings, dataset: Dataset, teacher, arm: str, out: Path) -> tuple:
     from tests.training_doubles import train_role
-    from workbench.nets.inference import predict_logits
+    from workbench.nets.network import predict_logits
     from workbench.nets.teacher import student_view, teacher_view
     from workbench.train.loop import validation_figures
 

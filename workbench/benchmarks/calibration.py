@@ -107,7 +107,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def _load(folder: Path) -> tuple[Settings, Any, Any]:
-    from workbench.nets.saved import load_network
+    from workbench.nets.network import load_network
     from workbench.run import existing_run
 
     run = existing_run(folder)

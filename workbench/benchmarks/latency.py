@@ -81,7 +81,7 @@ def _files_of_run(folder: Path) -> dict[str, Any]:
     for name in (MODEL_FILE, WEIGHTS_FILE):
         if not (folder / name).exists():
             raise MissingInputError(f"No {name} in {folder}. Finish the run first")
-    from workbench.nets.saved import load_network
+    from workbench.nets.network import load_network
     from workbench.run import existing_run
 
     run = existing_run(folder)

@@ -21,7 +21,7 @@ import tf_keras as keras
 from workbench.data.pipeline import training_batches
 from workbench.data.tables import Split
 from workbench.nets.devices import seed_everything
-from workbench.nets.inference import inference
+from workbench.nets.network import inference
 from workbench.nets.teacher import student_structure, student_view, teacher_structure, teacher_view
 from workbench.settings import Settings
 from workbench.train.batch_size import made_up_batches

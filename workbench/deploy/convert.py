@@ -17,7 +17,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from workbench.deploy.flatbuffer import with_integer_ports
 from workbench.deploy.tflite import quiet, run_tflite
 from workbench.errors import StepError
-from workbench.nets.inference import inference
+from workbench.nets.network import inference
 from workbench.settings import TfliteExportSettings
 
 # `ConverterError` and `OpError` descend from Exception directly.

@@ -25,7 +25,7 @@ from workbench.deploy import convert, tflite
 from workbench.deploy.coverage import covering_rows
 from workbench.errors import InputError, StepError
 from workbench.files import write_bytes
-from workbench.nets.saved import load_network
+from workbench.nets.network import load_network
 from workbench.nets.teacher import student_view, teacher_view
 from workbench.settings import Settings, TfliteExportSettings
 

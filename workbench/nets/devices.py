@@ -71,7 +71,7 @@ def describe_devices(strategy: tf.distribute.Strategy) -> str:
 
 
 @cache
-def _say_once(words: str) -> None:
+def say_once(words: str) -> None:
     logger.info("%s", words)
 
 
@@ -86,7 +86,7 @@ def choose_strategy(settings: Settings) -> tf.distribute.Strategy:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) > 1:
         return _across_devices(tuple(device.name for device in devices))
-    _say_once("multi_gpu is enabled but there is one device: it has no effect")
+    say_once("multi_gpu is enabled but there is one device: it has no effect")
     return tf.distribute.get_strategy()
 
 

@@ -198,6 +198,20 @@ def backbone_layers(network: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in below[: ends[0]] if not _is_input(layer)] if ends else []
 
 
+def freeze(network: keras.Model, fraction: float | None) -> None:
+    """Let the head and the top `fraction` of the backbone learn; None leaves layers as they are.
+
+    A frozen layer's batch norm stays in inference mode: legacy Keras sees to that itself.
+    """
+    if fraction is None:
+        return
+    backbone = backbone_layers(network)
+    frozen = len(backbone) - round(fraction * len(backbone))
+    network.trainable = True
+    for index, layer in enumerate(backbone):
+        layer.trainable = index >= frozen
+
+
 def is_head(layer: keras.layers.Layer) -> bool:
     return layer.name.removeprefix(QUANTIZED) == HEAD
 

@@ -18,9 +18,9 @@ import tensorflow as tf
 
 from workbench.data.views import View
 from workbench.nets.devices import precision, prepare_devices, seed_everything
+from workbench.nets.lite import freeze
 from workbench.nets.teacher import student_structure, student_view, teacher_structure, teacher_view
 from workbench.settings import Settings
-from workbench.train.loop import freeze
 from workbench.train.losses import Distillation, binary_cross_entropy
 from workbench.train.step import TrainingStep
 

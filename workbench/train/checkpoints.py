@@ -11,7 +11,10 @@ import io
 import json
 import logging
 import re
+import weakref
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from workbench import files
+from workbench.fingerprint import weights_digest
 from workbench.train.phases import Phase, epochs_knob, phase_parts
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ WORDS = {
     "loss": "the loss",
     "data": "the images, labels or augmentation",
 }
+VALUES = {"network", "start weights", "loss", "data"}  # known once everything is built
 LONGEST_VALUE = 40
 
 
@@ -69,22 +74,19 @@ def standing(folder: Path, phase: Phase, settings: Any) -> Standing:
     if not progress:
         return Standing(0, False, (), 0.0)
     before, now = _stored(place), phase_parts(phase, settings)
-    known = {name: value for name, value in before.items() if name not in _VALUES}
+    known, _values = _parted(before)
     changed = differences(known, now, phase, progress["epoch"])
     seconds = sum(row["seconds"] for row in progress["rows"])
     finished = bool(progress["stopped"]) or progress["epoch"] >= phase.epochs
     return Standing(progress["epoch"], finished, tuple(changed), seconds)
 
 
-_VALUES = {"network", "start weights", "loss", "data"}
-
-
 def set_aside(folder: Path, phase_name: str) -> Path | None:
     """Move checkpoints, weights and log of a phase where nothing overwrites them; say where."""
-    place = _place(folder, phase_name)
-    logs = (Path(folder) / f"logs/{phase_name}{suffix}" for suffix in (".csv", ".jsonl"))
-    loose = [Path(folder) / f"{phase_name}.h5", *logs]
-    if not place.exists() and not loose[0].exists():
+    folder = Path(folder)
+    place, weights = _place(folder, phase_name), folder / f"{phase_name}.h5"
+    loose = [weights, *(folder / f"logs/{phase_name}{suffix}" for suffix in (".csv", ".jsonl"))]
+    if not place.exists() and not weights.exists():
         return None
     number = 1
     while (aside := place.with_name(f"{place.name}.aside-{number}")).exists():
@@ -103,8 +105,7 @@ def accept(folder: Path, phase: Phase, settings: Any) -> None:
     before, now = _stored(place), phase_parts(phase, settings)
     if not before:
         return
-    values = {name: value for name, value in before.items() if name in _VALUES}
-    known = {name: value for name, value in before.items() if name not in _VALUES}
+    known, values = _parted(before)
     if known | {"code": ""} != now | {"code": ""}:  # a changed setting may change values as well
         values = dict.fromkeys(values, ANYTHING)
     files.write_json(place / FINGERPRINT, now | values)
@@ -114,21 +115,16 @@ def differences(
     before: dict[str, str], now: dict[str, str], phase: Phase, epoch: int = 0
 ) -> list[str]:
     """Say in words what makes a training start anew; settings first, and values only without."""
-    names = [
-        name for name in (*before, *(now.keys() - before.keys())) if _differ(name, before, now)
-    ]
+    names = [*before, *(now.keys() - before.keys())]
+    names = [name for name in names if before.get(name) not in (now.get(name), ANYTHING)]
     if names and not before:
         return ["it was trained by an earlier version"]
-    known = [name for name in names if name not in _VALUES]
+    known = [name for name in names if name not in VALUES]
     words = [_change(name, before, now, phase) for name in known or names]
     if not words and epoch > phase.epochs:
         knob = epochs_knob(phase).removeprefix("setting ")
         words = [f"{knob} is {phase.epochs}, and {epoch} epochs are done"]
     return words
-
-
-def _differ(name: str, before: dict[str, str], now: dict[str, str]) -> bool:
-    return before.get(name) != now.get(name) and before.get(name) != ANYTHING
 
 
 def _change(name: str, before: dict[str, str], now: dict[str, str], phase: Phase) -> str:
@@ -153,29 +149,26 @@ class Checkpoints:
         """Set aside what was trained with something else; note what is trained with now."""
         for path in self.folder.glob(f"{files.PARTIAL}*"):  # what a kill left half-written
             path.unlink()
-        progress = _progress(self.folder)
-        if progress:
-            before = _stored(self.folder)
-            changed = differences(before, self.parts, self.phase, progress["epoch"])
-            if changed:
-                aside = set_aside(self.root, self.phase.name)
-                what = "; ".join(changed)
-                logger.warning(
-                    "%s is trained anew: %s. The earlier one is kept in %s",
-                    self.phase.name, what, aside.relative_to(self.root),
-                )  # fmt: skip
+        before, progress = _stored(self.folder), _progress(self.folder)
+        changed = differences(before, self.parts, self.phase, progress["epoch"]) if progress else []
+        if changed:
+            aside = set_aside(self.root, self.phase.name).relative_to(self.root)
+            words = "%s is trained anew: %s. The earlier one is kept in %s"
+            logger.warning(words, self.phase.name, "; ".join(changed), aside)
         if _stored(self.folder) != self.parts:
             files.write_json(self.folder / FINGERPRINT, self.parts)
 
     def save(self, epoch: int, checkpoint: Checkpoint) -> None:
         """Write the hash, then the file it belongs to: a kill between the two leaves neither."""
         groups = {name: len(arrays) for name, arrays in checkpoint.arrays.items()}
-        state = {"groups": groups, **checkpoint.state}
+        flat = {
+            f"{n}_{i}": one for n, group in checkpoint.arrays.items() for i, one in enumerate(group)
+        }
+        state = json.dumps({"groups": groups, **checkpoint.state}).encode()
         path = self.folder / f"epoch_{epoch:05d}.npz"
         with files.writing(path) as temporary:
-            text = np.frombuffer(json.dumps(state).encode(), np.uint8)
             with open(temporary, "wb") as file:
-                np.savez(file, state=text, **_flat(checkpoint.arrays))
+                np.savez(file, state=np.frombuffer(state, np.uint8), **flat)
             files.write_text(_hash_file(path), _hash_line(temporary, path.name))
         for older in _paths(self.folder, until=epoch)[:-KEPT]:
             older.unlink()
@@ -189,6 +182,12 @@ class Checkpoints:
                 return checkpoint
             logger.warning("%s is damaged; the checkpoint before it is used", path)
         return None
+
+
+def _parted(parts: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Part what is known before anything is built from the values that a person hands in."""
+    values = {name: value for name, value in parts.items() if name in VALUES}
+    return {name: value for name, value in parts.items() if name not in VALUES}, values
 
 
 def _place(folder: Path, name: str) -> Path:
@@ -216,9 +215,10 @@ def _read(path: Path) -> Checkpoint | None:
     if not expected.exists() or expected.read_bytes() != _hash_line(path, path.name).encode():
         return None
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    state = json.loads(arrays.pop("state").tobytes())
-    return Checkpoint(_grouped(arrays, state.pop("groups")), state)
+        state = json.loads(archive["state"].tobytes())
+        sizes = state.pop("groups").items()
+        arrays = {name: [archive[f"{name}_{i}"] for i in range(size)] for name, size in sizes}
+    return Checkpoint(arrays, state)
 
 
 def _paths(place: Path, until: int | None = None) -> list[Path]:
@@ -235,11 +235,28 @@ def _hash_line(path: Path, name: str) -> str:
     return f"{files.sha256(path)}  {name}\n"
 
 
-def _flat(groups: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    return {
-        f"{name}_{i}": array for name, arrays in groups.items() for i, array in enumerate(arrays)
-    }
+# Where phases began that a network went through in this kernel, in order, and the digest of the
+# weights that the last one left. Keyed weakly: it must not keep a network alive.
+_starts: weakref.WeakKeyDictionary[Any, tuple[dict[str, list], str]] = weakref.WeakKeyDictionary()
 
 
-def _grouped(arrays: dict[str, np.ndarray], sizes: dict[str, int]) -> dict[str, list[np.ndarray]]:
-    return {name: [arrays[f"{name}_{i}"] for i in range(size)] for name, size in sizes.items()}
+@contextmanager
+def begun(network: Any, phase_name: str) -> Iterator[None]:
+    """Put a network back to where a phase began, if that is what its weights come from.
+
+    A cell that is run again finds its training this way, finished or interrupted.
+    """
+    starts, left = _starts.get(network, ({}, ""))
+    names = list(starts) if left == weights_digest(network) else []  # else others set the weights
+    if phase_name in names:
+        network.set_weights(starts[phase_name])
+        names = names[: names.index(phase_name)]
+    starts, start = {name: starts[name] for name in names}, network.get_weights()
+    try:
+        yield
+        starts[phase_name] = start
+    except BaseException:  # half-trained weights are no beginning; the checkpoints have them
+        network.set_weights(start)
+        raise
+    finally:
+        _starts[network] = starts, weights_digest(network)

@@ -1,4 +1,4 @@
-"""The one training loop: epochs, validation, the best weights, checkpoints and logs.
+"""The one training loop: a feed of images, epochs, validation, the best weights, checkpoints, logs.
 
 Teacher, student and quantization-aware training all pass through `fit`. A phase that stands
 finished is loaded, one that was interrupted goes on, and one of other settings, code, network, loss
@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,44 +22,26 @@ import tf_keras as keras
 
 from workbench import files
 from workbench.data.pipeline import evaluation_batches, plain_errors, training_batches
-from workbench.data.views import View
+from workbench.data.views import Augment, View
 from workbench.decide import outcomes
-from workbench.decide.outcomes import average_precision
 from workbench.errors import SettingsError, StepError
 from workbench.fingerprint import value_digest, weights_digest
 from workbench.lock import locked
-from workbench.nets.devices import (
-    agreed,
-    choose_strategy,
-    describe_devices,
-    distributed,
-    earliest,
-    precision,
-    prepare_devices,
-    seed_everything,
-    worker,
-)
-from workbench.nets.inference import inference
-from workbench.nets.lite import backbone_layers, reset_randomness
-from workbench.nets.saved import write_structure
+from workbench.nets import devices
+from workbench.nets.devices import precision, seed_everything
+from workbench.nets.lite import freeze, reset_randomness
+from workbench.nets.network import inference, write_structure
 from workbench.nets.weights import save_weights
 from workbench.settings import Settings
-from workbench.train.checkpoints import Checkpoint, Checkpoints
-from workbench.train.logs import (
-    Examples,
-    Row,
-    TensorBoard,
-    epoch_line,
-    history_table,
-    paced,
-    write_logs,
-)
-from workbench.train.losses import label_part
+from workbench.train import logs
+from workbench.train.checkpoints import Checkpoint, Checkpoints, begun
+from workbench.train.losses import average_precisions, label_part
 from workbench.train.phases import Phase, phase_parts
 from workbench.train.schedule import Progress, make_schedule
 from workbench.train.step import TrainingStep, check_loss
 
 if TYPE_CHECKING:
+    from workbench.data.pipeline import TrainingBatches
     from workbench.data.tables import Dataset
 
 logger = logging.getLogger(__name__)
@@ -68,18 +49,11 @@ logger = logging.getLogger(__name__)
 # The images of a phase.
 
 
-class Stream(Protocol):
-    """An endless stream of global batches (views, targets, mask)."""
-
-    dataset: tf.data.Dataset
-    steps_per_epoch: int
-
-
 @dataclass(frozen=True)
 class Feed:
     """Where the images of a phase come from."""
 
-    training: Callable[[int, tf.distribute.Strategy], Stream]  # the stream that starts at an epoch
+    training: Callable[[int, tf.distribute.Strategy], TrainingBatches]  # that start at an epoch
     validation: tf.data.Dataset  # elements (views, targets, mask), in order, nothing dropped
     targets: np.ndarray  # [N, C] of the validation images
     mask: np.ndarray  # [N, C]
@@ -89,47 +63,29 @@ class Feed:
 
 
 def feed(
-    dataset: Dataset,
-    views: tuple[View, ...],
-    settings: Settings,
-    *,
-    batch_size: int,
-    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
-) -> Feed:
+    dataset: Dataset, views: tuple[View, ...], settings: Settings,
+    *, batch_size: int, augment: Augment | None = None,
+) -> Feed:  # fmt: skip
     """Feed a phase from a dataset; the last view is the one that the trained network sees."""
     train, validation = dataset.split("train"), dataset.split("val")
-    own = {} if augment is None else {"augment": augment}
 
-    def training(epoch: int, strategy: tf.distribute.Strategy) -> Stream:
+    def training(epoch: int, strategy: tf.distribute.Strategy) -> TrainingBatches:
         # On one machine a global batch is split among its devices. Several machines deal out the
         # images instead, and every device takes batches of its own.
-        machine, machines = worker(strategy)
+        machine, machines = devices.worker(strategy)
         local = strategy.num_replicas_in_sync // machines
         size, turns = (batch_size * local, 1) if machines == 1 else (batch_size, local)
-        shard = (machine, machines)
-        stream = training_batches(
-            train, views, size, settings, first_epoch=epoch, shard=shard, **own
-        )
-        check_share(len(train) // machines // stream.steps_per_epoch, turns, local)
-        return _Turns(stream.dataset, -(-stream.steps_per_epoch // turns))
+        order = {"first_epoch": epoch, "shard": (machine, machines)}
+        batches = training_batches(train, views, size, settings, augment=augment, **order)
+        steps = batches.steps_per_epoch
+        check_share(len(train) // machines // steps, turns, local)
+        return replace(batches, steps_per_epoch=-(-steps // turns))
 
     content = [views, batch_size, augment]
     content += [[s.classes, s.filepaths, s.targets, s.mask] for s in (train, validation)]
-    return Feed(
-        training,
-        evaluation_batches(validation, views[-1:], batch_size, settings),
-        validation.targets,
-        validation.mask,
-        dataset.classes,
-        batch_size,
-        content,
-    )
-
-
-@dataclass(frozen=True)
-class _Turns:
-    dataset: tf.data.Dataset
-    steps_per_epoch: int
+    batches = evaluation_batches(validation, views[-1:], batch_size, settings)
+    labels = (validation.targets, validation.mask, dataset.classes)
+    return Feed(training, batches, *labels, batch_size, content)
 
 
 def check_share(smallest_batch: int, turns: int, devices: int) -> None:
@@ -144,72 +100,45 @@ def check_share(smallest_batch: int, turns: int, devices: int) -> None:
 # A phase, from wherever it stands to its end.
 
 
-class RunFolder(Protocol):
-    """What a training needs of a run."""
-
-    folder: Path
-    settings: Settings
-
-
 @dataclass(frozen=True)
 class Fitted:
     """What a phase ends with; the network holds the weights of the best epoch."""
 
     history: pd.DataFrame
-    best: Row
+    best: logs.Row
     traces: int  # how often the training step was traced: once, or not at all when finished before
 
 
 def fit(
-    phase: Phase,
-    network: keras.Model,
-    objective: Callable,
-    feed: Feed,
-    run: RunFolder,
-    *,
-    bar: bool | None = None,
-) -> Fitted:
+    phase: Phase, network: keras.Model, objective: Callable, feed: Feed, run: Any,
+    *, bar: bool | None = None,
+) -> Fitted:  # fmt: skip
     """Train a phase to its end from wherever it stands; leave the best weights in `network`.
 
     Writes `<phase>.h5`, checkpoints/ and logs/. `objective` is a loss per image, (logits, targets,
-    mask) to [N], or `Distillation`. Called again, it begins where this phase began.
+    mask) to [N], or `Distillation`; `run` has a folder and settings. Called again, it begins where
+    this phase began.
     """
     settings, folder = phase.adapted(run.settings), Path(run.folder)
-    prepare_devices(settings)
-    strategy = choose_strategy(settings)
+    devices.prepare_devices(settings)
+    strategy = devices.choose_strategy(settings)
     _check_network(network, feed, strategy)
-    with locked(folder), precision(settings), _explained(phase, feed), _Begun(network, phase):
+    with locked(folder), _explained(phase, feed), begun(network, phase.name), precision(settings):
         seed_everything(settings)
         freeze(network, phase.fraction)
         parts = phase_parts(phase, settings) | _values(network, objective, feed, folder)
         checkpoints = Checkpoints(folder, phase, parts)
         checkpoints.claim()
         if phase.epochs:
-            training = _Training(
-                phase, network, objective, feed, settings, folder, strategy, bar, checkpoints
-            )
-            fitted = training.to_the_end()
+            place = (settings, folder, strategy, bar, checkpoints)
+            fitted = _Training(phase, network, objective, feed, *place).to_the_end()
         else:
             logger.info("%s has 0 epochs: it leaves the weights as they are", phase.name)
-            fitted = Fitted(history_table([]), {}, traces=0)
+            fitted = Fitted(logs.history_table([]), {}, traces=0)
         save_weights(network, folder / f"{phase.name}.h5")
         if not phase.quantized:
             write_structure(network, folder / f"{phase.role}_network.json")
     return fitted
-
-
-def freeze(network: keras.Model, fraction: float | None) -> None:
-    """Let the head and the top `fraction` of the backbone learn; None leaves layers as they are.
-
-    A frozen layer's batch norm stays in inference mode: legacy Keras sees to that itself.
-    """
-    if fraction is None:
-        return
-    backbone = backbone_layers(network)
-    frozen = len(backbone) - round(fraction * len(backbone))
-    network.trainable = True
-    for index, layer in enumerate(backbone):
-        layer.trainable = index >= frozen
 
 
 def _values(network: keras.Model, objective: Callable, feed: Feed, folder: Path) -> dict[str, str]:
@@ -268,46 +197,6 @@ def _explained(phase: Phase, feed: Feed) -> Iterator[None]:
 
 
 @dataclass
-class _Past:
-    """Where the phases began that a network went through in this kernel, in order."""
-
-    starts: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    left: str = ""  # the digest of the weights that the last phase left
-
-
-# Keyed weakly: it must not keep a network alive that nobody uses any more.
-_pasts: weakref.WeakKeyDictionary[keras.Model, _Past] = weakref.WeakKeyDictionary()
-
-
-class _Begun:
-    """Put a network back to where a phase began, if that is what its weights come from.
-
-    A cell that is run again finds its training this way, finished or interrupted.
-    """
-
-    def __init__(self, network: keras.Model, phase: Phase) -> None:
-        self.network, self.name = network, phase.name
-
-    def __enter__(self) -> None:
-        past = _pasts.setdefault(self.network, _Past())
-        if past.left != weights_digest(self.network):
-            past.starts.clear()  # somebody else set these weights
-        names = list(past.starts)
-        if self.name in names:
-            self.network.set_weights(past.starts[self.name])
-            for later in names[names.index(self.name) :]:
-                del past.starts[later]
-        self.past, self.start = past, self.network.get_weights()
-
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            self.past.starts[self.name] = self.start
-        else:  # half-trained weights are no place to begin from; the checkpoints have them
-            self.network.set_weights(self.start)
-        self.past.left = weights_digest(self.network)
-
-
-@dataclass
 class _Training:
     """A phase under way."""
 
@@ -337,13 +226,13 @@ class _Training:
             self._epoch()
         self.network.set_weights(self.best_weights)
         traces = self.step.traces if self.step else 0
-        return Fitted(history_table(self.progress.rows), self.progress.best, traces)
+        return Fitted(logs.history_table(self.progress.rows), self.progress.best, traces)
 
     def _latest(self) -> Checkpoint | None:
         """Read the newest checkpoint; several machines go back to one that all of them have."""
         checkpoint = self.checkpoints.latest()
         reached = _epoch_of(checkpoint)
-        common = earliest(self.strategy, reached)
+        common = devices.earliest(self.strategy, reached)
         if common < reached:
             checkpoint = self.checkpoints.latest(until=common)
         if _epoch_of(checkpoint) != common:
@@ -356,7 +245,7 @@ class _Training:
     def _take_up(self, checkpoint: Checkpoint) -> None:
         self.progress = Progress(**checkpoint.state["progress"])
         self.best_weights = checkpoint.arrays["best"] or checkpoint.arrays["weights"]
-        self._write_logs()
+        logs.write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
         done = "was finished" if self._finished() else "goes on"
         logger.info("%s %s after epoch %d", self.phase.name, done, self.progress.epoch)
 
@@ -365,22 +254,16 @@ class _Training:
         phase, training = self.phase, self.settings.training
         first = phase.first_epoch + self.progress.epoch
         self.batches = self.feed.training(first, self.strategy)
-        self.iterator = iter(distributed(self.strategy, self.batches.dataset))
-        self.schedule = make_schedule(
-            self.settings.schedule,
-            peak=phase.learning_rate,
-            steps=phase.epochs * self.batches.steps_per_epoch,
-            factor=phase.reduce_lr_factor,
-            patience=phase.reduce_lr_patience,
-        )
-        self.step = TrainingStep(
-            self.network, self.objective, training, phase.weight_decay, self.strategy
-        )
-        self.board = TensorBoard(self.folder / "logs/tensorboard" / phase.name, training)
+        self.iterator = iter(devices.distributed(self.strategy, self.batches.dataset))
+        steps = phase.epochs * self.batches.steps_per_epoch
+        self.schedule = make_schedule(self.settings.schedule, phase, steps)
+        decay = phase.weight_decay
+        self.step = TrainingStep(self.network, self.objective, training, decay, self.strategy)
+        self.board = logs.TensorBoard(self.folder / "logs/tensorboard" / phase.name, training)
         if checkpoint:
             self.schedule.restore(checkpoint.state["schedule"])
             self.step.restore(checkpoint.arrays)
-        logger.info("%s trains on %s", phase.name, describe_devices(self.strategy))
+        logger.info("%s trains on %s", phase.name, devices.describe_devices(self.strategy))
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.phase.epochs or bool(self.progress.stopped)
@@ -395,13 +278,13 @@ class _Training:
             improved = self.progress.observe(row, self.settings.training.monitor)
             weights = self.network.get_weights()
             self.best_weights = weights if improved else self.best_weights
-            self._keep_weights(weights)
+            self._keep(weights)
         self.schedule.observe(improved)
         self._stop_early()
         self._save()
-        self._write_logs()
+        logs.write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
         self.board.write_epoch(row, self.network, self.validation.examples)
-        logger.info("%s", epoch_line(row, self.phase.epochs))
+        logger.info("%s", logs.epoch_line(row, self.phase.epochs))
 
     def _train(self) -> float:
         """Train an epoch; return its mean loss."""
@@ -409,7 +292,7 @@ class _Training:
         title = f"{self.phase.name} epoch {epoch + 1}/{self.phase.epochs}"
         rates = [self.schedule.rate(epoch * steps + index) for index in range(steps)]
         losses = []
-        for index in paced(steps, title, self.bar):
+        for index in logs.paced(steps, title, self.bar):
             self.step.set_rate(rates[index])
             losses.append(self.step.run(self.iterator))
         losses = np.asarray([loss.numpy() for loss in losses])
@@ -426,12 +309,12 @@ class _Training:
                 "is kept. Lower the learning rate or training.clip_norm."
             )
 
-    def _row(self, loss: float, started: float) -> Row:
+    def _row(self, loss: float, started: float) -> logs.Row:
         return {
             "phase": self.phase.name,
             "epoch": self.progress.epoch + 1,
             "loss": loss,
-            **agreed(self.strategy, self.validation.figures(self.network)),
+            **devices.agreed(self.strategy, self.validation.figures(self.network)),
             "lr": self.step.rate,
             "seconds": round(time.monotonic() - started, 3),
         }
@@ -455,15 +338,12 @@ class _Training:
         state = {"progress": asdict(self.progress), "schedule": self.schedule.state()}
         self.checkpoints.save(epoch, Checkpoint(arrays, state))
 
-    def _keep_weights(self, weights: list[np.ndarray]) -> None:
+    def _keep(self, weights: list[np.ndarray]) -> None:
         """Keep every Nth epoch for good, beside the checkpoints that come and go."""
         every, epoch = self.settings.training.keep_every_epochs, self.progress.epoch
         if every and epoch % every == 0:
             path = self.checkpoints.folder / f"kept_{epoch:05d}.h5"
             save_weights(self.network, path, weights)
-
-    def _write_logs(self) -> None:
-        write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
 
 
 def _epoch_of(checkpoint: Checkpoint | None) -> int:
@@ -481,11 +361,16 @@ class Validation:
     feed: Feed
     loss: Callable
     settings: Settings
-    examples: Examples | None = field(default=None, init=False)
+    examples: logs.Examples | None = field(default=None, init=False)
 
     def figures(self, network: keras.Model) -> dict[str, float]:
         """Compute the validation figures of the network as it stands."""
-        logits = self._logits(network)
+        compiled, batches = inference(network), []
+        for views, targets, _mask in self.feed.validation:
+            batches.append(compiled(views[-1]).numpy())
+            if len(batches) == 1:
+                self._keep_examples(views[-1], targets, batches[0])
+        logits = np.concatenate(batches)
         targets, mask = self.feed.targets, self.feed.mask
         per_image = self.loss(*map(tf.constant, (logits, targets, mask)))
         check_loss(per_image)
@@ -495,20 +380,12 @@ class Validation:
             **validation_figures(logits, targets, mask, single_label=single_label),
         }
 
-    def _logits(self, network: keras.Model) -> np.ndarray:
-        compiled, logits = inference(network), []
-        for views, targets, _mask in self.feed.validation:
-            logits.append(compiled(views[-1]).numpy())
-            if len(logits) == 1:
-                self._keep_examples(views[-1], targets, logits[0])
-        return np.concatenate(logits)
-
     def _keep_examples(self, images: tf.Tensor, targets: tf.Tensor, logits: np.ndarray) -> None:
         count = self.settings.training.tensorboard_images
         if self.settings.training.tensorboard and count:
             images, targets = images[:count].numpy(), targets[:count].numpy()
             scores = outcomes.probabilities(logits[:count], self.settings.task)
-            self.examples = Examples(images, targets, scores, self.feed.classes)
+            self.examples = logs.Examples(images, targets, scores, self.feed.classes)
 
 
 def validation_figures(
@@ -518,7 +395,9 @@ def validation_figures(
     top = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
     cells = outcomes.outcome_cells(targets, top if single_label else logits >= 0, mask)
     f1 = outcomes.overall_figures(outcomes.count_outcomes(cells))["f1_macro"]
-    columns = zip(targets.T, logits.T, mask.T, strict=True)
-    found = [average_precision(*column) for column in columns]
-    defined = [value for value in found if value is not None]
-    return {"val_f1_macro": float(f1), "val_map": float(np.mean(defined)) if defined else np.nan}
+    precisions = average_precisions(logits, targets, mask)
+    defined = precisions[~np.isnan(precisions)]
+    return {
+        "val_f1_macro": float(f1),
+        "val_map": float(np.mean(defined)) if len(defined) else np.nan,
+    }

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from workbench.decide.outcomes import average_precision
 from workbench.nets.devices import choose_strategy, precision
-from workbench.nets.inference import Inference, in_format, predict_logits
+from workbench.nets.network import Inference, in_format, predict_logits
 from workbench.nets.teacher import student_view, teacher_view
 from workbench.settings import LossSettings, Settings
 
@@ -202,16 +202,14 @@ def trusted_classes(
     train, validation = dataset.split("train"), dataset.split("val")
     if not settings.distillation.gate:
         return np.ones(len(dataset.classes), np.float32)
-    gate = gate_classes(
+    positives, least = (
         (train.targets * train.mask).sum(axis=0),
         settings.distillation.gate_min_positives,
-        _class_scores(
-            predict_logits(teacher, validation, teacher_view(settings), settings), validation
-        ),
-        _class_scores(
-            predict_logits(student, validation, student_view(settings), settings), validation
-        ),
     )
+    both = ((teacher, teacher_view(settings)), (student, student_view(settings)))
+    logits = [predict_logits(network, validation, view, settings) for network, view in both]
+    scores = [average_precisions(one, validation.targets, validation.mask) for one in logits]
+    gate = gate_classes(positives, least, *scores)
     shut = [name for name, is_open in zip(dataset.classes, gate, strict=True) if not is_open]
     logger.info("distillation gate: %s", f"not for {', '.join(shut)}" if shut else "every class")
     return gate
@@ -230,8 +228,8 @@ def gate_classes(
     return (enough & better).astype(np.float32)
 
 
-def _class_scores(logits: np.ndarray, split: Split) -> np.ndarray:
+def average_precisions(logits: np.ndarray, targets: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Compute the average precision of each class [C], NaN without an example."""
-    columns = zip(split.targets.T, logits.T, split.mask.T, strict=True)
+    columns = zip(targets.T, logits.T, mask.T, strict=True)
     found = [average_precision(*column) for column in columns]
     return np.array([np.nan if value is None else value for value in found])

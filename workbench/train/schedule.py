@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from workbench.settings import ScheduleSettings
+if TYPE_CHECKING:
+    from workbench.settings import ScheduleSettings
+    from workbench.train.phases import Phase
 
 
-class Schedule(Protocol):
-    """A learning rate that can be saved and restored."""
+class Schedule:
+    """A learning rate by step; its state is what a resumed training needs."""
 
-    def rate(self, step: int) -> float: ...
+    def rate(self, step: int) -> float:
+        raise NotImplementedError
 
-    def observe(self, improved: bool) -> None: ...
+    def observe(self, improved: bool) -> None:
+        """Take notice of a finished epoch."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        return {}
 
-    def restore(self, state: dict[str, Any]) -> None: ...
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
 
 
 @dataclass
-class WarmupCosine:
+class WarmupCosine(Schedule):
     """Climb in a line to `peak`, then fall along a half cosine to `min_lr`."""
 
     peak: float
@@ -37,18 +43,9 @@ class WarmupCosine:
         fall = 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
         return self.min_lr + (self.peak - self.min_lr) * fall
 
-    def observe(self, improved: bool) -> None:
-        """Nothing that happens changes this schedule."""
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """There is no state: the rate is a function of the step."""
-
 
 @dataclass
-class ReduceOnPlateau:
+class ReduceOnPlateau(Schedule):
     """Hold the rate; multiply it by `factor` after `patience` epochs without improvement."""
 
     lr: float
@@ -74,14 +71,13 @@ class ReduceOnPlateau:
         self.lr, self.wait = state["lr"], state["wait"]
 
 
-def make_schedule(
-    settings: ScheduleSettings, *, peak: float, steps: int, factor: float, patience: int
-) -> Schedule:
+def make_schedule(settings: ScheduleSettings, phase: Phase, steps: int) -> Schedule:
     """Make the schedule of a phase of `steps` steps."""
+    peak = phase.learning_rate
     min_lr = min(settings.min_lr, peak)
     if settings.name == "cosine":
         return WarmupCosine(peak, min_lr, round(settings.warmup_fraction * steps), steps)
-    return ReduceOnPlateau(peak, min_lr, factor, patience)
+    return ReduceOnPlateau(peak, min_lr, phase.reduce_lr_factor, phase.reduce_lr_patience)
 
 
 @dataclass
