@@ -10,6 +10,7 @@ import csv
 import difflib
 import io
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,8 @@ def class_problems(names: Collection[str]) -> list[tuple[str, str]]:
 
 def _name_problem(name: str) -> str | None:
     if len(name) > LONGEST_NAME:
-        return (
-            f"class {name[:40]!r}… has {len(name)} characters, at most {LONGEST_NAME}. Shorten it"
-        )
+        long = f"class {name[:40]!r}… has {len(name)} characters"
+        return f"{long}, at most {LONGEST_NAME}. Shorten it"
     for character in name:
         if unicodedata.category(character) in INVISIBLE:
             words = unicodedata.name(character, "control character").lower()
@@ -146,33 +146,24 @@ def _twins(names: Collection[str]) -> list[tuple[str, str]]:
     seen: dict[str, str] = {}
     problems = []
     for name in sorted(names):
-        other = seen.setdefault(_look(name), name)
+        look = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        other = seen.setdefault(look, name)
         if other != name:
-            problems.append(
-                (
-                    name,
-                    f"classes {other!a} and {name!a} look alike (letter case, accents written in "
-                    "two ways, or spaces). Give both the same spelling",
-                )
+            text = (
+                f"classes {other!a} and {name!a} look alike (letter case, accents written in two "
             )
+            problems.append((name, f"{text}ways, or spaces). Give both the same spelling"))
     return problems
-
-
-def _look(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _joined_names(names: Collection[str], separator: str) -> list[tuple[str, str]]:
     """Classes such as `cat,dog` beside `cat`: the labels were joined by the wrong character."""
     parts = {name: {part.strip() for part in name.split(separator)} for name in sorted(names)}
-    uses: dict[str, int] = {}
-    for part in (part for name in parts for part in parts[name]):
-        uses[part] = uses.get(part, 0) + 1
+    uses = Counter(part for name in parts for part in parts[name])
+    words = f'looks like several labels joined by {separator!r}. Join labels by "|"'
+    joined = (name for name in parts if len(parts[name]) > 1)
     return [
-        (
-            name,
-            f'class {name!r} looks like several labels joined by {separator!r}. Join labels by "|"',
-        )
-        for name in parts
-        if len(parts[name]) > 1 and any(uses[part] > 1 for part in parts[name])
+        (name, f"class {name!r} {words}")
+        for name in joined
+        if any(uses[part] > 1 for part in parts[name])
     ]

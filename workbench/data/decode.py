@@ -49,43 +49,21 @@ MOST_METADATA_BYTES = 64 << 20
 STRIP_ROWS = 256  # compositing works in strips: a whole large image in 16 bit would double memory
 # What Pillow's parsers let through on damaged files, found by feeding them damaged files.
 PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Warning,  # where Python is told to turn warnings into errors
-)
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    AssertionError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error,
+    Image.DecompressionBombError, Warning,  # where Python is told to turn warnings into errors
+)  # fmt: skip
 # First bytes of files that people take for images, to say more than "cannot identify".
-DAMAGED = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG", "PNG"),
-    (0, b"GIF8", "GIF"),
-    (8, b"WEBP", "WebP"),
-    (0, b"BM", "BMP"),
-)
+DAMAGED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (0, b"GIF8", "GIF"),
+           (8, b"WEBP", "WebP"), (0, b"BM", "BMP"))  # fmt: skip
 OTHER_FILES = (
-    (0, b"II*\0", "is a TIFF"),
-    (0, b"MM\0*", "is a TIFF"),
-    (4, b"ftypavif", "is an AVIF"),
-    (4, b"ftyphei", "is a HEIC"),
-    (4, b"ftypmif1", "is a HEIC"),
-    (4, b"jP  ", "is a JPEG 2000"),
-    (0, b"8BPS", "is a Photoshop file"),
-    (0, b"%PDF", "is a PDF"),
+    (0, b"II*\0", "is a TIFF"), (0, b"MM\0*", "is a TIFF"), (4, b"ftypavif", "is an AVIF"),
+    (4, b"ftyphei", "is a HEIC"), (4, b"ftypmif1", "is a HEIC"), (4, b"jP  ", "is a JPEG 2000"),
+    (0, b"8BPS", "is a Photoshop file"), (0, b"%PDF", "is a PDF"),
     (0, b"PK\3\4", "is a ZIP archive"),
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the image (run `git lfs pull`)"),
     (0, b"<", "is HTML or XML text"),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +105,12 @@ def examine_image(path: Path, dataset: DatasetSettings) -> tuple[ImageFacts, np.
         data = _read(path, dataset)
         facts = replace(facts, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         image = _open(data, dataset)
-        facts = replace(facts, **_header_facts(data, image))
+        png16 = image.format == "PNG" and data[PNG_BIT_DEPTH_BYTE] == 16
+        frames = _count_frames(data) if image.format != "JPEG" else 1
+        facts = replace(
+            facts, format=image.format, mode=image.mode, bits=16 if png16 else 8,
+            width=image.width, height=image.height, frames=frames,
+        )  # fmt: skip
         pixels = _stored_pixels(data, image)
         facts = replace(facts, orientation=_orientation(image), located=_located(image))
         pixels = _upright(pixels, facts.orientation, dataset)
@@ -142,7 +125,14 @@ def _read(path: Path, dataset: DatasetSettings) -> bytes:
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
             status = os.fstat(file.fileno())
-            _check_file(status.st_mode, status.st_size, dataset)
+            if not stat.S_ISREG(status.st_mode):
+                raise _RefusedError("is not a regular file")
+            if status.st_size == 0:
+                raise _RefusedError("is empty (0 bytes)")
+            # 16-bit RGBA without compression is 8 bytes a pixel; nothing allowed is larger.
+            if status.st_size > 8 * dataset.max_pixels + MOST_METADATA_BYTES:
+                size = f"{status.st_size} bytes"
+                raise _RefusedError(f"has {size}, more than an allowed image can need")
             return file.read()
     except FileNotFoundError:
         raise _RefusedError("does not exist") from None
@@ -153,16 +143,6 @@ def _read(path: Path, dataset: DatasetSettings) -> bytes:
 def _open_without_waiting(path: str, flags: int) -> int:
     """Open at once even a pipe that nobody writes to."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _check_file(mode: int, size: int, dataset: DatasetSettings) -> None:
-    if not stat.S_ISREG(mode):
-        raise _RefusedError("is not a regular file")
-    if size == 0:
-        raise _RefusedError("is empty (0 bytes)")
-    # 16-bit RGBA without compression is 8 bytes a pixel; nothing allowed is larger.
-    if size > 8 * dataset.max_pixels + MOST_METADATA_BYTES:
-        raise _RefusedError(f"has {size} bytes, more than an allowed image can need")
 
 
 def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
@@ -271,18 +251,6 @@ def _located(image: Image.Image) -> bool:
         return LOCATION_TAG in exif and LATITUDE_KEY in exif.get_ifd(LOCATION_TAG)
     except PILLOW_ERRORS:
         return False
-
-
-def _header_facts(data: bytes, image: Image.Image) -> dict[str, object]:
-    png16 = image.format == "PNG" and data[PNG_BIT_DEPTH_BYTE] == 16
-    return {
-        "format": image.format,
-        "mode": image.mode,
-        "bits": 16 if png16 else 8,
-        "width": image.width,
-        "height": image.height,
-        "frames": _count_frames(data) if image.format != "JPEG" else 1,
-    }
 
 
 def _count_frames(data: bytes) -> int:

@@ -7,8 +7,6 @@ Written in the CSV layout like anybody's data, by nobody's camera.
 from __future__ import annotations
 
 import colorsys
-import csv
-import io
 import logging
 import os
 import shutil
@@ -18,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from workbench.data.cells import csv_text
+from workbench.data.layouts import COLUMNS, CSV_NAMES
 from workbench.data.views import Purpose, random_stream
 from workbench.errors import DatasetError
 from workbench.files import read_json, write_json, write_text
@@ -26,14 +26,10 @@ log = logging.getLogger(__name__)
 
 # class: (shape, hue in degrees); colour and shape together are what a network learns quickly
 CLASSES = {
-    "blue_square": ("square", 218),
-    "green_triangle": ("triangle", 110),
-    "pink_diamond": ("diamond", 318),
-    "purple_star": ("star", 266),
-    "red_circle": ("circle", 0),
-    "teal_hexagon": ("hexagon", 172),
-    "yellow_ring": ("ring", 52),
-}
+    "blue_square": ("square", 218), "green_triangle": ("triangle", 110),
+    "pink_diamond": ("diamond", 318), "purple_star": ("star", 266), "red_circle": ("circle", 0),
+    "teal_hexagon": ("hexagon", 172), "yellow_ring": ("ring", 52),
+}  # fmt: skip
 SPLITS = {"train": 0.72, "val": 0.14, "test": 0.14}
 RECIPE_NAME = "demo.json"
 VERSION = 2  # of the pictures: 2 draws from other random numbers than 1
@@ -83,21 +79,17 @@ def _draw_splits(folder: Path, images: int, seed: int) -> None:
     start = 0
     for split, share in SPLITS.items():
         stop = images if split == "test" else start + round(images * share)
-        _draw_split(folder, split, range(start, stop), seed)
+        rows = []
+        for number in range(start, stop):
+            rng = random_stream(Purpose.DRAW, seed, number)
+            labels = _choose_labels(rng)
+            suffix, how = (
+                ("png", {"compress_level": 6}) if number % 8 == 0 else ("jpg", {"quality": 90})
+            )
+            rows.append((f"photo_{number:05d}.{suffix}", "|".join(labels)))
+            draw_photo(labels, rng).save(folder / "images" / rows[-1][0], **how)
+        write_text(folder / CSV_NAMES[split], csv_text(COLUMNS, rows))
         start = stop
-
-
-def _draw_split(folder: Path, split: str, numbers: range, seed: int) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["filepath", "labels"])
-    for number in numbers:
-        rng = random_stream(Purpose.DRAW, seed, number)
-        labels = _choose_labels(rng)
-        name = f"photo_{number:05d}.{'png' if number % 8 == 0 else 'jpg'}"
-        _save(draw_photo(labels, rng), folder / "images" / name)
-        writer.writerow([name, "|".join(labels)])
-    write_text(folder / f"{split}_labels.csv", table.getvalue())
 
 
 def _choose_labels(rng: np.random.Generator) -> list[str]:
@@ -105,13 +97,6 @@ def _choose_labels(rng: np.random.Generator) -> list[str]:
         return []
     count = rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])
     return sorted(rng.choice(list(CLASSES), size=count, replace=False).tolist())
-
-
-def _save(photo: Image.Image, path: Path) -> None:
-    if path.suffix == ".png":
-        photo.save(path, "PNG", compress_level=6)
-    else:
-        photo.save(path, "JPEG", quality=90)
 
 
 def draw_photo(labels: list[str], rng: np.random.Generator) -> Image.Image:
@@ -192,14 +177,9 @@ CORNERS = {"square": (4, 45), "hexagon": (6, 0), "triangle": (3, 30), "diamond":
 
 
 def _draw_shape(
-    draw: ImageDraw.ImageDraw,
-    shape: str,
-    x: float,
-    y: float,
-    radius: float,
-    turn: float,
+    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, turn: float,
     colour: object,
-) -> None:
+) -> None:  # fmt: skip
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
         draw.ellipse(box, fill=colour)

@@ -74,12 +74,9 @@ class Problems:
 
     def refuse(self) -> None:
         """Raise one `DatasetError` when anything was added."""
-        if not self._lines:
-            return
-        shown = self._lines[:FEW]
-        if len(self._lines) > FEW:
-            shown.append(f"… and {len(self._lines) - FEW} more.")
-        raise DatasetError("\n".join(shown))
+        more = [f"… and {len(self._lines) - FEW} more."] if len(self._lines) > FEW else []
+        if self._lines:
+            raise DatasetError("\n".join(self._lines[:FEW] + more))
 
 
 def read_layout(folder: Path, layout: str) -> Layout:
@@ -97,19 +94,21 @@ def read_layout(folder: Path, layout: str) -> Layout:
         tables = [_read_csv(folder, TABLE_NAME, None, problems)]
     else:
         names, read = (CSV_NAMES, _read_csv) if kind == "csv" else (TXT_NAMES, _read_txt)
-        _require(folder, names)
+        if missing := [name for name in names.values() if not (folder / name).exists()]:
+            raise DatasetError(
+                f"{folder}: {', '.join(missing)} missing. Every split needs its table; to let the "
+                f"workbench split, put all rows into one {TABLE_NAME} instead."
+            )
         tables = [read(folder, name, split, problems) for split, name in names.items()]
     problems.refuse()
     return Layout(kind, images, tables)
 
 
 def _find_kind(folder: Path) -> str:
-    if any((folder / name).exists() for name in CSV_NAMES.values()):
-        return "csv"
-    if any((folder / name).exists() for name in TXT_NAMES.values()):
-        return "txt"
-    if (folder / TABLE_NAME).exists():
-        return "table"
+    tables = {"csv": CSV_NAMES.values(), "txt": TXT_NAMES.values(), "table": [TABLE_NAME]}
+    for kind, names in tables.items():
+        if any((folder / name).exists() for name in names):
+            return kind
     root = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     if any(entry.is_dir() and not is_litter(entry.name) for entry in os.scandir(root)):
         return "folders"
@@ -117,15 +116,6 @@ def _find_kind(folder: Path) -> str:
         f"{folder} holds no dataset: neither {CSV_NAMES['train']} nor {TXT_NAMES['train']} nor "
         f"{TABLE_NAME} nor one folder a class."
     )
-
-
-def _require(folder: Path, names: dict[str, str]) -> None:
-    missing = [name for name in names.values() if not (folder / name).exists()]
-    if missing:
-        raise DatasetError(
-            f"{folder}: {', '.join(missing)} missing. Every split needs its table; to let the "
-            f"workbench split, put all rows into one {TABLE_NAME} instead."
-        )
 
 
 def _read_csv(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
@@ -145,14 +135,13 @@ def _check_header(name: str, fields: list[str]) -> None:
     found = [field.strip() for field in fields]
     if found == COLUMNS:
         return
-    wanted = ",".join(COLUMNS)
     if not found:
         reason = "the file is empty"
     elif len(found) == 1 and any(mark in found[0] for mark in ";\t|"):
         reason = f"found {found[0]!r}: columns are separated by commas"
     else:
         reason = f"found {','.join(found)!r}"
-    raise DatasetError(f"{name}, line 1: the header must be {wanted!r}; {reason}.")
+    raise DatasetError(f"{name}, line 1: the header must be {','.join(COLUMNS)!r}; {reason}.")
 
 
 def _refuse_empty(table: RawTable, problems: Problems) -> None:
@@ -166,7 +155,7 @@ def _read_txt(folder: Path, name: str, split: str | None, problems: Problems) ->
     for line, row in enumerate(read_text(folder / name).split("\n"), start=1):
         if not row.strip() or (line == 1 and row.replace("\t", ",").split(",") == COLUMNS):
             continue
-        path, separator, cell = row.partition("\t") if "\t" in row else row.rpartition(",")
+        path, separator, cell = split_txt(row)
         if not separator:
             problems.add(name, line, f"{row!r} has no tab or comma between path and labels")
             continue
@@ -175,14 +164,17 @@ def _read_txt(folder: Path, name: str, split: str | None, problems: Problems) ->
     return table
 
 
+def split_txt(row: str) -> tuple[str, str, str]:
+    return row.partition("\t") if "\t" in row else row.rpartition(",")
+
+
 def _read_folders(folder: Path) -> Layout:
     """Read one folder a class, under `images/` where there is one, inside splits if they exist."""
     images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-    problems = Problems()
+    problems, tables = Problems(), []
     splits = {entry.name for entry in _entries(images, problems)}
-    roots = [(split, images / split) for split in SPLITS] if splits == set(SPLITS) else None
-    tables = []
-    for split, root in roots or [(None, images)]:
+    roots = {split: images / split for split in SPLITS} if splits == set(SPLITS) else {None: images}
+    for split, root in roots.items():
         table = RawTable(str(root), split)
         for entry in _entries(root, problems):
             _read_class(images, entry, table, problems)
@@ -228,14 +220,6 @@ def is_litter(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class PathFindings:
-    """Reasons by path: `unsafe` ones are always refused, `bad` ones may be quarantined."""
-
-    unsafe: dict[str, str]
-    bad: dict[str, str]
-
-
-@dataclass(frozen=True)
 class _Folder:
     """One listing: plain files by name, everything else by its entry."""
 
@@ -245,8 +229,11 @@ class _Folder:
     bad: str | None = None
 
 
-def check_paths(images: Path, filepaths: Iterable[str]) -> PathFindings:
-    """Check that every path is safe and names a regular file; nothing is opened."""
+def check_paths(images: Path, filepaths: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Check that every path is safe and names a regular file; nothing is opened.
+
+    Returns reasons by path: of unsafe ones, always refused, and of bad ones, perhaps quarantined.
+    """
     unsafe: dict[str, str] = {}
     bad: dict[str, str] = {}
     folders: dict[str, _Folder] = {}
@@ -265,7 +252,7 @@ def check_paths(images: Path, filepaths: Iterable[str]) -> PathFindings:
             _judge_entry(images, filepath, folder.others[name], unsafe, bad)
         else:
             bad[filepath] = folder.bad or f"does not exist{_lookalike(name, folder)}"
-    return PathFindings(unsafe, bad)
+    return unsafe, bad
 
 
 def _unsafe(images: Path, filepath: str) -> str | None:
@@ -286,24 +273,18 @@ def _list(images: Path, parent: str) -> _Folder:
     try:
         if not path.resolve().is_relative_to(images.resolve()):
             return _Folder(unsafe=f"{parent!r} leads out of {images}; copy the files inside")
-        with os.scandir(path) as entries:
-            files, others = set(), {}
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False):
-                    files.add(entry.name)
-                else:
-                    others[entry.name] = entry
+        with os.scandir(path) as listing:
+            entries = list(listing)
+        files = frozenset(one.name for one in entries if one.is_file(follow_symlinks=False))
+        others = {one.name: one for one in entries if one.name not in files}
     except FileNotFoundError:
-        return _Folder(bad=f"does not exist (nor does its folder){_hint(images, parent)}")
+        within = parent.partition("/")[0] == images.name
+        hint = f". Paths are relative to {images.name}/: leave it out" if within else ""
+        return _Folder(bad=f"does not exist (nor does its folder){hint}")
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         words = getattr(error, "strerror", None) or error
         return _Folder(bad=f"cannot be reached: {words}")
-    return _Folder(frozenset(files), others)
-
-
-def _hint(images: Path, parent: str) -> str:
-    within = parent.partition("/")[0] == images.name
-    return f". Paths are relative to {images.name}/: leave it out" if within else ""
+    return _Folder(files, others)
 
 
 def _judge_entry(
@@ -326,15 +307,12 @@ def _judge_entry(
 
 def _lookalike(name: str, folder: _Folder) -> str:
     """Name a file that differs in case or Unicode composition only."""
-    look = _look(name)
-    for other in folder.files:
-        if _look(other) == look:
-            return f" (but {other!a} does: case and accents count)"
-    return ""
 
+    def look(text: str) -> str:
+        return unicodedata.normalize("NFC", text).casefold()
 
-def _look(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    twins = (other for other in folder.files if look(other) == look(name))
+    return next((f" (but {other!a} does: case and accents count)" for other in twins), "")
 
 
 def stamp_dataset(folder: Path, without: Path | None = None) -> str:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -55,15 +55,9 @@ class TrainingBatches:
 
 
 def training_batches(
-    split: Split,
-    views: tuple[View, ...],
-    batch_size: int,
-    settings: Settings,
-    *,
-    augment: Augment | None = None,
-    first_epoch: int = 0,
-    shard: tuple[int, int] = (0, 1),
-) -> TrainingBatches:
+    split: Split, views: tuple[View, ...], batch_size: int, settings: Settings, *,
+    augment: Augment | None = None, first_epoch: int = 0, shard: tuple[int, int] = (0, 1),
+) -> TrainingBatches:  # fmt: skip
     """Stream augmented batches over epochs `first_epoch`, `first_epoch` + 1, …
 
     `augment`, a function (image, rng) -> image, takes the place of the settings' augmentation.
@@ -71,29 +65,63 @@ def training_batches(
     `shard` (worker, workers) gives every worker equally many steps; the last images of an epoch
     may be seen by two workers for that.
     """
-    plan = _TrainingPlan(len(split), batch_size, settings.seed, shard)
-    loader = _Loader(split, views, settings, own=augment)
+    if len(split) == 0:
+        raise DatasetError("The train split has no images.")
+    worker, workers = shard
+    share = -(-len(split) // workers)
+    steps = -(-share // batch_size)
+    sizes, assemble = [view.size for view in views], _assembler(split, views)
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        """Draw a fresh permutation an epoch and deal it out to the workers."""
+        order = random_stream(Purpose.ORDER, settings.seed, epoch).permutation(len(split))
+        return np.resize(order, share * workers)[worker::workers]
 
     def load(number: np.int64) -> Batch:
-        epoch, step = divmod(int(number), plan.steps)
-        return loader.training_batch(plan.indices(epoch, step), epoch, step, shard[0])
+        epoch, step = divmod(int(number), steps)
 
-    numbers = tf.data.Dataset.counter(first_epoch * plan.steps)
-    return TrainingBatches(_dataset(numbers, load, split, views, settings), plan.steps)
+        def squares(index: int) -> Squares:
+            """Augment each image once and letterbox the one view for every network."""
+            view = augmented(split, index, epoch, settings, sizes=sizes, own=augment)
+            return letterbox_all(view, sizes)
+
+        start, stop = (place * share // steps for place in (step, step + 1))
+        batch = assemble(order(epoch)[start:stop], squares)
+        mixup = settings.augmentation.mixup
+        if mixup.enabled:
+            rng = random_stream(Purpose.MIXUP, settings.seed, epoch, step, worker)
+            batch = mix_up(batch, rng, mixup)
+        return batch
+
+    numbers = tf.data.Dataset.counter(first_epoch * steps)
+    return TrainingBatches(_dataset(numbers, load, split, views, settings), steps)
 
 
 def evaluation_batches(
     split: Split, views: tuple[View, ...], batch_size: int, settings: Settings
 ) -> tf.data.Dataset:
     """Give every image once, in order, the last batch as small as it comes."""
-    loader = _Loader(split, views, settings, cache=open_cache(settings.dataset))
-    if settings.dataset.cache != "none":
-        size = len(split) * sum(3 * view.size**2 for view in views) / 1e6
-        log.info("%s images take %.0f MB of cache (%s)", split.name, size, settings.dataset.cache)
+    sizes, assemble = [view.size for view in views], _assembler(split, views)
+    dataset, cache = settings.dataset, open_cache(settings.dataset)
+    if cache is not None:
+        size = len(split) * sum(3 * side**2 for side in sizes) / 1e6
+        log.info("%s images take %.0f MB of cache (%s)", split.name, size, dataset.cache)
+
+    def squares(index: int) -> Squares:
+        path = split.path(index)
+        if cache is None:
+            return letterbox_all(decode_image(path, dataset), sizes)
+        key = cache_key(path, sizes, dataset)
+        found = cache.read(key, sizes)
+        if found is None:
+            found = letterbox_all(decode_image(path, dataset), sizes)
+            cache.write(key, found)
+        return found
 
     def load(number: np.int64) -> Batch:
         start = int(number) * batch_size
-        return loader.evaluation_batch(range(start, min(start + batch_size, len(split))))
+        return assemble(range(start, min(start + batch_size, len(split))), squares)
 
     numbers = tf.data.Dataset.range(-(-len(split) // batch_size))
     return _dataset(numbers, load, split, views, settings)
@@ -107,12 +135,10 @@ def measure_stream(name: str, batches: tf.data.Dataset, count: int = 8) -> dict[
             images += len(views[0])
             low, high = min(low, float(np.min(views[0]))), max(high, float(np.max(views[0])))
     return {
-        "stream": name,
-        "views": " and ".join("x".join(map(str, view.shape[1:])) for view in views),
-        "teacher_low": low,
-        "teacher_high": high,
+        "stream": name, "views": " and ".join("x".join(map(str, view.shape[1:])) for view in views),
+        "teacher_low": low, "teacher_high": high,
         "images_per_second": round(images / (time.perf_counter() - started), 1),
-    }
+    }  # fmt: skip
 
 
 @contextmanager
@@ -126,18 +152,14 @@ def plain_errors() -> Iterator[None]:
             raise
         if ours[1] == "StepError":
             raise StepError(ours[2]) from None
-        raise DatasetError(
-            f"{ours[2]} The audit could read it: run 01_dataset_audit again."
-        ) from None
+        words = f"{ours[2]} The audit could read it: run 01_dataset_audit again."
+        raise DatasetError(words) from None
 
 
 def _dataset(
-    numbers: tf.data.Dataset,
-    load: Callable[[np.int64], Batch],
-    split: Split,
-    views: tuple[View, ...],
-    settings: Settings,
-) -> tf.data.Dataset:
+    numbers: tf.data.Dataset, load: Callable[[np.int64], Batch], split: Split,
+    views: tuple[View, ...], settings: Settings,
+) -> tf.data.Dataset:  # fmt: skip
     """Map batch numbers to batches, in parallel and in order."""
     shapes = [(None, view.size, view.size, 3) for view in views]
     shapes += [(None, len(split.classes))] * 2
@@ -159,83 +181,21 @@ def _dataset(
     return batches.prefetch(BATCHES_AHEAD).with_options(options)
 
 
-class _TrainingPlan:
-    """Which images make which batch: a fresh permutation an epoch, dealt out to the workers."""
+def _assembler(
+    split: Split, views: tuple[View, ...]
+) -> Callable[[Sequence[int], Callable[[int], Squares]], Batch]:
+    """Return what turns indices, and the squares of each, into the float32 arrays of one batch."""
+    buffers = Buffers()
 
-    def __init__(self, images: int, batch_size: int, seed: int, shard: tuple[int, int]) -> None:
-        if images == 0:
-            raise DatasetError("The train split has no images.")
-        self._images, self._seed, (self._worker, self._workers) = images, seed, shard
-        self._share = -(-images // self._workers)
-        self.steps = -(-self._share // batch_size)
-        self._epoch_order = lru_cache(maxsize=2)(self._draw_order)
-
-    def indices(self, epoch: int, step: int) -> np.ndarray:
-        order = self._epoch_order(epoch)
-        bounds = [number * len(order) // self.steps for number in (step, step + 1)]
-        return order[slice(*bounds)]
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        order = random_stream(Purpose.ORDER, self._seed, epoch).permutation(self._images)
-        return np.resize(order, self._share * self._workers)[self._worker :: self._workers]
-
-
-class _Loader:
-    """Turns indices into the float32 arrays of one batch."""
-
-    def __init__(
-        self,
-        split: Split,
-        views: tuple[View, ...],
-        settings: Settings,
-        *,
-        own: Augment | None = None,
-        cache: Cache | None = None,
-    ) -> None:
-        self._split, self._views, self._settings = split, views, settings
-        self._own, self._cache = own, cache
-        self._sizes = [view.size for view in views]
-        self._buffers = Buffers()
-
-    def training_batch(self, indices: Sequence[int], epoch: int, step: int, worker: int) -> Batch:
-        """Augment each image once and letterbox the one view for every network."""
-
-        def squares(index: int) -> list[np.ndarray]:
-            view = augmented(
-                self._split, index, epoch, self._settings, sizes=self._sizes, own=self._own
-            )
-            return letterbox_all(view, self._sizes)
-
-        batch = self._batch(indices, squares)
-        mixup = self._settings.augmentation.mixup
-        if mixup.enabled:
-            rng = random_stream(Purpose.MIXUP, self._settings.seed, epoch, step, worker)
-            batch = mix_up(batch, rng, mixup)
-        return batch
-
-    def evaluation_batch(self, indices: Sequence[int]) -> Batch:
-        return self._batch(indices, self._as_it_is)
-
-    def _as_it_is(self, index: int) -> list[np.ndarray]:
-        path, dataset = self._split.path(index), self._settings.dataset
-        if self._cache is None:
-            return letterbox_all(decode_image(path, dataset), self._sizes)
-        key = cache_key(path, self._sizes, dataset)
-        squares = self._cache.read(key, self._sizes)
-        if squares is None:
-            squares = letterbox_all(decode_image(path, dataset), self._sizes)
-            self._cache.write(key, squares)
-        return squares
-
-    def _batch(
-        self, indices: Sequence[int], squares_of: Callable[[int], list[np.ndarray]]
-    ) -> Batch:
-        images = [self._buffers.lend((len(indices), size, size, 3)) for size in self._sizes]
+    def assemble(indices: Sequence[int], squares_of: Callable[[int], Squares]) -> Batch:
+        images = [buffers.lend((len(indices), view.size, view.size, 3)) for view in views]
         for row, index in enumerate(indices):
-            for batch, square, view in zip(images, squares_of(index), self._views, strict=True):
+            for batch, square, view in zip(images, squares_of(index), views, strict=True):
                 normalize(square, view.normalization, out=batch[row])
         rows = np.asarray(indices)
-        return [*images, self._split.targets[rows], self._split.mask[rows]]
+        return [*images, split.targets[rows], split.mask[rows]]
+
+    return assemble
 
 
 class Buffers:
@@ -273,18 +233,6 @@ def mix_up(batch: Batch, rng: np.random.Generator, mixup: Mixup) -> Batch:
     return [*mixed, mask * mask[partner]]
 
 
-class Cache(Protocol):
-    def read(self, key: str, sizes: Sequence[int]) -> Squares | None: ...
-
-    def write(self, key: str, squares: Squares) -> None: ...
-
-
-def open_cache(settings: DatasetSettings) -> Cache | None:
-    if settings.cache == "none":
-        return None
-    return MemoryCache() if settings.cache == "memory" else DiskCache(default_folder())
-
-
 def default_folder() -> Path:
     """Return the cache folder of this user below the system's temporary folder."""
     return Path(tempfile.gettempdir()) / f"workbench_cache_{os.getuid()}"
@@ -300,15 +248,11 @@ def cache_key(path: Path, sizes: Sequence[int], settings: DatasetSettings) -> st
     return hashlib.sha256(repr((str(path), state, rules, tuple(sizes))).encode()).hexdigest()
 
 
-class MemoryCache:
-    def __init__(self) -> None:
-        self._squares: dict[str, Squares] = {}
-
+class MemoryCache(dict[str, Squares]):
     def read(self, key: str, sizes: Sequence[int]) -> Squares | None:
-        return self._squares.get(key)
+        return self.get(key)
 
-    def write(self, key: str, squares: Squares) -> None:
-        self._squares[key] = squares
+    write = dict.__setitem__
 
 
 class DiskCache:
@@ -357,3 +301,10 @@ class DiskCache:
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
+
+
+def open_cache(settings: DatasetSettings) -> MemoryCache | DiskCache | None:
+    """Open what `dataset.cache` asks for."""
+    if settings.cache == "none":
+        return None
+    return MemoryCache() if settings.cache == "memory" else DiskCache(default_folder())

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +20,15 @@ import pandas as pd
 
 from workbench.data.cells import csv_rows, csv_text, read_text, unguard
 from workbench.data.decode import count_cores, examine_image, map_in_order
-from workbench.data.layouts import COLUMNS, CSV_NAMES, IMAGES, TABLE_NAME, TXT_NAMES, is_litter
+from workbench.data.layouts import (
+    COLUMNS,
+    CSV_NAMES,
+    IMAGES,
+    TABLE_NAME,
+    TXT_NAMES,
+    is_litter,
+    split_txt,
+)
 from workbench.errors import InputError
 from workbench.settings import DatasetSettings
 
@@ -77,6 +85,10 @@ class _Photo:
     shrunk: bool = False
     reason: str | None = None
 
+    @property
+    def renamed(self) -> bool:
+        return self.name != self.target
+
 
 def prepare(source: Path, destination: Path, size: int = 600, quality: int = 95) -> Prepared:
     """Copy the photos below `source` to `destination`, longest side at most `size` pixels.
@@ -128,15 +140,12 @@ def _write_all(source: Path, partial: Path, destination: Path, size: int, qualit
     if bad:
         (partial / UNREADABLE_NAME).write_text(csv_text(UNREADABLE_COLUMNS, bad), "utf-8")
     written = [photo for photo in done if photo.reason is None]
-    return Prepared(
-        destination=destination,
-        images=len(written),
-        shrunk=sum(photo.shrunk for photo in written),
-        renamed=sum(photo.name != photo.target for photo in written),
-        bytes_before=sum(photo.bytes_before for photo in written),
-        bytes_after=sum(photo.bytes_after for photo in written),
-        unreadable=pd.DataFrame(bad, columns=UNREADABLE_COLUMNS),
-    )
+    sums = {
+        name: sum(getattr(photo, name) for photo in written)
+        for name in ("shrunk", "renamed", "bytes_before", "bytes_after")
+    }
+    unreadable = pd.DataFrame(bad, columns=UNREADABLE_COLUMNS)
+    return Prepared(destination, len(written), **sums, unreadable=unreadable)
 
 
 def _list_files(source: Path) -> tuple[list[_Photo], list[str]]:
@@ -181,17 +190,18 @@ def _convert(
 ) -> _Photo:
     path = source / photo.name
     if path.is_symlink() and not path.resolve().is_relative_to(source.resolve()):
-        return _Photo(photo.name, photo.target, reason="is a link out of the source")
+        return replace(photo, reason="is a link out of the source")
     facts, pixels = examine_image(path, rules)
     if pixels is None:
-        return _Photo(photo.name, photo.target, reason=facts.refused)
+        return replace(photo, reason=facts.refused)
     small = shrink(pixels, size)
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
     data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
     target = partial / photo.target
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)
-    return _Photo(photo.name, photo.target, facts.bytes, len(data), small is not pixels)
+    shrunk = small is not pixels
+    return replace(photo, bytes_before=facts.bytes, bytes_after=len(data), shrunk=shrunk)
 
 
 def shrink(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -219,17 +229,13 @@ def _write_texts(
             kept += _follow(rows[1:], prefix, photos, unreadable)
             target.write_text(csv_text(kept[0] if kept else COLUMNS, kept[1:]), encoding="utf-8")
         elif name in TXT_TABLES:
-            rows = [_split_txt(row) for row in read_text(source / name).split("\n") if row.strip()]
+            lines = (line for line in read_text(source / name).split("\n") if line.strip())
+            rows = [list(split_txt(line)[::2]) for line in lines]
             kept = _follow(rows, prefix, photos, unreadable)
             target.write_text("".join(f"{'	'.join(row)}\n" for row in kept), encoding="utf-8")
         else:
             shutil.copyfile(source / name, target)
     return unreadable
-
-
-def _split_txt(row: str) -> list[str]:
-    path, _, cell = row.partition("\t") if "\t" in row else row.rpartition(",")
-    return [path, cell]
 
 
 def _follow(

@@ -67,31 +67,23 @@ def _deal(
 
 
 def assign_splits(
-    labels: Iterable[tuple[str, ...]],
-    groups: Sequence[int],
-    fractions: Sequence[float],
+    labels: Iterable[tuple[str, ...]], groups: Sequence[int], fractions: Sequence[float],
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Return the number of the split of each image, int64 [images].
 
     `groups` numbers the images; those with one number get one split.
     """
-    members = _members(groups)
-    units = _units(list(labels), members)
+    by_number: defaultdict[int, list[int]] = defaultdict(list)
+    for image, group in enumerate(groups):
+        by_number[int(group)].append(image)
+    members = list(by_number.values())  # groups in order of first appearance
     sizes = [len(images) for images in members]
-    chosen = _Stratifier(units, sizes, fractions).run(rng)
+    chosen = _Stratifier(_units(list(labels), members), sizes, fractions).run(rng)
     splits = np.empty(len(groups), np.int64)
     for images, split in zip(members, chosen, strict=True):
         splits[images] = split
     return splits
-
-
-def _members(groups: Sequence[int]) -> list[list[int]]:
-    """List the images of every group, groups in order of first appearance."""
-    members: dict[int, list[int]] = {}
-    for image, group in enumerate(groups):
-        members.setdefault(int(group), []).append(image)
-    return list(members.values())
 
 
 def _units(labels: list[tuple[str, ...]], members: list[list[int]]) -> list[tuple[Unit, ...]]:
@@ -101,10 +93,7 @@ def _units(labels: list[tuple[str, ...]], members: list[list[int]]) -> list[tupl
     for names, count in counts.items():
         pairs.update(dict.fromkeys(_pairs(names), count))
     by_names = {
-        names: (
-            *((name,) for name in names),
-            *(pair for pair in _pairs(names) if pairs[pair] >= RAREST_PAIR),
-        )
+        names: [*zip(names), *(pair for pair in _pairs(names) if pairs[pair] >= RAREST_PAIR)]
         for names in counts
     }
     return [tuple(chain.from_iterable(by_names[labels[i]] for i in images)) for images in members]
@@ -180,34 +169,14 @@ def propose_resplit(
     chosen = _gather_photos(rows, duplicates)
     spoilt = _spoilt(rows, duplicates, chosen)
     aside = rows["filepath"].isin(list(spoilt) + list(unreadable))
-    moves = pd.concat(
-        [
-            _moves(rows, (chosen != rows["split"]) & ~aside, chosen, None),
-            _moves(rows, aside, None, spoilt | dict(unreadable)),
-        ],
-        ignore_index=True,
-    )
+    why = rows["filepath"].map(spoilt | dict(unreadable)).where(aside, "joins its copies")
+    moves = rows.assign(to=np.where(aside, ASIDE, chosen), reason=why)
+    parts = [moves[(chosen != rows["split"]) & ~aside], moves[aside]]
+    moves = pd.concat(parts, ignore_index=True)
+    moves = moves.rename(columns={"filepath": "image", "split": "from"})[MOVE_COLUMNS]
     proposed = rows.assign(split=chosen)[~rows["filepath"].isin(list(spoilt))]
     proposed = replace(dataset, rows=proposed.reset_index(drop=True)).without(unreadable)
     return Resplit(proposed, moves)
-
-
-def _moves(
-    rows: pd.DataFrame,
-    which: pd.Series,
-    chosen: np.ndarray | None,
-    reasons: Mapping[str, str] | None,
-) -> pd.DataFrame:
-    some = rows[which]
-    return pd.DataFrame(
-        {
-            "image": some["filepath"],
-            "from": some["split"],
-            "to": ASIDE if chosen is None else chosen[which],
-            "reason": "joins its copies" if reasons is None else some["filepath"].map(reasons),
-        },
-        columns=MOVE_COLUMNS,
-    )
 
 
 def _gather_photos(rows: pd.DataFrame, duplicates: Duplicates) -> np.ndarray:
@@ -221,17 +190,17 @@ def _gather_photos(rows: pd.DataFrame, duplicates: Duplicates) -> np.ndarray:
             missed.setdefault(split_of_row[row], Counter()).update([*labels[row], None])
     frequency = Counter(name for names in labels for name in names)
     chosen = split_of_row.copy()
-    for group in sorted(torn, key=lambda rows_: _rarity(labels, rows_, frequency)):
+
+    def rarity(group: list[int]) -> tuple[int, int]:
+        counts = [frequency[name] for row in group for name in labels[row]]
+        return min(counts, default=len(labels)), group[0]
+
+    for group in sorted(torn, key=rarity):
         split = _most_missed(group, split_of_row, labels, missed)
         for row in group:
             missed[split].subtract([*labels[row], None])
         chosen[group] = split
     return chosen
-
-
-def _rarity(labels: np.ndarray, group: np.ndarray, frequency: Counter) -> tuple[int, int]:
-    counts = [frequency[name] for row in group for name in labels[row]]
-    return min(counts, default=len(labels)), int(group[0])
 
 
 def _most_missed(

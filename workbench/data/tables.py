@@ -100,14 +100,9 @@ class Dataset:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
         rows = self.rows[self.rows["split"] == name]
-        return Split(
-            name=name,
-            filepaths=tuple(rows["filepath"]),
-            images=self.images,
-            classes=self.classes,
-            targets=_indicators(rows["labels"], self.classes),
-            mask=1 - _indicators(rows["unknown"], self.classes),
-        )
+        targets, unknown = (_indicators(rows[name], self.classes) for name in ("labels", "unknown"))
+        filepaths = tuple(rows["filepath"])
+        return Split(name, filepaths, self.images, self.classes, targets, mask=1 - unknown)
 
     def without(self, reasons: Mapping[str, str]) -> Dataset:
         """Move images to the quarantine; `reasons` says why, by filepath."""
@@ -168,7 +163,15 @@ def parse_rows(layout: Layout, settings: Settings, problems: Problems) -> pd.Dat
     parse = folder_label if layout.kind == "folders" else parse_labels
     frames = [_parse_table(table, parse, settings, problems) for table in layout.tables]
     rows = pd.concat(frames, ignore_index=True)
-    _refuse_repeated(rows, problems)
+    repeated = rows[rows.duplicated("filepath", keep="first")]
+    first = rows[rows["filepath"].isin(repeated["filepath"])].drop_duplicates("filepath")
+    first = first.set_index("filepath")
+    for row in repeated.itertuples():
+        other = first.loc[row.filepath]
+        labels = "the same labels" if other["labels"] == row.labels else "other labels"
+        splits = "" if other["split"] == row.split else ", in another split"
+        text = f"{row.filepath} stands already in {other['source']}, line {other['line']}{splits}, "
+        problems.add(row.source, row.line, f"{text}with {labels}. Keep one of the two")
     return rows
 
 
@@ -188,16 +191,16 @@ def _parse_table(
         for cell, line in zip(table.cells, table.lines, strict=True):
             if cell in wrong:
                 problems.add(table.source, line, wrong[cell])
-    return pd.DataFrame(
-        {
-            "split": table.split or "",
-            "filepath": [_canonical(path) for path in table.filepaths],
-            "labels": [parsed[cell][0] for cell in table.cells],
-            "unknown": [parsed[cell][1] for cell in table.cells],
-            "source": table.source,
-            "line": table.lines,
-        }
-    )
+    paths, labels = map(_canonical, table.filepaths), [parsed[cell] for cell in table.cells]
+    return _frame(table.split or "", paths, labels, table.source, table.lines)
+
+
+def _frame(
+    split: str, filepaths: Iterable[str], labels: list[Labels], source: str, lines: Iterable[int]
+) -> pd.DataFrame:
+    known, unknown = ([pair[place] for pair in labels] for place in (0, 1))
+    columns = {"split": split, "filepath": list(filepaths), "labels": known, "unknown": unknown}
+    return pd.DataFrame(columns | {"source": source, "line": lines})
 
 
 def _check_count(cell: str, parsed: Labels, settings: Settings) -> None:
@@ -221,22 +224,6 @@ def _canonical(filepath: str) -> str:
         return filepath
     root = "/" if filepath.startswith("/") else ""
     return root + "/".join(part for part in filepath.split("/") if part not in ("", "."))
-
-
-def _refuse_repeated(rows: pd.DataFrame, problems: Problems) -> None:
-    repeated = rows[rows.duplicated("filepath", keep="first")]
-    first = rows[rows["filepath"].isin(repeated["filepath"])].drop_duplicates("filepath")
-    first = first.set_index("filepath")
-    for row in repeated.itertuples():
-        other = first.loc[row.filepath]
-        labels = "the same labels" if other["labels"] == row.labels else "other labels"
-        splits = "" if other["split"] == row.split else ", in another split"
-        problems.add(
-            row.source,
-            row.line,
-            f"{row.filepath} stands already in {other['source']}, line {other['line']}{splits}, "
-            f"with {labels}. Keep one of the two",
-        )
 
 
 def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
@@ -276,27 +263,19 @@ def check_files(
     images: Path, rows: pd.DataFrame, settings: Settings, problems: Problems
 ) -> dict[str, str]:
     """Refuse rows without a file; with `on_bad_image: quarantine` return them with the reason."""
-    findings = check_paths(images, rows["filepath"])
-    refused = dict(findings.unsafe)
+    refused, bad = check_paths(images, rows["filepath"])
     if settings.dataset.on_bad_image == "fail":
-        refused |= {path: f"{images.name}/{path} {why}" for path, why in findings.bad.items()}
-    if refused:
-        for row in rows[rows["filepath"].isin(refused)].itertuples():
-            problems.add(row.source, row.line, refused[row.filepath])
-    _warn_of_case_twins(rows)
-    return {} if settings.dataset.on_bad_image == "fail" else findings.bad
-
-
-def _warn_of_case_twins(rows: pd.DataFrame) -> None:
+        refused |= {path: f"{images.name}/{path} {why}" for path, why in bad.items()}
+        bad = {}
+    for row in rows[rows["filepath"].isin(refused)].itertuples():
+        problems.add(row.source, row.line, refused[row.filepath])
     names = rows["filepath"].drop_duplicates()
     twins = names[names.str.casefold().duplicated(keep=False)]
     if len(twins):
-        log.warning(
-            "%d file names differ only in letter case, for example %r and %r: on Windows and macOS "
-            "they are one file",
-            len(twins),
-            *sorted(twins, key=str.casefold)[:2],
-        )
+        log.warning("%d file names differ only in letter case, for example %r and %r: on Windows "
+                    "and macOS they are one file", len(twins),
+                    *sorted(twins, key=str.casefold)[:2])  # fmt: skip
+    return bad
 
 
 def write_tables(dataset: Dataset, folder: Path) -> None:
@@ -314,32 +293,21 @@ def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None
     """Read what `write_tables` wrote; `classes` defaults to the labels.txt beside it."""
     if classes is None:
         classes = read_text(folder / LABELS).splitlines()
-    frames = [_read_split(folder, split, name) for split, name in CSV_NAMES.items()]
+    frames = []
+    for split, name in CSV_NAMES.items():
+        fields = _read_own(folder / name, COLUMNS)
+        labels = [parse_labels(cell) for _, cell in fields]
+        lines = range(2, len(fields) + 2)
+        frames.append(_frame(split, [path for path, _ in fields], labels, name, lines))
     rows = pd.concat(frames, ignore_index=True)
     unknown = set().union(*set(rows["labels"]), *set(rows["unknown"])) - set(classes)
     if unknown:
         raise DatasetError(
             f"{folder}: label {min(unknown)!r} is not in {LABELS}. Run 01_dataset_audit again."
         )
-    quarantine = pd.DataFrame(
-        _read_own(folder / QUARANTINE, QUARANTINE_COLUMNS), columns=QUARANTINE_COLUMNS
-    )
+    quarantine = _read_own(folder / QUARANTINE, QUARANTINE_COLUMNS)
+    quarantine = pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS)
     return Dataset(Path(images), tuple(classes), rows, quarantine)
-
-
-def _read_split(folder: Path, split: str, name: str) -> pd.DataFrame:
-    fields = _read_own(folder / name, COLUMNS)
-    parsed = [parse_labels(cell) for _, cell in fields]
-    return pd.DataFrame(
-        {
-            "split": split,
-            "filepath": [path for path, _ in fields],
-            "labels": [labels for labels, _ in parsed],
-            "unknown": [unknown for _, unknown in parsed],
-            "source": name,
-            "line": range(2, len(fields) + 2),
-        }
-    )
 
 
 def _read_own(path: Path, columns: Sequence[str]) -> list[list[str]]:
@@ -361,14 +329,12 @@ def write_dataset(
     for name in (LABELS, QUARANTINE):
         write_bytes(folder / name, (folder / TABLES / name).read_bytes())
     manifest = {
-        "schema": 1,
-        "task": task,
-        "images_folder": os.path.relpath(dataset.images, root),
+        "schema": 1, "task": task, "images_folder": os.path.relpath(dataset.images, root),
         "classes": list(dataset.classes),
         "images": {name: int((dataset.rows["split"] == name).sum()) for name in SPLITS},
         "quarantined": len(dataset.quarantine),
         "content_sha256": _content_digest(dataset.rows, sha256),
-    }
+    }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
     return manifest
 

@@ -83,14 +83,9 @@ def letterboxed(
 
 
 def augmented(
-    split: Split,
-    index: int,
-    epoch: int,
-    settings: Settings,
-    *,
-    sizes: Sequence[int] = (),
+    split: Split, index: int, epoch: int, settings: Settings, *, sizes: Sequence[int] = (),
     own: Augment | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Return the view of an image that training sees in `epoch`, before any letterbox.
 
     `own` stands in for the settings' augmentation; `sizes` are those of the networks, if not both.
@@ -147,11 +142,9 @@ def sample_rows(split: Split, settings: Settings, count: int, variants: int = 3)
 
 
 def augment(
-    image: np.ndarray,
-    rng: np.random.Generator,
-    settings: AugmentationSettings,
+    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings,
     longest: int | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Return an augmented view of uint8 [height, width, 3]; the input is left as it is.
 
     A view with a side above `longest` is drawn smaller, by the same interpolation; without
@@ -171,21 +164,12 @@ def augment(
 def changes_anything(settings: AugmentationSettings) -> bool:
     """Say whether any knob is on; MixUp blends whole batches and does not count."""
     jitter = settings.color_jitter
-    return _warps(settings) or any(
-        (
-            settings.random_flip_horizontal,
-            settings.random_flip_vertical,
-            jitter.brightness,
-            jitter.contrast,
-            jitter.saturation,
-            jitter.hue,
-            settings.gaussian_noise_stddev,
-            settings.blur_probability,
-            settings.sharpen_probability,
-            settings.clahe_probability,
-            settings.cutout.num_patches,
-        )
-    )
+    return _warps(settings) or any((
+        settings.random_flip_horizontal, settings.random_flip_vertical, jitter.brightness,
+        jitter.contrast, jitter.saturation, jitter.hue, settings.gaussian_noise_stddev,
+        settings.blur_probability, settings.sharpen_probability, settings.clahe_probability,
+        settings.cutout.num_patches,
+    ))  # fmt: skip
 
 
 def view_side(sizes: Iterable[int]) -> int:
@@ -200,34 +184,22 @@ def _move(
     mirror = settings.random_flip_horizontal and rng.random() < 0.5
     upside_down = settings.random_flip_vertical and rng.random() < 0.5
     if _warps(settings) or max(image.shape[:2]) > longest:
-        image = _within_warp_limit(image)
+        scale = LONGEST_WARP / max(image.shape[:2])
+        if scale < 1:
+            smaller = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+            image = cv2.resize(image, smaller, interpolation=cv2.INTER_LINEAR_EXACT)
         size, matrix = _draw_warp(image.shape[1], image.shape[0], rng, settings, longest)
         image = _warp(image, matrix, size)
-    if mirror and upside_down:
-        return cv2.flip(image, -1)
     if mirror or upside_down:
-        return cv2.flip(image, 1 if mirror else 0)
+        return cv2.flip(image, -1 if mirror and upside_down else 1 if mirror else 0)
     return image
 
 
 def _warps(settings: AugmentationSettings) -> bool:
-    return settings.random_crop_scale < 1 or any(
-        (
-            settings.random_rotation_factor,
-            settings.random_zoom_factor,
-            settings.random_shift_factor,
-            settings.perspective,
-        )
-    )
-
-
-def _within_warp_limit(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    scale = LONGEST_WARP / max(height, width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT)
+    return settings.random_crop_scale < 1 or any((
+        settings.random_rotation_factor, settings.random_zoom_factor, settings.random_shift_factor,
+        settings.perspective,
+    ))  # fmt: skip
 
 
 def _draw_warp(
@@ -244,8 +216,7 @@ def _draw_warp(
     if settings.perspective:
         matrix = matrix @ _draw_tilt(crop_width, crop_height, rng, settings.perspective)
     size = (crop_width, crop_height)
-    if max(size) > longest:
-        size = letterbox_size(crop_width, crop_height, longest)
+    size = letterbox_size(*size, longest) if max(size) > longest else size
     scale = np.diag([crop_width / size[0], crop_height / size[1], 1])
     return size, matrix @ scale @ _translation(-(size[0] - 1) / 2, -(size[1] - 1) / 2)
 
@@ -261,8 +232,7 @@ def _draw_crop(
     crop_width = min(width, max(1, round(width * math.sqrt(share) * stretch)))
     crop_height = min(height, max(1, round(height * math.sqrt(share) / stretch)))
     corner = rng.uniform(0, 1, 2) * (width - crop_width, height - crop_height)
-    half = np.array([crop_width - 1, crop_height - 1]) / 2
-    return crop_width, crop_height, corner + half
+    return crop_width, crop_height, corner + np.array([crop_width - 1, crop_height - 1]) / 2
 
 
 def _draw_tilt(width: int, height: int, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -293,38 +263,27 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
 
 def _colour(image: np.ndarray, rng: np.random.Generator, jitter: ColorJitter) -> np.ndarray:
     """Change brightness, contrast, saturation and hue in one matrix, rounded and clipped once."""
-    brightness, contrast, saturation, hue = rng.uniform(-1, 1, 4) * (
-        jitter.brightness,
-        jitter.contrast,
-        jitter.saturation,
-        jitter.hue,
-    )
+    most = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    brightness, contrast, saturation, hue = rng.uniform(-1, 1, 4) * most
     if not (brightness or contrast or saturation or hue):
         return image
     grey = np.tile(GREY, (3, 1))
-    matrix = grey + (1 + saturation) * (_hue_rotation(hue) - grey)
+    turn = 2 * math.pi * hue  # of the colour plane of YIQ; greys stay where they are
+    cosine, sine = math.cos(turn), math.sin(turn)
+    rotation = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    matrix = grey + (1 + saturation) * (FROM_YIQ @ rotation @ TO_YIQ - grey)
     matrix *= (1 + brightness) * (1 + contrast)
     mean = GREY @ np.array(cv2.mean(image)[:3]) * (1 + brightness)
     offset = np.full((3, 1), -contrast * mean)
     return cv2.transform(image, np.hstack([matrix, offset]))
 
 
-def _hue_rotation(turns: float) -> np.ndarray:
-    """Rotate the colour plane of YIQ; greys stay where they are."""
-    cosine, sine = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
-    rotation = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
-    return FROM_YIQ @ rotation @ TO_YIQ
-
-
 def _texture(
     image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings
 ) -> np.ndarray:
     """Equalise locally, blur or sharpen, each with its own probability."""
-    clahe, blur, sharpen = rng.random(3) < (
-        settings.clahe_probability,
-        settings.blur_probability,
-        settings.sharpen_probability,
-    )
+    likely = (settings.clahe_probability, settings.blur_probability, settings.sharpen_probability)
+    clahe, blur, sharpen = rng.random(3) < likely
     kernel = (3, 3) if rng.random() < 0.5 else (5, 5)
     if clahe:
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
@@ -344,16 +303,11 @@ def _add_noise(image: np.ndarray, rng: np.random.Generator, stddev: float) -> np
     as fast as int16; the sum is the same.
     """
     start = int(rng.integers(0, NOISE_SAMPLES))
-    lighter, darker = (_window(noise, start, image.size) for noise in _noise(stddev))
-    view = cv2.add(image, lighter.reshape(image.shape))
-    return cv2.subtract(view, darker.reshape(image.shape))
-
-
-def _window(noise: np.ndarray, start: int, size: int) -> np.ndarray:
-    """Take `size` values from `start` on; the noise goes round where it ends."""
-    if start + size > len(noise):
-        noise = np.resize(noise, start + size)
-    return noise[start : start + size]
+    lighter, darker = _noise(stddev)
+    if (stop := start + image.size) > len(lighter):  # it goes round where it ends
+        lighter, darker = np.resize(lighter, stop), np.resize(darker, stop)
+    view = cv2.add(image, lighter[start:stop].reshape(image.shape))
+    return cv2.subtract(view, darker[start:stop].reshape(image.shape))
 
 
 @lru_cache(maxsize=4)
@@ -374,7 +328,6 @@ def _cut_out(
         return image
     image = image.copy()
     for _ in range(cutout.num_patches):
-        top = rng.integers(0, height - side + 1)
-        left = rng.integers(0, width - side + 1)
+        top, left = rng.integers(0, height - side + 1), rng.integers(0, width - side + 1)
         image[top : top + side, left : left + side] = 128
     return image

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, log_softmax, logit
+from scipy.special import expit, log_softmax, logit, ndtri
 
 from workbench.decide.intervals import (
     assign_folds,
@@ -90,9 +90,11 @@ def _place_in(probability: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, len(edges) - 2)
 
 
-def wilson(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a frequency; honest near 0 and 1, where the usual one leaves [0, 1]."""
-    z = 1.959963984540054
+def wilson(
+    hits: np.ndarray, count: np.ndarray, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of a frequency; honest near 0 and 1, where the usual one leaves [0, 1]."""
+    z = ndtri((1 + confidence) / 2)
     count = np.maximum(np.asarray(count, np.float64), 1e-9)
     share = np.asarray(hits) / count
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)

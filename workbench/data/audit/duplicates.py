@@ -54,13 +54,9 @@ class NearDuplicates:
 
 
 def find_near_duplicates(
-    coarse: np.ndarray,
-    fine: np.ndarray,
-    store: Thumbnails,
-    wanted: np.ndarray,
-    maximum_bits: int,
+    coarse: np.ndarray, fine: np.ndarray, store: Thumbnails, wanted: np.ndarray, maximum_bits: int,
     threads: int,
-) -> NearDuplicates:
+) -> NearDuplicates:  # fmt: skip
     """Search among the images where `wanted` is true; the others stay alone."""
     images = np.flatnonzero(wanted)
     sketches, tints, telling = _sketch(store, images)
@@ -130,12 +126,9 @@ def candidate_pairs(coarse: np.ndarray, fine: np.ndarray, maximum_bits: int) -> 
 
 
 def _neighbours(
-    hashes: np.ndarray,
-    ties: np.ndarray,
-    owners: np.ndarray,
-    order: tuple[int, int],
+    hashes: np.ndarray, ties: np.ndarray, owners: np.ndarray, order: tuple[int, int],
     maximum_bits: int,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Sort by the bits in `order`; return close neighbours as `smaller * count + larger`."""
     count = int(owners[-1]) + 1 if len(owners) else 0
     ranks = np.argsort(_sort_keys(hashes, ties, order), kind="stable")
@@ -231,7 +224,7 @@ class Duplicates:
     pairs: pd.DataFrame  # near-duplicates: first, second (row numbers), bits, distance
 
 
-def same_files(table: pd.DataFrame) -> np.ndarray:
+def _same_files(table: pd.DataFrame) -> np.ndarray:
     """Number the rows by content; files that are no images stay alone, however alike."""
     known = table["refused"].isna().to_numpy()
     numbers = np.full(len(table), -1, np.int64)
@@ -241,27 +234,22 @@ def same_files(table: pd.DataFrame) -> np.ndarray:
     return numbers
 
 
-def join_groups(files: np.ndarray, near: NearDuplicates) -> Duplicates:
-    """Join equal files and equal pictures to groups of photos."""
-    order = np.argsort(files, kind="stable")
-    chained = np.flatnonzero(np.diff(files[order]) == 0)
-    first = np.concatenate([order[chained], near.pairs["first"].to_numpy(np.int64)])
-    second = np.concatenate([order[chained + 1], near.pairs["second"].to_numpy(np.int64)])
-    return Duplicates(files, connect(len(files), first, second), near.pairs)
-
-
 def find_duplicates(
     collection: Collection, store: Thumbnails, maximum_bits: int, threads: int
 ) -> Duplicates:
     """Search equal bytes first; of those one goes on to the search for equal pictures."""
     table = collection.table
-    files = same_files(table)
+    files = _same_files(table)
     shows_something = table["refused"].isna() & (table["range"] > CONSTANT_RANGE)
     wanted = shows_something & ~pd.Series(files).duplicated()
     near = find_near_duplicates(
         collection.coarse, collection.fine, store, wanted.to_numpy(), maximum_bits, threads
     )
-    return join_groups(files, near)
+    order = np.argsort(files, kind="stable")
+    chained = np.flatnonzero(np.diff(files[order]) == 0)
+    first = np.concatenate([order[chained], near.pairs["first"].to_numpy(np.int64)])
+    second = np.concatenate([order[chained + 1], near.pairs["second"].to_numpy(np.int64)])
+    return Duplicates(files, connect(len(files), first, second), near.pairs)
 
 
 def group_same_photos(paths: Sequence[Path], settings: Settings) -> np.ndarray:

@@ -211,9 +211,13 @@ def fingerprints(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for cut in CUTS:
         basis = _cosines(cut)
         spectrum = basis @ grey @ basis.T
-        coarse.append(_signs(_low_frequencies(spectrum)))
+        low = spectrum[:, :COARSE, :COARSE].reshape(len(spectrum), -1).copy()
+        low[:, 0] = spectrum[:, COARSE, 0]  # not the mean, which is light, but the next one down
+        coarse.append(_signs(low))
         if cut == 0:
-            fine = _signs(_middle_frequencies(spectrum))
+            right, below = spectrum[:, :COARSE, COARSE:FINE], spectrum[:, COARSE:FINE, :COARSE]
+            middle = [part.reshape(len(spectrum), -1) for part in (right, below)]
+            fine = _signs(np.concatenate(middle, axis=1))
     return np.stack(coarse, axis=1), fine
 
 
@@ -228,19 +232,6 @@ def _cosines(cut: float) -> np.ndarray:
     waves = np.cos(np.pi * np.arange(FINE + 1)[:, None] * inside)
     weight = np.clip((np.minimum(position, 1 - position) - cut) * SIDE + 0.5, 0, 1)
     return (waves * weight).astype(np.float32)
-
-
-def _low_frequencies(spectrum: np.ndarray) -> np.ndarray:
-    """Take the 8 × 8 block, but for its mean the next frequency down: 64 values without light."""
-    block = spectrum[:, :COARSE, :COARSE].reshape(len(spectrum), -1).copy()
-    block[:, 0] = spectrum[:, COARSE, 0]
-    return block
-
-
-def _middle_frequencies(spectrum: np.ndarray) -> np.ndarray:
-    right = spectrum[:, :COARSE, COARSE:FINE].reshape(len(spectrum), -1)
-    below = spectrum[:, COARSE:FINE, :COARSE].reshape(len(spectrum), -1)
-    return np.concatenate([right, below], axis=1)
 
 
 def _signs(values: np.ndarray) -> np.ndarray:

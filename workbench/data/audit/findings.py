@@ -6,6 +6,7 @@ of a class or a split leave the image empty and say whom they mean in the detail
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,23 +67,13 @@ ORDER = {kind: place for place, kind in enumerate(KINDS)}
 # Above this share of the images a harmless fact is one finding about the dataset, not thousands.
 COMMON_SHARE = 0.5
 COMMON_IMAGES = 50
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "MPO": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-}
+SUFFIXES = {"JPEG": ".jpg .jpeg .jpe .jfif", "MPO": ".jpg .jpeg .jpe .jfif", "PNG": ".png .apng",
+            "BMP": ".bmp .dib", "GIF": ".gif", "WEBP": ".webp"}  # fmt: skip
 ORIENTATIONS = {  # what EXIF asks for; the stored pixels lack it
-    2: "mirror",
-    3: "half a turn",
-    4: "half a turn and mirror",
-    5: "a quarter turn and mirror",
-    6: "a quarter turn clockwise",
-    7: "a quarter turn and mirror",
+    2: "mirror", 3: "half a turn", 4: "half a turn and mirror", 5: "a quarter turn and mirror",
+    6: "a quarter turn clockwise", 7: "a quarter turn and mirror",
     8: "a quarter turn anticlockwise",
-}
+}  # fmt: skip
 UNLIT = 48  # 95 % of a picture below: nothing is lit
 WASHED_OUT = 235  # 95 % of a picture above
 # An outlier lies `audit.outlier_deviations` robust deviations away, and a deviation counts as at
@@ -93,6 +84,9 @@ LEAST_SIZE_DEVIATION = 0.8  # doublings of the number of pixels
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 
 
+Words = str | Callable[[pd.DataFrame], Iterable[str]]  # about every image, or about each
+
+
 @dataclass
 class Findings:
     """Collects findings; `table` sorts them, gravest first."""
@@ -100,13 +94,9 @@ class Findings:
     parts: list[pd.DataFrame] = field(default_factory=list)
 
     def add(
-        self,
-        kind: str,
-        rows: pd.DataFrame,
-        details: Iterable[str] | str,
-        severity: Severity | None = None,
-        order: np.ndarray | None = None,
-    ) -> None:
+        self, kind: str, rows: pd.DataFrame, details: Iterable[str] | str,
+        severity: Severity | None = None, order: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         """Add one finding for each of `rows`, which have the columns image and split.
 
         `order`: numbers, the worst smallest, where some findings of a kind are worse than others.
@@ -126,21 +116,22 @@ class Findings:
         """Add one finding about a class, a split or the whole dataset."""
         self.add(kind, pd.DataFrame({"image": [""], "split": [split]}), detail, severity)
 
-    def add_or_summarise(
-        self,
-        kind: str,
-        rows: pd.DataFrame,
-        details: Sequence[str] | str,
-        images: int,
-        order: np.ndarray | None = None,
-    ) -> None:
-        """Add findings, or one for all when most of the `images` are alike in this."""
-        if len(rows) <= max(COMMON_IMAGES, COMMON_SHARE * images):
-            self.add(kind, rows, details, order=order)
-            return
+    def add_all(
+        self, facts: pd.DataFrame, kind: str, which: pd.Series, words: Words,
+        order: pd.Series | None = None,
+    ) -> None:  # fmt: skip
+        """Add a finding for every image that something is true of, the smallest `order` first.
+
+        Where most images are alike in a harmless thing, one finding stands for all.
+        """
+        some = facts[which.to_numpy(bool)]
+        details = words if isinstance(words, str) else list(words(some))
+        if len(some) <= max(COMMON_IMAGES, COMMON_SHARE * len(facts)):
+            worst = None if order is None else order[some.index].to_numpy()
+            return self.add(kind, some, details, order=worst)
         example = details if isinstance(details, str) else details[0]
-        text = f"{kind}: {len(rows)} of {images} images, such as {rows['image'].iloc[0]}: {example}"
-        self.add_general("common", "", text, KINDS[kind].severity)
+        alike = f"{kind}: {len(some)} of {len(facts)} images, such as {some['image'].iloc[0]}"
+        self.add_general("common", "", f"{alike}: {example}", KINDS[kind].severity)
 
     def table(self) -> pd.DataFrame:
         if not self.parts:
@@ -153,24 +144,6 @@ class Findings:
         return table[list(COLUMNS)].reset_index(drop=True)
 
 
-Words = str | Callable[[pd.DataFrame], Iterable[str]]  # about every image, or about each
-
-
-def _add(
-    findings: Findings,
-    facts: pd.DataFrame,
-    kind: str,
-    which: pd.Series,
-    words: Words,
-    order: pd.Series | None = None,
-) -> None:
-    """Add a finding for every image that something is true of, the smallest `order` first."""
-    some = facts[which.to_numpy(bool)]
-    details = words if isinstance(words, str) else list(words(some))
-    worst = None if order is None else order[some.index].to_numpy()
-    findings.add_or_summarise(kind, some, details, len(facts), worst)
-
-
 def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findings) -> None:
     """Judge what the files say: refused, frames, colours, orientation, names."""
     refused = facts[facts["refused"].notna()]
@@ -179,36 +152,22 @@ def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Finding
     findings.add("unreadable", refused[~cut_off], refused["refused"][~cut_off], severity)
     findings.add("truncated", refused[cut_off], refused["refused"][cut_off], severity)
     facts = facts[facts["refused"].isna()]
-    add = partial(_add, findings, facts)
-    add(
-        "animated",
-        facts["frames"] > 1,
-        lambda some: (f"{frames} frames, the first is used" for frames in some["frames"]),
-    )
+    add = partial(findings.add_all, facts)
+    add("animated", facts["frames"] > 1,
+        lambda some: (f"{n} frames, the first is used" for n in some["frames"]))  # fmt: skip
     add("cmyk", facts["mode"].isin(["CMYK", "YCCK"]), "converted from CMYK to RGB")
     add("sixteen_bit", facts["bits"] == 16, "16 bits, the high byte is used")
     add("transparent", facts["mode"].isin(["RGBA", "LA", "PA"]), "composited on black")
     done = "done" if dataset.exif == "apply" else "not done, since dataset.exif is ignore"
-    add(
-        "exif_rotated",
-        facts["orientation"].isin(list(ORIENTATIONS)),
-        lambda some: (f"EXIF asks for {ORIENTATIONS[o]}: {done}" for o in some["orientation"]),
-    )
+    add("exif_rotated", facts["orientation"].isin(list(ORIENTATIONS)),
+        lambda some: (f"EXIF asks for {ORIENTATIONS[o]}: {done}" for o in some["orientation"])
+        )  # fmt: skip
     suffix = facts["image"].str.extract(r"(\.[^./]*)$", expand=False).str.lower().fillna("")
-    add(
-        "wrong_suffix",
-        ~_fits(suffix, facts["format"]),
-        lambda some: "named " + suffix[some.index] + ", holds " + some["format"],
-    )
+    fitting = {name + one for name, suffixes in SUFFIXES.items() for one in suffixes.split()}
+    add("wrong_suffix", ~(facts["format"] + suffix).isin(fitting),
+        lambda some: "named " + suffix[some.index] + ", holds " + some["format"])  # fmt: skip
     add("exif_location", facts["located"].astype(bool),
         "EXIF holds coordinates; remove them before sharing")  # fmt: skip
-
-
-def _fits(suffix: pd.Series, format_: pd.Series) -> pd.Series:
-    fits = pd.Series(False, index=suffix.index)
-    for name, suffixes in SUFFIXES.items():
-        fits |= (format_ == name) & suffix.isin(suffixes)
-    return fits
 
 
 def judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:
@@ -230,82 +189,53 @@ class _Notes:
     """Collects what there is to say about rows, in plain lists: groups may be many thousands."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        columns = ("image", "split", "labels", "unknown")
-        self.images, self.splits, self.labels, self.unknown = (
-            rows[name].tolist() for name in columns
-        )
+        self.images, self.splits = rows["image"].tolist(), rows["split"].tolist()
+        self.labels, self.unknown = rows["labels"].tolist(), rows["unknown"].tolist()
         self.told: dict[tuple[str, Severity | None], dict[int, str]] = {}
 
     def add(
-        self,
-        kind: str,
-        members: Sequence[int],
-        partners: Sequence[int | None],
-        words: str,
-        severity: Severity | None = None,
-        more: Callable[[int, int], str] | None = None,
-    ) -> None:
+        self, kind: str, members: Sequence[int], partners: Sequence[int | None], words: str,
+        severity: Severity | None = None, views: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         """Note `words` and the partner for every member that has one."""
         others = f" and {len(members) - 2} more" if len(members) > 2 else ""
         told = self.told.setdefault((kind, severity), {})
-        for member, place in zip(members, partners, strict=True):
+        for own, (member, place) in enumerate(zip(members, partners, strict=True)):
             if place is not None:
                 partner = members[place]
-                text = f"{words} {self.splits[partner]}: {self.images[partner]}{others}"
-                told[member] = text + (more(member, partner) if more else "")
+                told[member] = f"{words} {self.splits[partner]}: {self.images[partner]}{others}"
+                if views:
+                    told[member] += f", which has {views[place]} where this has {views[own]}"
 
     def compare(
-        self,
-        members: Sequence[int],
-        words: str,
-        severity: Severity,
+        self, members: Sequence[int], words: str, severity: Severity,
         files: Sequence[int] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Note leaks and conflicts; with `files`, not those that equal files have already."""
         splits = [self.splits[member] for member in members]
-        partners = _unless_told(_first_unlike(splits), splits, files)
-        self.add("leak", members, partners, words)
-        disputed = disputed_labels(
-            [self.labels[member] for member in members],
-            [self.unknown[member] for member in members],
-        )
+        self.add("leak", members, _first_unlike(splits, files), words)
+        labels = [self.labels[member] for member in members]
+        disputed = disputed_labels(labels, [self.unknown[member] for member in members])
         if disputed:
-            views = [self._view(member, disputed) for member in members]
-            partners = _unless_told(_first_unlike(views), views, files)
-            self.add(
-                "conflicting_labels",
-                members,
-                partners,
-                words,
-                severity,
-                lambda member, partner: (
-                    f", which has {self._view(partner, disputed)} where this has "
-                    f"{self._view(member, disputed)}"
-                ),
-            )
-
-    def _view(self, member: int, disputed: set[str]) -> str:
-        return "|".join(sorted(disputed.intersection(self.labels[member]))) or "none"
+            views = ["|".join(sorted(disputed.intersection(has))) or "none" for has in labels]
+            partners = _first_unlike(views, files)
+            self.add("conflicting_labels", members, partners, words, severity, views)
 
 
-def _first_unlike(keys: Sequence[object]) -> list[int | None]:
-    """Give for each member the place of the first whose key differs; linear in the group."""
+def _first_unlike(keys: Sequence[object], files: Sequence[int] | None = None) -> list[int | None]:
+    """Give for each member the place of the first whose key differs; linear in the group.
+
+    With `files`, none for members whose equal files differ: a finding has said so already.
+    """
     other = next((place for place, key in enumerate(keys) if key != keys[0]), None)
-    return [other if key == keys[0] else 0 for key in keys]
-
-
-def _unless_told(
-    partners: list[int | None], values: Sequence[object], files: Sequence[int] | None
-) -> list[int | None]:
-    """Drop members whose equal files differ in `values`: a finding has said so already."""
+    partners = [other if key == keys[0] else 0 for key in keys]
     if files is None:
         return partners
-    seen: dict[int, set] = {}
-    for file, value in zip(files, values, strict=True):
-        seen.setdefault(file, set()).add(value)
-    return [
-        None if len(seen[file]) > 1 else place for place, file in zip(partners, files, strict=True)
-    ]
+    seen: defaultdict[int, set] = defaultdict(set)
+    for file, key in zip(files, keys, strict=True):
+        seen[file].add(key)
+    places = zip(files, partners, strict=True)
+    return [None if len(seen[file]) > 1 else place for file, place in places]
 
 
 def judge_pictures(
@@ -313,7 +243,7 @@ def judge_pictures(
 ) -> None:
     """Judge what the pictures look like: size, shape, light, sharpness."""
     facts = facts[facts["refused"].isna()]
-    add = partial(_add, findings, facts)
+    add = partial(findings.add_all, facts)
     _judge_sizes(facts, input_size, audit, add)
     _judge_light(facts, audit, add)
 
@@ -336,18 +266,12 @@ def _judge_sizes(
         return zip(values[some.index], sizes(some), strict=True)
 
     add("tiny", tiny, sizes, shorter)
-    add(
-        "odd_size",
-        (odd > audit.outlier_deviations) & ~tiny,
+    add("odd_size", (odd > audit.outlier_deviations) & ~tiny,
         lambda some: (f"{s}, {share:.3g} times as many as usual" for share, s in pairs(more, some)),
-        -odd,
-    )
-    add(
-        "below_input",
-        (longer < input_size) & ~tiny,
+        -odd)  # fmt: skip
+    add("below_input", (longer < input_size) & ~tiny,
         lambda some: (f"{size}, the input has {input_size}" for size in sizes(some)),
-        longer,
-    )
+        longer)  # fmt: skip
     add("letterbox_waste", waste > audit.max_letterbox_waste,
         lambda some: (f"{share:.0%} border, {size}" for share, size in pairs(waste, some)),
         -waste)  # fmt: skip
@@ -366,12 +290,9 @@ def _judge_light(facts: pd.DataFrame, audit: AuditSettings, add: Callable[..., N
         usual = f"of 255, usual is {usual_light:.0f}"
         return [f"mean brightness {value:.0f} {usual}" for value in some["brightness"]]
 
-    add(
-        "constant",
-        constant,
+    add("constant", constant,
         lambda some: (f"brightness {value:.0f} everywhere" for value in some["brightness"]),
-        facts["range"],
-    )
+        facts["range"])  # fmt: skip
     add("dark", seen & ((light < -limit) | (facts["brightest"] < UNLIT)), lit, light)
     add("bright", seen & ((light > limit) | (facts["darkest"] > WASHED_OUT)), lit, -light)
     add("blurred", seen & (blur < -limit),

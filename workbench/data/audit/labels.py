@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.stats import norm
 
 from workbench.data.cells import csv_rows, csv_text, read_text, unguard
 from workbench.data.layouts import SPLITS
 from workbench.data.tables import Dataset, Split
+from workbench.decide.calibration import wilson
 from workbench.errors import InputError
 from workbench.files import write_text
 from workbench.settings import Settings
@@ -52,12 +52,9 @@ def label_statistics(dataset: Dataset) -> LabelStatistics:
     labels = label_matrix(rows["labels"], dataset.classes)
     unknown = label_matrix(rows["unknown"], dataset.classes)
     counts = _counts(rows["split"].to_numpy(), labels, unknown, dataset.classes)
-    return LabelStatistics(
-        counts=counts,
-        labels_per_image=_labels_per_image(rows["split"].to_numpy(), labels),
-        pairs=_pairs(labels, dataset.classes),
-        drift=_drift(counts),
-    )
+    per_image = pd.DataFrame({"split": rows["split"].to_numpy(), "labels": np.diff(labels.indptr)})
+    per_image = per_image.groupby(["split", "labels"]).size().rename("images").reset_index()
+    return LabelStatistics(counts, per_image, _pairs(labels, dataset.classes), _drift(counts))
 
 
 def label_matrix(labels: pd.Series, classes: tuple[str, ...]) -> sparse.csr_matrix:
@@ -74,52 +71,21 @@ def label_matrix(labels: pd.Series, classes: tuple[str, ...]) -> sparse.csr_matr
     return matrix
 
 
-def wilson_interval(
-    positives: np.ndarray, total: np.ndarray, confidence: float = CONFIDENCE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Give the Wilson score interval of a share; it stays inside 0..1 for small counts."""
-    z = norm.ppf((1 + confidence) / 2)
-    total = np.asarray(total, dtype=float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = positives / total
-        centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-        spread = z * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    spread = spread / (1 + z**2 / total)
-    return np.clip(centre - spread, 0, 1), np.clip(centre + spread, 0, 1)
-
-
 def _counts(
-    split_of_row: np.ndarray,
-    labels: sparse.csr_matrix,
-    unknown: sparse.csr_matrix,
+    split_of_row: np.ndarray, labels: sparse.csr_matrix, unknown: sparse.csr_matrix,
     classes: tuple[str, ...],
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     tables = []
     for split in SPLITS:
         here = np.flatnonzero(split_of_row == split)
-        missing = np.asarray(unknown[here].sum(axis=0)).ravel()
-        table = pd.DataFrame(
-            {
-                "class": list(classes),
-                "split": split,
-                "images": len(here) - missing,
-                "positives": np.asarray(labels[here].sum(axis=0)).ravel(),
-                "unknown": missing,
-            }
-        )
-        tables.append(table)
+        positives, missing = (np.asarray(m[here].sum(axis=0)).ravel() for m in (labels, unknown))
+        columns = {"images": len(here) - missing, "positives": positives, "unknown": missing}
+        tables.append(pd.DataFrame({"class": list(classes), "split": split} | columns))
     counts = pd.concat(tables, ignore_index=True)
-    with np.errstate(invalid="ignore"):
-        counts["share"] = counts["positives"] / counts["images"].where(counts["images"] > 0)
-    counts["low"], counts["high"] = wilson_interval(
-        counts["positives"].to_numpy(), counts["images"].where(counts["images"] > 0).to_numpy()
-    )
+    images = counts["images"].where(counts["images"] > 0)
+    counts["share"] = counts["positives"] / images
+    counts["low"], counts["high"] = wilson(counts["positives"].to_numpy(), images.to_numpy())
     return counts
-
-
-def _labels_per_image(split_of_row: np.ndarray, labels: sparse.csr_matrix) -> pd.DataFrame:
-    table = pd.DataFrame({"split": split_of_row, "labels": np.diff(labels.indptr)})
-    return table.groupby(["split", "labels"]).size().rename("images").reset_index()
 
 
 def _pairs(labels: sparse.csr_matrix, classes: tuple[str, ...]) -> pd.DataFrame:
@@ -127,15 +93,9 @@ def _pairs(labels: sparse.csr_matrix, classes: tuple[str, ...]) -> pd.DataFrame:
     positives = np.asarray(labels.sum(axis=0)).ravel()
     expected = positives[together.row] * positives[together.col] / max(1, labels.shape[0])
     names = np.array(classes, dtype=object)
-    pairs = pd.DataFrame(
-        {
-            "first": names[together.row],
-            "second": names[together.col],
-            "images": together.data.astype(np.int64),
-            "expected": expected,
-            "lift": together.data / expected,
-        }
-    )
+    columns = {"first": names[together.row], "second": names[together.col]}
+    columns |= {"images": together.data.astype(np.int64), "expected": expected}
+    pairs = pd.DataFrame(columns | {"lift": together.data / expected})
     return pairs.sort_values("images", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -161,12 +121,10 @@ def _difference_interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Newcombe's interval (method 10) of a difference between two shares."""
     bounds = [
-        (
-            table["share"].to_numpy(),
-            *wilson_interval(table["positives"].to_numpy(), table["images"].to_numpy(), confidence),
-        )
+        (table["share"].to_numpy(),
+         *wilson(table["positives"].to_numpy(), table["images"].to_numpy(), confidence))
         for table in (first, second)
-    ]
+    ]  # fmt: skip
     (share_a, low_a, high_a), (share_b, low_b, high_b) = bounds
     difference = share_a - share_b
     low = difference - np.sqrt((share_a - low_a) ** 2 + (high_b - share_b) ** 2)
@@ -175,14 +133,9 @@ def _difference_interval(
 
 
 def suspect_labels(
-    images: Split | pd.DataFrame,
-    y_true: np.ndarray,
-    probabilities: np.ndarray,
-    mask: np.ndarray,
-    settings: Settings,
-    *,
-    classes: Sequence[str] | None = None,
-) -> pd.DataFrame:
+    images: Split | pd.DataFrame, y_true: np.ndarray, probabilities: np.ndarray, mask: np.ndarray,
+    settings: Settings, *, classes: Sequence[str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Name doubtful labels: image, split, class, given, suggested, score (1 is surely wrong).
 
     `given` and `suggested` name a class or, for none, nothing. Arrays are [images, classes]; a row

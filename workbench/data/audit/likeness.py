@@ -49,13 +49,9 @@ class Likeness:
     def distance(self) -> np.ndarray:
         """Sum up how far the pictures are apart; 0 for equal ones."""
         colour_scale = COLOUR_SCALE + COLOUR_SCALE_PER_MOTION * self.motion
-        shares = [
-            (1 - self.grey) / GREY_SCALE,
-            (1 - self.detail) / DETAIL_SCALE,
-            self.colour / colour_scale,
-            self.light / LIGHT_SCALE,
-            self.motion / MOTION_SCALE,
-        ]
+        shares = [(1 - self.grey) / GREY_SCALE, (1 - self.detail) / DETAIL_SCALE,
+                  self.colour / colour_scale, self.light / LIGHT_SCALE,
+                  self.motion / MOTION_SCALE]  # fmt: skip
         return np.linalg.norm(shares, axis=0)
 
 
@@ -219,22 +215,17 @@ def _light(grey_a: np.ndarray, grey_b: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _colour_difference(
-    colour_a: np.ndarray,
-    colour_b: np.ndarray,
-    gain: np.ndarray,
-    scale: np.ndarray,
+    colour_a: np.ndarray, colour_b: np.ndarray, gain: np.ndarray, scale: np.ndarray,
     shift: np.ndarray,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     rows = _sampling(scale[:, 0], shift[:, 0], COLOUR_SIDE)[:, None]
     columns = _sampling(scale[:, 1], shift[:, 1], COLOUR_SIDE)[:, None]
     moved = rows @ colour_b @ columns.transpose(0, 1, 3, 2)
     by_factor = np.abs(colour_a - moved * gain[:, None, None, None])
     by_offset = np.abs(colour_a - moved)
     inner = slice(1, COLOUR_SIDE - 1)
-    return np.minimum(
-        by_factor[:, :, inner, inner].mean(axis=(1, 2, 3)),
-        by_offset[:, :, inner, inner].mean(axis=(1, 2, 3)),
-    )
+    return np.minimum(by_factor[:, :, inner, inner].mean(axis=(1, 2, 3)),
+                      by_offset[:, :, inner, inner].mean(axis=(1, 2, 3)))  # fmt: skip
 
 
 def _motion(scale: np.ndarray, shift: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from workbench.data.audit.labels import LabelStatistics, label_statistics
 from workbench.data.cells import csv_text
 from workbench.data.decode import count_cores, examine_image
 from workbench.data.layouts import SPLITS
+from workbench.data.prepare import shrink
 from workbench.data.splits import ASIDE, Resplit, propose_resplit
 from workbench.data.tables import Dataset, read_dataset, write_tables
 from workbench.errors import DatasetError
@@ -87,14 +88,10 @@ class Audit:
     def raise_if_unfit(self) -> None:
         """Refuse to go on with an unreadable image, where that means to fail, or an empty split."""
         if self.unreadable and self.on_bad_image == "fail":
-            lines = list(self.unreadable[:FEW])
-            if len(self.unreadable) > FEW:
-                lines.append(f"… and {len(self.unreadable) - FEW} more.")
-            remedy = (
-                "Repair or remove these images, or set dataset.on_bad_image: quarantine to go on "
-                "without them."
-            )
-            raise DatasetError("\n".join([*lines, remedy]))
+            rest = len(self.unreadable) - FEW
+            lines = [*self.unreadable[:FEW], *([f"… and {rest} more."] if rest > 0 else [])]
+            remedy = "Repair or remove these images, or set dataset.on_bad_image: quarantine to go"
+            raise DatasetError("\n".join([*lines, f"{remedy} on without them."]))
         empty = [split for split in SPLITS if split not in set(self.dataset.rows["split"])]
         if empty:
             raise DatasetError(
@@ -118,17 +115,12 @@ def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
     log.info("Audited %d images: %d errors, %d warnings, %d notes", summary["images"],
              *(counts[severity] for severity in SEVERITIES))  # fmt: skip
     return Audit(
-        dataset=dataset.without(reasons) if quarantine else dataset,
-        findings=findings,
-        summary={"model_input": settings.student_size} | summary,
-        facts=facts,
-        statistics=statistics,
-        duplicates=duplicates,
-        proposal=proposal,
+        dataset=dataset.without(reasons) if quarantine else dataset, findings=findings,
+        summary={"model_input": settings.student_size} | summary, facts=facts,
+        statistics=statistics, duplicates=duplicates, proposal=proposal,
         exhibits=worst_images(dataset, findings, duplicates, settings),
-        unreadable=_sentences(dataset.rows, reasons),
-        on_bad_image=settings.dataset.on_bad_image,
-    )
+        unreadable=_sentences(dataset.rows, reasons), on_bad_image=settings.dataset.on_bad_image,
+    )  # fmt: skip
 
 
 def _examine(dataset: Dataset, settings: Settings) -> tuple[pd.DataFrame, Duplicates]:
@@ -148,12 +140,9 @@ def _examine(dataset: Dataset, settings: Settings) -> tuple[pd.DataFrame, Duplic
 
 
 def _judge(
-    dataset: Dataset,
-    settings: Settings,
-    facts: pd.DataFrame,
-    duplicates: Duplicates,
+    dataset: Dataset, settings: Settings, facts: pd.DataFrame, duplicates: Duplicates,
     statistics: LabelStatistics,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     findings = Findings()
     rows = dataset.rows.rename(columns={"filepath": "image"})
     judge_files(facts, settings.dataset, findings)
@@ -198,23 +187,17 @@ def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[st
 
 
 def summarise(
-    dataset: Dataset,
-    facts: pd.DataFrame,
-    duplicates: Duplicates,
-    statistics: LabelStatistics,
-    findings: pd.DataFrame,
-    proposal: Resplit,
-) -> dict[str, Any]:
+    dataset: Dataset, facts: pd.DataFrame, duplicates: Duplicates, statistics: LabelStatistics,
+    findings: pd.DataFrame, proposal: Resplit,
+) -> dict[str, Any]:  # fmt: skip
     """Condense the audit to counts and spreads; `fit` is false as long as there is an error."""
     readable = facts[facts["refused"].isna()]
     severities = findings["severity"].value_counts()
     kinds = findings["kind"].value_counts()
     aside = proposal.moves["to"] == ASIDE
     return {
-        "fit": not bool((findings["severity"] == "error").any()),
-        "images": len(facts),
-        "readable": len(readable),
-        "quarantined": len(dataset.quarantine),
+        "fit": not bool((findings["severity"] == "error").any()), "images": len(facts),
+        "readable": len(readable), "quarantined": len(dataset.quarantine),
         "splits": {split: int((facts["split"] == split).sum()) for split in SPLITS},
         "findings": {severity: int(severities.get(severity, 0)) for severity in SEVERITIES},
         "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
@@ -222,9 +205,8 @@ def summarise(
         "photo_groups": len(groups_of(duplicates.photos)),
         "near_duplicate_pairs": len(duplicates.pairs),
         "proposed_split": {"moved": int((~aside).sum()), "left_out": int(aside.sum())},
-        "labels": _summary_of_labels(statistics),
-        "pictures": _summary_of_pictures(readable),
-    }
+        "labels": _summary_of_labels(statistics), "pictures": _summary_of_pictures(readable),
+    }  # fmt: skip
 
 
 def _summary_of_labels(statistics: LabelStatistics) -> dict[str, Any]:
@@ -259,23 +241,21 @@ def _imbalance(counts: pd.DataFrame) -> float | None:
 def _summary_of_pictures(readable: pd.DataFrame) -> dict[str, Any]:
     sides = readable[["width", "height"]]
     spread_of = {
-        "width": readable["width"],
-        "height": readable["height"],
+        "width": readable["width"], "height": readable["height"],
         "aspect": readable["width"] / readable["height"].clip(lower=1),
         "letterbox_waste": 1 - sides.min(axis=1) / sides.max(axis=1).clip(lower=1),
-        "brightness": readable["brightness"],
-        "sharpness": readable["sharpness"],
+        "brightness": readable["brightness"], "sharpness": readable["sharpness"],
         "bytes": readable["bytes"],
-    }
-    formats = {str(name): int(n) for name, n in readable["format"].value_counts().items()}
-    return {"formats": formats} | {name: _spread(values) for name, values in spread_of.items()}
-
-
-def _spread(values: pd.Series) -> dict[str, float] | None:
-    if not len(values):
-        return None
+    }  # fmt: skip
     shares = {"least": 0.0, "low": 0.05, "typical": 0.5, "high": 0.95, "most": 1.0}
-    return {name: round(float(values.quantile(share)), 4) for name, share in shares.items()}
+
+    def spread(values: pd.Series) -> dict[str, float] | None:
+        if not len(values):
+            return None
+        return {name: round(float(values.quantile(share)), 4) for name, share in shares.items()}
+
+    formats = {str(name): int(n) for name, n in readable["format"].value_counts().items()}
+    return {"formats": formats} | {name: spread(values) for name, values in spread_of.items()}
 
 
 def worst_images(
@@ -290,9 +270,8 @@ def worst_images(
         if finding["kind"] in ABOUT_PAIRS and row is not None:
             rows.append(_copy_of(row, dataset.rows["split"], duplicates))
         labels = dataset.rows["labels"].iloc[row] if rows else ()
-        exhibits.append(
-            Exhibit(**finding, labels=labels, pixels=_side_by_side(dataset, rows, settings))
-        )
+        pixels = _side_by_side(dataset, rows, settings)
+        exhibits.append(Exhibit(**finding, labels=labels, pixels=pixels))
     return tuple(exhibits)
 
 
@@ -318,21 +297,12 @@ def _side_by_side(dataset: Dataset, rows: list[int], settings: Settings) -> np.n
         path = dataset.images / dataset.rows["filepath"].iloc[row]
         _, pixels = examine_image(path, settings.dataset)
         if pixels is not None:
-            tiles.append(_fit(pixels))
+            tiles.append(shrink(pixels, TILE_PIXELS))
     if not tiles:
         return None
     height = max(len(tile) for tile in tiles)
     white = {"borderType": cv2.BORDER_CONSTANT, "value": (255, 255, 255)}
-    below = (height - len(tile) for tile in tiles)
     padded = [
-        cv2.copyMakeBorder(tile, 0, rest, 0, GAP_PIXELS, **white)
-        for tile, rest in zip(tiles, below, strict=True)
+        cv2.copyMakeBorder(tile, 0, height - len(tile), 0, GAP_PIXELS, **white) for tile in tiles
     ]
     return np.hstack(padded)[:, :-GAP_PIXELS]
-
-
-def _fit(pixels: np.ndarray) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    factor = min(1.0, TILE_PIXELS / max(height, width))
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
