@@ -35,6 +35,9 @@ RECIPE_NAME = "demo.json"
 VERSION = 2  # of the pictures: 2 draws from other random numbers than 1
 EMPTY_SHARE = 0.06
 OVERSAMPLING = 2  # drawn twice as large and reduced: smooth edges
+CORNERS = {"square": (4, 45), "hexagon": (6, 0), "triangle": (3, 30), "diamond": (4, 0)}
+
+Place = tuple[float, float, float]  # x, y, radius
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,10 @@ def _draw_splits(folder: Path, images: int, seed: int) -> None:
         for number in range(start, stop):
             rng = random_stream(Purpose.DRAW, seed, number)
             labels = _choose_labels(rng)
-            suffix, how = (
-                ("png", {"compress_level": 6}) if number % 8 == 0 else ("jpg", {"quality": 90})
-            )
-            rows.append((f"photo_{number:05d}.{suffix}", "|".join(labels)))
-            draw_photo(labels, rng).save(folder / "images" / rows[-1][0], **how)
+            name = f"photo_{number:05d}.{'jpg' if number % 8 else 'png'}"
+            how = {"quality": 90} if number % 8 else {"compress_level": 6}
+            draw_photo(labels, rng).save(folder / "images" / name, **how)
+            rows.append((name, "|".join(labels)))
         write_text(folder / CSV_NAMES[split], csv_text(COLUMNS, rows))
         start = stop
 
@@ -119,9 +121,7 @@ def _wall(width: int, height: int, rng: np.random.Generator) -> Image.Image:
     return wall.filter(ImageFilter.GaussianBlur(2)).convert("RGB")
 
 
-def _places(
-    count: int, canvas: Image.Image, rng: np.random.Generator
-) -> list[tuple[float, float, float]]:
+def _places(count: int, canvas: Image.Image, rng: np.random.Generator) -> list[Place]:
     """Choose x, y and radius for each sign: alone anywhere, two side by side, three in a grid."""
     width, height = canvas.size
     if count == 1:
@@ -131,28 +131,23 @@ def _places(
     cell = width / columns, height / rows
     free = rng.permutation(columns * rows)[:count]
     return [
-        (
-            cell[0] * (place % columns + 0.5),
-            cell[1] * (place // columns + 0.5),
-            float(min(cell) * rng.uniform(0.42, 0.5)),
-        )
+        (cell[0] * (place % columns + 0.5), cell[1] * (place // columns + 0.5),
+         float(min(cell) * rng.uniform(0.42, 0.5)))
         for place in free
-    ]
+    ]  # fmt: skip
 
 
-def _draw_sign(
-    canvas: Image.Image, label: str, place: tuple[float, float, float], rng: np.random.Generator
-) -> None:
+def _draw_sign(canvas: Image.Image, label: str, place: Place, rng: np.random.Generator) -> None:
     shape, hue = CLASSES[label]
     x, y, radius = place
     turn = rng.uniform(-12, 12)
-    _draw_shadow(canvas, shape, x, y, radius, turn)
+    _draw_shadow(canvas, shape, place, turn)
     draw = ImageDraw.Draw(canvas)
     colour = _colour(hue, rng)
-    _draw_shape(draw, shape, x, y, radius, turn, colour)
+    _draw_shape(draw, shape, place, turn, colour)
     if shape != "ring":  # a lighter heart, as painted signs have
         light = tuple(channel + (255 - channel) // 5 for channel in colour)
-        _draw_shape(draw, shape, x, y, radius * 0.62, turn, light)
+        _draw_shape(draw, shape, (x, y, radius * 0.62), turn, light)
 
 
 def _colour(hue: float, rng: np.random.Generator) -> tuple[int, int, int]:
@@ -161,40 +156,35 @@ def _colour(hue: float, rng: np.random.Generator) -> tuple[int, int, int]:
     return tuple(round(255 * channel) for channel in rgb)
 
 
-def _draw_shadow(
-    canvas: Image.Image, shape: str, x: float, y: float, radius: float, turn: float
-) -> None:
+def _draw_shadow(canvas: Image.Image, shape: str, place: Place, turn: float) -> None:
     """Lay a soft shadow below and right; only the patch around the sign is blurred."""
+    x, y, radius = place
     side = round(radius * 3)
     veil = Image.new("L", (side, side), 0)
-    _draw_shape(ImageDraw.Draw(veil), shape, side / 2, side / 2, radius, turn, 90)
+    _draw_shape(ImageDraw.Draw(veil), shape, (side / 2, side / 2, radius), turn, 90)
     veil = veil.filter(ImageFilter.GaussianBlur(float(radius) / 8))
     corner = (round(x + radius / 8 - side / 2), round(y + radius / 8 - side / 2))
     canvas.paste((20, 20, 24), corner, veil)
 
 
-CORNERS = {"square": (4, 45), "hexagon": (6, 0), "triangle": (3, 30), "diamond": (4, 0)}
-
-
 def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, turn: float,
-    colour: object,
-) -> None:  # fmt: skip
+    draw: ImageDraw.ImageDraw, shape: str, place: Place, turn: float, colour: object
+) -> None:
+    x, y, radius = place
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
         draw.ellipse(box, fill=colour)
     elif shape == "ring":
         draw.ellipse(box, outline=colour, width=max(3, round(radius * 0.34)))
     elif shape == "star":
-        draw.polygon(_corners(x, y, radius, 10, turn - 90, inner=0.45), fill=colour)
+        draw.polygon(_corners(place, 10, turn - 90, inner=0.45), fill=colour)
     else:
         count, start = CORNERS[shape]
-        draw.polygon(_corners(x, y, radius, count, start + turn), fill=colour)
+        draw.polygon(_corners(place, count, start + turn), fill=colour)
 
 
-def _corners(
-    x: float, y: float, radius: float, count: int, start: float, inner: float = 1.0
-) -> list[tuple[float, float]]:
+def _corners(place: Place, count: int, start: float, inner: float = 1.0) -> list:
+    x, y, radius = place
     angles = np.deg2rad(start + 360 / count * np.arange(count))
     radii = np.where(np.arange(count) % 2, radius * inner, radius)
     return list(zip(x + radii * np.cos(angles), y + radii * np.sin(angles), strict=True))

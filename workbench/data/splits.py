@@ -79,14 +79,14 @@ def assign_splits(
         by_number[int(group)].append(image)
     members = list(by_number.values())  # groups in order of first appearance
     sizes = [len(images) for images in members]
-    chosen = _Stratifier(_units(list(labels), members), sizes, fractions).run(rng)
+    chosen = _stratify(_units(list(labels), members), sizes, fractions, rng)
     splits = np.empty(len(groups), np.int64)
     for images, split in zip(members, chosen, strict=True):
         splits[images] = split
     return splits
 
 
-def _units(labels: list[tuple[str, ...]], members: list[list[int]]) -> list[tuple[Unit, ...]]:
+def _units(labels: list[tuple[str, ...]], members: list[list[int]]) -> list[list[Unit]]:
     """List what has to be shared out of every group: its labels and frequent label pairs."""
     counts = Counter(labels)
     pairs: Counter = Counter()
@@ -96,61 +96,52 @@ def _units(labels: list[tuple[str, ...]], members: list[list[int]]) -> list[tupl
         names: [*zip(names), *(pair for pair in _pairs(names) if pairs[pair] >= RAREST_PAIR)]
         for names in counts
     }
-    return [tuple(chain.from_iterable(by_names[labels[i]] for i in images)) for images in members]
+    return [list(chain.from_iterable(by_names[labels[i]] for i in images)) for images in members]
 
 
 def _pairs(names: tuple[str, ...]) -> Iterable[Unit]:
     return combinations(names, 2) if len(names) <= MOST_PAIRED_LABELS else ()
 
 
-class _Stratifier:
-    """Gives groups to splits, the rarest unit first, each to where most of it is still wanted."""
+def _stratify(
+    units: list[list[Unit]], sizes: list[int], fractions: Sequence[float], rng: np.random.Generator
+) -> list[int]:
+    """Give groups to splits, the rarest unit first, each to where most of it is still wanted."""
+    left = Counter(chain.from_iterable(units))
+    wanted = {unit: [fraction * total for fraction in fractions] for unit, total in left.items()}
+    room = [fraction * sum(sizes) for fraction in fractions]
+    chosen = [-1] * len(units)
 
-    def __init__(
-        self, units: list[tuple[Unit, ...]], sizes: list[int], fractions: Sequence[float]
-    ) -> None:
-        self.units, self.sizes = units, sizes
-        self.splits = range(len(fractions))
-        self.left = Counter(chain.from_iterable(units))
-        self.wanted = {
-            unit: [fraction * total for fraction in fractions] for unit, total in self.left.items()
-        }
-        self.room = [fraction * sum(sizes) for fraction in fractions]
-        self.chosen = [-1] * len(units)
-        self.touched: set[Unit] = set()
-
-    def run(self, rng: np.random.Generator) -> list[int]:
-        order = rng.permutation(len(self.units)).tolist()
-        # Large groups while there is room for them, or one would fill the smallest split.
-        order.sort(key=lambda group: -self.sizes[group])
-        holders = defaultdict(list)
-        for group in order:
-            for unit in set(self.units[group]):
-                holders[unit].append(group)
-        queue = [(count, unit) for unit, count in self.left.items()]
-        heapq.heapify(queue)
-        while queue:
-            count, unit = heapq.heappop(queue)
-            if count != self.left[unit]:
-                continue  # an older entry: this unit was queued again when some of it went
-            self._place(holders[unit], self.wanted[unit])
-            for other in self.touched:
-                heapq.heappush(queue, (self.left[other], other))
-            self.touched.clear()
-        self._place(order, self.room)  # images without labels
-        return self.chosen
-
-    def _place(self, groups: list[int], desire: list[float]) -> None:
+    def place(groups: list[int], desire: list[float]) -> set[Unit]:
+        touched = set()
         for group in groups:
-            if self.chosen[group] >= 0:
+            if chosen[group] >= 0:
                 continue
-            split = max(self.splits, key=lambda split: (desire[split], self.room[split]))
-            self.chosen[group] = split
-            self.room[split] -= self.sizes[group]
-            for unit in self.units[group]:
-                self.wanted[unit][split] -= 1
-                self.left[unit] -= 1
-                self.touched.add(unit)
+            split = max(range(len(room)), key=lambda split: (desire[split], room[split]))
+            chosen[group] = split
+            room[split] -= sizes[group]
+            for unit in units[group]:
+                wanted[unit][split] -= 1
+                left[unit] -= 1
+                touched.add(unit)
+        return touched
+
+    order = rng.permutation(len(units)).tolist()
+    # Large groups while there is room for them, or one would fill the smallest split.
+    order.sort(key=lambda group: -sizes[group])
+    holders = defaultdict(list)
+    for group in order:
+        for unit in set(units[group]):
+            holders[unit].append(group)
+    queue = [(count, unit) for unit, count in left.items()]
+    heapq.heapify(queue)
+    while queue:
+        count, unit = heapq.heappop(queue)
+        if count == left[unit]:  # not an older entry of a unit that was queued again since
+            for other in place(holders[unit], wanted[unit]):
+                heapq.heappush(queue, (left[other], other))
+    place(order, room)  # images without labels
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -200,10 +200,7 @@ def _compare_all(store: Thumbnails, pairs: np.ndarray, threads: int) -> np.ndarr
             records = store.read(chunk.ravel()).reshape(len(chunk), 2, -1)
             yield records[:, 0], records[:, 1]
 
-    def judge(records: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return compare(*records).distance
-
-    results = map_in_order(judge, chunks(), threads)
+    results = map_in_order(lambda records: compare(*records), chunks(), threads)
     return np.concatenate([np.empty(0, np.float32), *results])
 
 
@@ -252,13 +249,18 @@ def find_duplicates(
     return Duplicates(files, connect(len(files), first, second), near.pairs)
 
 
-def group_same_photos(paths: Sequence[Path], settings: Settings) -> np.ndarray:
-    """Number images so that copies of a photo share a number: they stay on one side of a split."""
+def examine_photos(paths: Sequence[Path], settings: Settings) -> tuple[Collection, Duplicates]:
+    """Decode every image once and search for copies; the thumbnails are gone afterwards."""
     threads = count_cores(settings.run.threads)
     with Thumbnails() as store:
         collection = collect_facts(paths, settings.dataset, store, threads)
         bits = settings.audit.near_duplicate_bits
-        return find_duplicates(collection, store, bits, threads).photos
+        return collection, find_duplicates(collection, store, bits, threads)
+
+
+def group_same_photos(paths: Sequence[Path], settings: Settings) -> np.ndarray:
+    """Number images so that copies of a photo share a number: they stay on one side of a split."""
+    return examine_photos(paths, settings)[1].photos
 
 
 def groups_of(numbers: np.ndarray) -> list[list[int]]:

@@ -41,16 +41,9 @@ HEADER_COLUMNS = tuple(field.name for field in fields(ImageFacts))
 MEASURES = ("range", "sharpness", "brightness", "darkest", "brightest", "contrast")
 
 
-@dataclass(frozen=True)
-class Block:
-    """What one worker brings back for a run of neighbouring images."""
-
-    start: int
-    headers: list[ImageFacts]
-    measures: np.ndarray  # float32 [images, MEASURES], NaN where refused
-    records: np.ndarray  # uint8 [images, RECORD_BYTES]
-    coarse: np.ndarray  # uint64 [images, CUTS]
-    fine: np.ndarray  # uint64 [images]
+# Of neighbouring images: headers; measures, float32 [images, MEASURES], NaN where refused; coarse
+# hashes, uint64 [images, CUTS]; fine ones, uint64 [images]; records, uint8 [images, RECORD_BYTES].
+Block = tuple[list[ImageFacts], np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -68,29 +61,27 @@ def collect_facts(
     """Examine every path once, on `threads` cores (0: all); thumbnails go to `store`."""
 
     def examine(start: int) -> Block:
-        return _examine_block(start, paths[start : start + BLOCK_IMAGES], dataset)
+        return _examine_block(paths[start : start + BLOCK_IMAGES], dataset)
 
     columns: dict[str, list] = {name: [] for name in HEADER_COLUMNS}
-    values_of = attrgetter(*HEADER_COLUMNS)
     measures = np.empty((len(paths), len(MEASURES)), np.float32)
     coarse = np.empty((len(paths), len(CUTS)), np.uint64)
     fine = np.empty(len(paths), np.uint64)
     starts = range(0, len(paths), BLOCK_IMAGES)
-    for block in map_in_order(examine, starts, count_cores(threads)):
-        here = slice(block.start, block.start + len(block.headers))
-        for column, values in zip(
-            columns.values(), zip(*map(values_of, block.headers), strict=True), strict=True
-        ):
-            column.extend(values)
-        measures[here], coarse[here], fine[here] = block.measures, block.coarse, block.fine
-        store.write(block.start, block.records)
+    blocks = map_in_order(examine, starts, count_cores(threads))
+    for start, (headers, *values, records) in zip(starts, blocks, strict=True):
+        for name, column in columns.items():
+            column.extend(map(attrgetter(name), headers))
+        here = slice(start, start + len(headers))
+        measures[here], coarse[here], fine[here] = values
+        store.write(start, records)
     table = pd.DataFrame(columns)
     table["refused"] = table["refused"].astype(object).where(table["refused"].notna(), None)
     table[list(MEASURES)] = measures
     return Collection(table, coarse, fine)
 
 
-def _examine_block(start: int, paths: Sequence[Path], dataset: DatasetSettings) -> Block:
+def _examine_block(paths: Sequence[Path], dataset: DatasetSettings) -> Block:
     headers = []
     grey = np.zeros((len(paths), SIDE, SIDE), np.uint8)
     colour = np.zeros((len(paths), COLOUR_SIDE, COLOUR_SIDE, 3), np.uint8)
@@ -102,8 +93,7 @@ def _examine_block(start: int, paths: Sequence[Path], dataset: DatasetSettings) 
             grey[number], colour[number], full[number] = _measure(pixels)
     measures = np.concatenate([full, _light(grey)], axis=1)
     measures[np.isnan(full[:, 0])] = np.nan
-    coarse, fine = fingerprints(grey.astype(np.float32))
-    return Block(start, headers, measures, pack(grey, colour), coarse, fine)
+    return headers, measures, *fingerprints(grey.astype(np.float32)), pack(grey, colour)
 
 
 def _measure(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:

@@ -7,7 +7,6 @@ and a cut border do to a photo, and nothing else, so two photos of one scene sta
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -35,53 +34,38 @@ PATCH_NOISE = 0.7  # levels
 HOPELESS = 0.93
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """How alike the pictures of each pair are; every field is an array over the pairs."""
+def compare(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Say how far pictures are apart, pair by pair; 0 for equal ones.
 
-    grey: np.ndarray
-    detail: np.ndarray
-    colour: np.ndarray
-    light: np.ndarray
-    motion: np.ndarray
-
-    @property
-    def distance(self) -> np.ndarray:
-        """Sum up how far the pictures are apart; 0 for equal ones."""
-        colour_scale = COLOUR_SCALE + COLOUR_SCALE_PER_MOTION * self.motion
-        shares = [(1 - self.grey) / GREY_SCALE, (1 - self.detail) / DETAIL_SCALE,
-                  self.colour / colour_scale, self.light / LIGHT_SCALE,
-                  self.motion / MOTION_SCALE]  # fmt: skip
-        return np.linalg.norm(shares, axis=0)
-
-
-def compare(first: np.ndarray, second: np.ndarray) -> Likeness:
-    """Compare thumbnail records pair by pair, both uint8 [pairs, RECORD_BYTES]."""
+    Both are thumbnail records, uint8 [pairs, RECORD_BYTES].
+    """
     grey_a, colour_a = unpack(first)
     grey_b, colour_b = unpack(second)
     grey_a, grey_b = _blur(grey_a, 0.8), _blur(grey_b, 0.8)
-    scale, shift, rough = _align_roughly(grey_a, grey_b)
-    hope = rough >= HOPELESS
-    likeness = Likeness(rough, *np.zeros((4, len(rough)), np.float32))
+    scale, shift, grey = _align_roughly(grey_a, grey_b)
+    detail, colour, light, motion = np.zeros((4, len(grey)), np.float32)
+    hope = grey >= HOPELESS
     if hope.any():
         grey_a, grey_b, scale, shift = grey_a[hope], grey_b[hope], scale[hope], shift[hope]
         scale, shift = align(grey_a, grey_b, scale, shift, FINE_STEPS)
         moved = _warp(grey_b, scale, shift)
-        likeness.grey[hope] = _correlation(grey_a, moved)
-        likeness.detail[hope] = _patch_correlation(_detail(grey_a), _detail(moved))
-        likeness.light[hope], gain = _light(grey_a, moved)
-        likeness.colour[hope] = _colour_difference(
-            colour_a[hope], colour_b[hope], gain, scale, shift
-        )
-        likeness.motion[hope] = _motion(scale, shift)
-    return likeness
+        grey[hope] = _correlation(grey_a, moved)
+        detail[hope] = _patch_correlation(grey_a - _blur(grey_a, 1.5), moved - _blur(moved, 1.5))
+        light[hope], gain = _light(grey_a, moved)
+        colour[hope] = _colour_difference(colour_a[hope], colour_b[hope], gain, scale, shift)
+        motion[hope] = _motion(scale, shift)
+    shares = [(1 - grey) / GREY_SCALE, (1 - detail) / DETAIL_SCALE,
+              colour / (COLOUR_SCALE + COLOUR_SCALE_PER_MOTION * motion),
+              light / LIGHT_SCALE, motion / MOTION_SCALE]  # fmt: skip
+    return np.linalg.norm(shares, axis=0)
 
 
 def _align_roughly(
     grey_a: np.ndarray, grey_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Align blurred, halved pictures, so that a cut of several pixels is within reach."""
-    small_a, small_b = _blur(_halve(grey_a), 0.8), _blur(_halve(grey_b), 0.8)
+    rows = (grey[:, ::2] + grey[:, 1::2] for grey in (grey_a, grey_b))
+    small_a, small_b = (_blur((row[:, :, ::2] + row[:, :, 1::2]) / 4, 0.8) for row in rows)
     scale = np.ones((len(grey_a), 2), np.float32)
     shift = np.zeros((len(grey_a), 2), np.float32)
     scale, shift = align(small_a, small_b, scale, shift, COARSE_STEPS)
@@ -121,15 +105,6 @@ def _inner(pictures: np.ndarray) -> np.ndarray:
 
 def _position(side: int) -> np.ndarray:
     return ((np.arange(side) + 0.5) / side - 0.5).astype(np.float32)
-
-
-def _halve(pictures: np.ndarray) -> np.ndarray:
-    rows = pictures[:, ::2] + pictures[:, 1::2]
-    return (rows[:, :, ::2] + rows[:, :, 1::2]) / 4
-
-
-def _detail(pictures: np.ndarray) -> np.ndarray:
-    return pictures - _blur(pictures, 1.5)
 
 
 def _blur(pictures: np.ndarray, sigma: float) -> np.ndarray:
@@ -196,10 +171,8 @@ def _patch_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _patches(pictures: np.ndarray) -> np.ndarray:
     """Cut the inner part into patches without their mean: [pairs, patches, PATCH * PATCH]."""
     side = SIDE - 2 * math.ceil(MAXIMUM_CUT * SIDE)
-    count = side // PATCH
-    squares = _inner(pictures).reshape(len(pictures), side, side)[
-        :, : count * PATCH, : count * PATCH
-    ]
+    count, whole = side // PATCH, side // PATCH * PATCH
+    squares = _inner(pictures).reshape(len(pictures), side, side)[:, :whole, :whole]
     squares = squares.reshape(len(squares), count, PATCH, count, PATCH).transpose(0, 1, 3, 2, 4)
     patches = squares.reshape(len(squares), count * count, PATCH * PATCH)
     return patches - patches.mean(axis=2, keepdims=True)
@@ -221,11 +194,9 @@ def _colour_difference(
     rows = _sampling(scale[:, 0], shift[:, 0], COLOUR_SIDE)[:, None]
     columns = _sampling(scale[:, 1], shift[:, 1], COLOUR_SIDE)[:, None]
     moved = rows @ colour_b @ columns.transpose(0, 1, 3, 2)
-    by_factor = np.abs(colour_a - moved * gain[:, None, None, None])
-    by_offset = np.abs(colour_a - moved)
-    inner = slice(1, COLOUR_SIDE - 1)
-    return np.minimum(by_factor[:, :, inner, inner].mean(axis=(1, 2, 3)),
-                      by_offset[:, :, inner, inner].mean(axis=(1, 2, 3)))  # fmt: skip
+    ways = (moved * gain[:, None, None, None], moved)  # light is a factor, or an offset
+    apart = (np.abs(colour_a - way)[:, :, 1:-1, 1:-1].mean(axis=(1, 2, 3)) for way in ways)
+    return np.minimum(*apart)
 
 
 def _motion(scale: np.ndarray, shift: np.ndarray) -> np.ndarray:

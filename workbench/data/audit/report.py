@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit.duplicates import Duplicates, find_duplicates, groups_of
-from workbench.data.audit.facts import Thumbnails, collect_facts
+from workbench.data.audit.duplicates import Duplicates, examine_photos, groups_of
 from workbench.data.audit.findings import (
     KINDS,
     SEVERITIES,
@@ -29,7 +27,7 @@ from workbench.data.audit.findings import (
 )
 from workbench.data.audit.labels import LabelStatistics, label_statistics
 from workbench.data.cells import csv_text
-from workbench.data.decode import count_cores, examine_image
+from workbench.data.decode import examine_image
 from workbench.data.layouts import SPLITS
 from workbench.data.prepare import shrink
 from workbench.data.splits import ASIDE, Resplit, propose_resplit
@@ -109,6 +107,8 @@ def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
     refused = facts[facts["refused"].notna()]
     reasons = dict(zip(refused["image"], refused["refused"], strict=True))
     proposal = propose_resplit(dataset, duplicates, reasons)
+    bad = dataset.rows[dataset.rows["filepath"].isin(list(reasons))].itertuples()
+    sentences = [f"{b.source}, line {b.line}: {b.filepath} {reasons[b.filepath]}." for b in bad]
     quarantine = settings.dataset.on_bad_image == "quarantine"
     summary = summarise(dataset, facts, duplicates, statistics, findings, proposal)
     counts = summary["findings"]
@@ -119,18 +119,14 @@ def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
         summary={"model_input": settings.student_size} | summary, facts=facts,
         statistics=statistics, duplicates=duplicates, proposal=proposal,
         exhibits=worst_images(dataset, findings, duplicates, settings),
-        unreadable=_sentences(dataset.rows, reasons), on_bad_image=settings.dataset.on_bad_image,
+        unreadable=tuple(sentences), on_bad_image=settings.dataset.on_bad_image,
     )  # fmt: skip
 
 
 def _examine(dataset: Dataset, settings: Settings) -> tuple[pd.DataFrame, Duplicates]:
-    """Decode every image once and search for copies; the thumbnails are gone afterwards."""
-    rows, threads = dataset.rows, count_cores(settings.run.threads)
+    rows = dataset.rows
     paths = [dataset.images / filepath for filepath in rows["filepath"]]
-    with Thumbnails() as store:
-        collection = collect_facts(paths, settings.dataset, store, threads)
-        bits = settings.audit.near_duplicate_bits
-        duplicates = find_duplicates(collection, store, bits, threads)
+    collection, duplicates = examine_photos(paths, settings)
     table = collection.table
     table.insert(0, "image", rows["filepath"].to_numpy(object))
     table.insert(1, "split", rows["split"].to_numpy(object))
@@ -152,14 +148,6 @@ def _judge(
     missing = dataset.quarantine.rename(columns={"filepath": "image"})
     findings.add("unreadable", missing, missing["reason"], "warning")
     return findings.table()
-
-
-def _sentences(rows: pd.DataFrame, reasons: Mapping[str, str]) -> tuple[str, ...]:
-    bad = rows[rows["filepath"].isin(list(reasons))]
-    return tuple(
-        f"{row.source}, line {row.line}: {row.filepath} {reasons[row.filepath]}."
-        for row in bad.itertuples()
-    )
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
