@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.prove import planted_faults
 from workbench.benchmarks import audit as benchmark
-from workbench.data.audit.duplicates import group_same_photos
+from workbench.data.audit.duplicates import examine_photos
 from workbench.data.audit.report import audit_dataset, write_audit
 from workbench.data.decode import decode_image
 from workbench.data.demo import draw_demo
@@ -126,7 +126,8 @@ def test_the_proposed_split_moves_only_copies(planted):
 def test_copies_stay_together_when_a_table_is_split(planted):
     truth, result = planted
     names = sorted(set().union(*truth.pairs["half the size"]))
-    groups = group_same_photos([result.dataset.images / name for name in names], FAIL)
+    paths = [result.dataset.images / name for name in names]
+    groups = examine_photos(paths, FAIL)[1].photos
     group_of = dict(zip(names, groups, strict=True))
     assert all(len({group_of[name] for name in pair}) == 1 for pair in truth.pairs["half the size"])
     assert len(set(groups)) == len(names) / 2

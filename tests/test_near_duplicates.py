@@ -1,5 +1,7 @@
 """Copies of a photo are found however they were saved again, and lookalikes are left alone."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import pytest
@@ -34,6 +36,11 @@ def cut(image):
     return image[down:-down, across:-across]
 
 
+class Found(NamedTuple):
+    groups: np.ndarray
+    compared: int
+
+
 def search(folder, images, wanted=None):
     """Save images losslessly and search; returns the pairs found as sets of image numbers."""
     paths = []
@@ -43,8 +50,10 @@ def search(folder, images, wanted=None):
     with Thumbnails() as store:
         facts = collect_facts(paths, DatasetSettings(), store, 2)
         wanted = np.ones(len(paths), bool) if wanted is None else wanted
-        near = find_near_duplicates(facts.coarse, facts.fine, store, wanted, BITS, 2)
-    return near, {frozenset(pair) for pair in near.pairs[["first", "second"]].to_numpy().tolist()}
+        found, compared = find_near_duplicates(facts, store, wanted, BITS, 2)
+    pairs = found[["first", "second"]].to_numpy()
+    near = Found(connect(len(paths), *pairs.T), compared)
+    return near, {frozenset(pair) for pair in pairs.tolist()}
 
 
 @pytest.mark.parametrize(

@@ -203,16 +203,22 @@ def _entries(root: Path, problems: Problems) -> list[os.DirEntry]:
 
 def _read_class(images: Path, entry: os.DirEntry, table: RawTable, problems: Problems) -> None:
     """Add every image below one class folder; the folder's name is the label."""
-    for root, folders, names in os.walk(entry.path, followlinks=False):
+    for path in walk_files(Path(entry.path)):
+        if path.suffix.lower() not in SUFFIXES:
+            problems.add(str(path), None, "is not an image. Move it out of the class folder")
+        else:
+            table.add(path.relative_to(images).as_posix(), entry.name, len(table.lines) + 1)
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield every file below `folder` by name; links are not followed, and litter is left out."""
+    for root, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(folder for folder in folders if not is_litter(folder))
         for name in sorted(names):
-            path = Path(root, name)
             if is_litter(name):
-                log.info("%s is ignored: left behind by a file manager", path)
-            elif path.suffix.lower() not in SUFFIXES:
-                problems.add(str(path), None, "is not an image. Move it out of the class folder")
+                log.info("%s is ignored: left behind by a file manager", Path(root, name))
             else:
-                table.add(path.relative_to(images).as_posix(), entry.name, len(table.lines) + 1)
+                yield Path(root, name)
 
 
 def is_litter(name: str) -> bool:
@@ -223,7 +229,7 @@ def is_litter(name: str) -> bool:
 class _Folder:
     """One listing: plain files by name, everything else by its entry."""
 
-    files: frozenset[str] = frozenset()
+    files: set[str] = field(default_factory=set)
     others: dict[str, os.DirEntry] = field(default_factory=dict)
     unsafe: str | None = None
     bad: str | None = None
@@ -273,10 +279,14 @@ def _list(images: Path, parent: str) -> _Folder:
     try:
         if not path.resolve().is_relative_to(images.resolve()):
             return _Folder(unsafe=f"{parent!r} leads out of {images}; copy the files inside")
-        with os.scandir(path) as listing:
-            entries = list(listing)
-        files = frozenset(one.name for one in entries if one.is_file(follow_symlinks=False))
-        others = {one.name: one for one in entries if one.name not in files}
+        folder = _Folder()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    folder.files.add(entry.name)
+                else:
+                    folder.others[entry.name] = entry
+        return folder
     except FileNotFoundError:
         within = parent.partition("/")[0] == images.name
         hint = f". Paths are relative to {images.name}/: leave it out" if within else ""
@@ -284,7 +294,6 @@ def _list(images: Path, parent: str) -> _Folder:
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         words = getattr(error, "strerror", None) or error
         return _Folder(bad=f"cannot be reached: {words}")
-    return _Folder(files, others)
 
 
 def _judge_entry(
@@ -311,7 +320,8 @@ def _lookalike(name: str, folder: _Folder) -> str:
     def look(text: str) -> str:
         return unicodedata.normalize("NFC", text).casefold()
 
-    twins = (other for other in folder.files if look(other) == look(name))
+    wanted = look(name)
+    twins = (other for other in folder.files if look(other) == wanted)
     return next((f" (but {other!a} does: case and accents count)" for other in twins), "")
 
 
@@ -325,9 +335,9 @@ def stamp_dataset(folder: Path, without: Path | None = None) -> str:
             f"No dataset in {folder}. Set dataset.dir to your folder, or draw the demo dataset "
             f"with: python -m workbench demo {folder}"
         )
-    seen = {_identity(os.stat(place)) for place in (folder, without) if place and place.exists()}
-    lines = _lines(str(folder), "", seen)
-    return hashlib.sha256(b"".join(lines)).hexdigest()
+    facts = [os.stat(place) for place in (folder, without) if place and place.exists()]
+    seen = {(one.st_dev, one.st_ino) for one in facts}
+    return hashlib.sha256(b"".join(_lines(str(folder), "", seen))).hexdigest()
 
 
 def _lines(folder: str, inside: str, seen: set[tuple[int, int]]) -> Iterator[bytes]:
@@ -342,8 +352,8 @@ def _lines(folder: str, inside: str, seen: set[tuple[int, int]]) -> Iterator[byt
             continue
         if is_folder:
             yield name + b"/\n"
-            if _identity(facts) not in seen:
-                seen.add(_identity(facts))
+            if (one := (facts.st_dev, facts.st_ino)) not in seen:
+                seen.add(one)
                 yield from _lines(entry.path, f"{inside}{entry.name}/", seen)
         elif entry.is_file() and not entry.name.startswith("."):
             if not inside and entry.name.endswith(TABLE_SUFFIXES):
@@ -351,7 +361,3 @@ def _lines(folder: str, inside: str, seen: set[tuple[int, int]]) -> Iterator[byt
             else:
                 state = f"{facts.st_mtime_ns} {facts.st_ctime_ns}"
             yield name + f"\0{facts.st_size} {state}\n".encode()
-
-
-def _identity(facts: os.stat_result) -> tuple[int, int]:
-    return facts.st_dev, facts.st_ino

@@ -18,17 +18,10 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from workbench.data import layouts
 from workbench.data.cells import csv_rows, csv_text, read_text, unguard
 from workbench.data.decode import count_cores, examine_image, map_in_order
-from workbench.data.layouts import (
-    COLUMNS,
-    CSV_NAMES,
-    IMAGES,
-    TABLE_NAME,
-    TXT_NAMES,
-    is_litter,
-    split_txt,
-)
+from workbench.data.layouts import COLUMNS, IMAGES, split_txt, walk_files
 from workbench.errors import InputError
 from workbench.settings import DatasetSettings
 
@@ -38,8 +31,8 @@ LARGEST_SIDE = 65_500  # what a JPEG header can say
 UNREADABLE_NAME = "unreadable.csv"
 UNREADABLE_COLUMNS = ["filepath", "reason", "labels"]
 COPIED = (".csv", ".txt", ".yaml", ".yml", ".json", ".md")
-CSV_TABLES = (*CSV_NAMES.values(), TABLE_NAME)
-TXT_TABLES = tuple(TXT_NAMES.values())
+CSV_TABLES = (*layouts.CSV_NAMES.values(), layouts.TABLE_NAME)
+TXT_TABLES = tuple(layouts.TXT_NAMES.values())
 
 
 @dataclass(frozen=True)
@@ -151,16 +144,10 @@ def _write_all(source: Path, partial: Path, destination: Path, size: int, qualit
 def _list_files(source: Path) -> tuple[list[_Photo], list[str]]:
     """List photos and texts below `source`; links are not followed out of it."""
     names, texts = [], []
-    for root, folders, files in os.walk(source, followlinks=False):
-        folders[:] = sorted(folder for folder in folders if not is_litter(folder))
-        for file in sorted(files):
-            name = Path(root, file).relative_to(source).as_posix()
-            if is_litter(file):
-                log.info("%s is ignored: left behind by a file manager", name)
-            elif name.lower().endswith(COPIED) and _is_file_inside(source, name):
-                texts.append(name)
-            else:
-                names.append(name)
+    for path in walk_files(source):
+        name = path.relative_to(source).as_posix()
+        text = name.lower().endswith(COPIED) and _is_file_inside(source, name)
+        (texts if text else names).append(name)
     return list(map(_Photo, names, _targets(names))), texts
 
 

@@ -20,12 +20,7 @@ from itertools import chain, combinations
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit.duplicates import (
-    Duplicates,
-    disputed_labels,
-    group_same_photos,
-    groups_of,
-)
+from workbench.data.audit.duplicates import Duplicates, disputed_labels, examine_photos, groups_of
 from workbench.data.layouts import SPLITS
 from workbench.data.tables import Dataset
 from workbench.settings import Settings
@@ -62,7 +57,7 @@ def _deal(
     dataset: Dataset, rows: pd.DataFrame, fractions: Sequence[float], settings: Settings
 ) -> np.ndarray:
     paths = [dataset.images / filepath for filepath in rows["filepath"]]
-    groups = group_same_photos(paths, settings)
+    groups = examine_photos(paths, settings)[1].photos  # copies stay on one side of a split
     return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
 
 

@@ -17,29 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.data.cells import (
-    MOST_CLASSES,
-    Labels,
-    class_problems,
-    csv_rows,
-    csv_text,
-    folder_label,
-    join_labels,
-    nearest,
-    parse_labels,
-    read_text,
-    unguard,
-)
-from workbench.data.layouts import (
-    COLUMNS,
-    CSV_NAMES,
-    SPLITS,
-    Layout,
-    Problems,
-    RawTable,
-    check_paths,
-    read_layout,
-)
+from workbench.data import cells, layouts
+from workbench.data.cells import Labels, csv_text, parse_labels, read_text
+from workbench.data.layouts import COLUMNS, CSV_NAMES, SPLITS, Problems
 from workbench.errors import DatasetError, MissingInputError
 from workbench.files import read_json, write_bytes, write_json, write_text
 from workbench.settings import Settings
@@ -130,7 +110,7 @@ def read_dataset(folder: Path, settings: Settings) -> Dataset:
     A layout without splits is split here; for that every image is looked at once, to keep copies
     of a photo together.
     """
-    layout = read_layout(Path(folder), settings.dataset.layout)
+    layout = layouts.read_layout(Path(folder), settings.dataset.layout)
     problems = Problems()
     rows = parse_rows(layout, settings, problems)
     classes = find_classes(rows, problems)
@@ -158,9 +138,9 @@ def _log_dataset(dataset: Dataset, kind: str) -> None:
                     first["filepath"], first["reason"])  # fmt: skip
 
 
-def parse_rows(layout: Layout, settings: Settings, problems: Problems) -> pd.DataFrame:
+def parse_rows(layout: layouts.Layout, settings: Settings, problems: Problems) -> pd.DataFrame:
     """Turn raw tables into one frame: split, filepath, labels, unknown, source, line."""
-    parse = folder_label if layout.kind == "folders" else parse_labels
+    parse = cells.folder_label if layout.kind == "folders" else parse_labels
     frames = [_parse_table(table, parse, settings, problems) for table in layout.tables]
     rows = pd.concat(frames, ignore_index=True)
     repeated = rows[rows.duplicated("filepath", keep="first")]
@@ -176,7 +156,7 @@ def parse_rows(layout: Layout, settings: Settings, problems: Problems) -> pd.Dat
 
 
 def _parse_table(
-    table: RawTable, parse: Callable[[str], Labels], settings: Settings, problems: Problems
+    table: layouts.RawTable, parse: Callable[[str], Labels], settings: Settings, problems: Problems
 ) -> pd.DataFrame:
     """Parse every distinct labels cell once: a million rows share a few hundred."""
     parsed: dict[str, Labels] = {}
@@ -230,9 +210,11 @@ def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
     """Collect the classes in code point order, and what is wrong with their names."""
     labelled = set().union(*set(rows["labels"]))
     for name in sorted(set().union(*set(rows["unknown"])) - labelled):
-        text = f'"?{name}" is unknown here, but no image has the label{nearest(name, labelled)}'
+        text = (
+            f'"?{name}" is unknown here, but no image has the label{cells.nearest(name, labelled)}'
+        )
         problems.add(*_first_place(rows["unknown"], name, rows), text)
-    for name, text in class_problems(labelled):
+    for name, text in cells.class_problems(labelled):
         problems.add(*_first_place(rows["labels"], name, rows), text)
     return tuple(sorted(labelled))
 
@@ -247,9 +229,9 @@ def check_class_count(classes: Collection[str], settings: Settings) -> None:
     shown = ", ".join(list(classes)[:20]) + (" …" if len(classes) > 20 else "")
     if not classes:
         raise DatasetError("No image has a label, so there is no class to learn.")
-    if len(classes) > MOST_CLASSES:
+    if len(classes) > cells.MOST_CLASSES:
         raise DatasetError(
-            f"Found {len(classes)} classes, at most {MOST_CLASSES} are supported: {shown}. "
+            f"Found {len(classes)} classes, at most {cells.MOST_CLASSES} are supported: {shown}. "
             'Are labels joined by something else than "|"?'
         )
     if settings.num_classes not in ("auto", len(classes)):
@@ -263,7 +245,7 @@ def check_files(
     images: Path, rows: pd.DataFrame, settings: Settings, problems: Problems
 ) -> dict[str, str]:
     """Refuse rows without a file; with `on_bad_image: quarantine` return them with the reason."""
-    refused, bad = check_paths(images, rows["filepath"])
+    refused, bad = layouts.check_paths(images, rows["filepath"])
     if settings.dataset.on_bad_image == "fail":
         refused |= {path: f"{images.name}/{path} {why}" for path, why in bad.items()}
         bad = {}
@@ -282,8 +264,8 @@ def write_tables(dataset: Dataset, folder: Path) -> None:
     """Write one CSV a split, labels.txt and quarantine.csv; `read_tables` gives them back."""
     for split, name in CSV_NAMES.items():
         rows = dataset.rows[dataset.rows["split"] == split]
-        cells = [join_labels(*row) for row in zip(rows["labels"], rows["unknown"], strict=True)]
-        write_text(folder / name, csv_text(COLUMNS, zip(rows["filepath"], cells, strict=True)))
+        labels = map(cells.join_labels, rows["labels"], rows["unknown"])
+        write_text(folder / name, csv_text(COLUMNS, zip(rows["filepath"], labels, strict=True)))
     write_text(folder / LABELS, "".join(f"{name}\n" for name in dataset.classes))
     rows = dataset.quarantine[QUARANTINE_COLUMNS].itertuples(index=False)
     write_text(folder / QUARANTINE, csv_text(QUARANTINE_COLUMNS, rows))
@@ -311,10 +293,10 @@ def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None
 
 
 def _read_own(path: Path, columns: Sequence[str]) -> list[list[str]]:
-    rows = [fields for _, fields in csv_rows(read_text(path), path.name)]
+    rows = [fields for _, fields in cells.csv_rows(read_text(path), path.name)]
     if rows[:1] != [list(columns)] or any(len(fields) != len(columns) for fields in rows):
         raise DatasetError(f"{path} is damaged. Run 01_dataset_audit again.")
-    return [[unguard(field) for field in fields] for fields in rows[1:]]
+    return [[cells.unguard(field) for field in fields] for fields in rows[1:]]
 
 
 def write_dataset(
@@ -343,7 +325,7 @@ def _content_digest(rows: pd.DataFrame, sha256: Mapping[str, str]) -> str:
     """Hash every image's name and content, and its labels, in the order of the tables."""
     digest = hashlib.sha256()
     for row in rows.itertuples():
-        cell = join_labels(row.labels, row.unknown)
+        cell = cells.join_labels(row.labels, row.unknown)
         line = f"{row.split}\0{row.filepath}\0{sha256[row.filepath]}\0{cell}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

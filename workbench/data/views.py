@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.letterbox import letterbox, letterbox_size
@@ -36,7 +37,7 @@ CROP_ASPECT = math.log(4 / 3)  # random resized crops are stretched up to this m
 LONGEST_WARP = 32_000  # OpenCV's warps address pixels with 16 bits
 NOISE_SAMPLES = 1 << 20  # drawn once; every image takes a window at a random place
 # A person's own augmentation: uint8 [h, w, 3] and random numbers to uint8 [h', w', 3].
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Augment = Callable[[np.ndarray, Generator], np.ndarray]
 
 
 class Purpose(IntEnum):
@@ -48,10 +49,10 @@ class Purpose(IntEnum):
     DRAW = 3  # one photo of the demo; place: image
 
 
-def random_stream(purpose: Purpose, seed: int, *place: int) -> np.random.Generator:
+def random_stream(purpose: Purpose, seed: int, *place: int) -> Generator:
     """Return the generator of one purpose at one place; 5 µs dearer than a padded list."""
     sequence = np.random.SeedSequence(seed, spawn_key=(int(purpose), *place))
-    return np.random.Generator(np.random.PCG64(sequence))
+    return Generator(np.random.PCG64(sequence))
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,7 @@ def augmented(
     return augment(image, rng, settings.augmentation, longest)
 
 
-def _augmented_by(
-    own: Augment, image: np.ndarray, rng: np.random.Generator, filepath: str
-) -> np.ndarray:
+def _augmented_by(own: Augment, image: np.ndarray, rng: Generator, filepath: str) -> np.ndarray:
     name = getattr(own, "__qualname__", None) or type(own).__name__
     try:
         view = own(image, rng)
@@ -142,7 +141,7 @@ def sample_rows(split: Split, settings: Settings, count: int, variants: int = 3)
 
 
 def augment(
-    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings,
+    image: np.ndarray, rng: Generator, settings: AugmentationSettings,
     longest: int | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return an augmented view of uint8 [height, width, 3]; the input is left as it is.
@@ -178,7 +177,7 @@ def view_side(sizes: Iterable[int]) -> int:
 
 
 def _move(
-    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings, longest: int
+    image: np.ndarray, rng: Generator, settings: AugmentationSettings, longest: int
 ) -> np.ndarray:
     """Flip, crop, rotate, zoom, shift, tilt and shrink with at most one interpolation."""
     mirror = settings.random_flip_horizontal and rng.random() < 0.5
@@ -203,7 +202,7 @@ def _warps(settings: AugmentationSettings) -> bool:
 
 
 def _draw_warp(
-    width: int, height: int, rng: np.random.Generator, settings: AugmentationSettings, longest: int
+    width: int, height: int, rng: Generator, settings: AugmentationSettings, longest: int
 ) -> tuple[tuple[int, int], np.ndarray]:
     """Return the view's (width, height) and the 3 x 3 matrix from its pixels to the image's."""
     crop_width, crop_height, centre = _draw_crop(width, height, rng, settings.random_crop_scale)
@@ -222,7 +221,7 @@ def _draw_warp(
 
 
 def _draw_crop(
-    width: int, height: int, rng: np.random.Generator, smallest: float
+    width: int, height: int, rng: Generator, smallest: float
 ) -> tuple[int, int, np.ndarray]:
     """Draw the size of a crop by share of the area and aspect, and its centre in pixels."""
     if smallest == 1:
@@ -235,7 +234,7 @@ def _draw_crop(
     return crop_width, crop_height, corner + np.array([crop_width - 1, crop_height - 1]) / 2
 
 
-def _draw_tilt(width: int, height: int, rng: np.random.Generator, strength: float) -> np.ndarray:
+def _draw_tilt(width: int, height: int, rng: Generator, strength: float) -> np.ndarray:
     """Move the corners of a rectangle about the origin."""
     x, y = width / 2, height / 2
     corners = np.array([(-x, -y), (x, -y), (x, y), (-x, y)], np.float32)
@@ -261,7 +260,7 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
     return cv2.cvtColor(view, cv2.COLOR_RGBA2RGB)
 
 
-def _colour(image: np.ndarray, rng: np.random.Generator, jitter: ColorJitter) -> np.ndarray:
+def _colour(image: np.ndarray, rng: Generator, jitter: ColorJitter) -> np.ndarray:
     """Change brightness, contrast, saturation and hue in one matrix, rounded and clipped once."""
     most = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     brightness, contrast, saturation, hue = rng.uniform(-1, 1, 4) * most
@@ -278,9 +277,7 @@ def _colour(image: np.ndarray, rng: np.random.Generator, jitter: ColorJitter) ->
     return cv2.transform(image, np.hstack([matrix, offset]))
 
 
-def _texture(
-    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings
-) -> np.ndarray:
+def _texture(image: np.ndarray, rng: Generator, settings: AugmentationSettings) -> np.ndarray:
     """Equalise locally, blur or sharpen, each with its own probability."""
     likely = (settings.clahe_probability, settings.blur_probability, settings.sharpen_probability)
     clahe, blur, sharpen = rng.random(3) < likely
@@ -296,7 +293,7 @@ def _texture(
     return image
 
 
-def _add_noise(image: np.ndarray, rng: np.random.Generator, stddev: float) -> np.ndarray:
+def _add_noise(image: np.ndarray, rng: Generator, stddev: float) -> np.ndarray:
     """Add a window of ready-drawn Gaussian noise.
 
     Its positive and negative parts are apart because OpenCV adds uint8 with saturation three times
@@ -317,9 +314,7 @@ def _noise(stddev: float) -> tuple[np.ndarray, np.ndarray]:
     return noise.clip(0, 255).astype(np.uint8), (-noise).clip(0, 255).astype(np.uint8)
 
 
-def _cut_out(
-    image: np.ndarray, rng: np.random.Generator, settings: AugmentationSettings
-) -> np.ndarray:
+def _cut_out(image: np.ndarray, rng: Generator, settings: AugmentationSettings) -> np.ndarray:
     """Paint grey squares, on a copy where nothing before has made one."""
     cutout = settings.cutout
     height, width = image.shape[:2]

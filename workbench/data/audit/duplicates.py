@@ -14,14 +14,7 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from workbench.data.audit.facts import (
-    CONSTANT_RANGE,
-    Collection,
-    Thumbnails,
-    collect_facts,
-    distance,
-    unpack,
-)
+from workbench.data.audit.facts import CONSTANT_RANGE, Collection, Thumbnails, collect_facts, unpack
 from workbench.data.audit.likeness import MINIMUM_CONTRAST, SAME, compare
 from workbench.data.decode import count_cores, map_in_order
 from workbench.settings import Settings
@@ -44,28 +37,19 @@ FIRST_ROUND = 4096  # pairs compared before the first look at what is settled
 MOST_LOOKS = 40
 
 
-@dataclass(frozen=True)
-class NearDuplicates:
-    """Pairs of images that show the same photo, and the groups they form."""
-
-    pairs: pd.DataFrame  # first, second (image numbers), bits, distance
-    groups: np.ndarray  # int64, a number an image; images of one group share it
-    compared: int  # pairs that went to the exact comparison
-
-
 def find_near_duplicates(
-    coarse: np.ndarray, fine: np.ndarray, store: Thumbnails, wanted: np.ndarray, maximum_bits: int,
-    threads: int,
-) -> NearDuplicates:  # fmt: skip
-    """Search among the images where `wanted` is true; the others stay alone."""
+    collection: Collection, store: Thumbnails, wanted: np.ndarray, maximum_bits: int, threads: int
+) -> tuple[pd.DataFrame, int]:
+    """Search among the images where `wanted` is true; the others stay alone.
+
+    Returns pairs (first, second, bits, distance) and how many went to the exact comparison.
+    """
     images = np.flatnonzero(wanted)
     sketches, tints, telling = _sketch(store, images)
     images, sketches, tints = images[telling], sketches[telling], tints[telling]
-    pairs = candidate_pairs(coarse[images], fine[images], maximum_bits)
+    pairs = candidate_pairs(collection.coarse[images], collection.fine[images], maximum_bits)
     pairs = images[pairs[_sketches_agree(sketches, tints, pairs)]]
-    found, compared = _compare_closest_first(store, coarse, pairs, threads)
-    groups = connect(len(wanted), found["first"].to_numpy(), found["second"].to_numpy())
-    return NearDuplicates(found, groups, compared)
+    return _compare_closest_first(store, collection.coarse, pairs, threads)
 
 
 def _compare_closest_first(
@@ -96,6 +80,11 @@ def _compare_closest_first(
     table = pd.DataFrame(dict(zip(("first", "second", "bits", "distance"), found, strict=True)))
     table = table.astype({"first": np.int64, "second": np.int64, "bits": np.int64})
     return table, int(looks.sum() // 2)
+
+
+def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Count the bits in which hashes differ."""
+    return np.bitwise_count(first ^ second)
 
 
 def connect(count: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -239,14 +228,12 @@ def find_duplicates(
     files = _same_files(table)
     shows_something = table["refused"].isna() & (table["range"] > CONSTANT_RANGE)
     wanted = shows_something & ~pd.Series(files).duplicated()
-    near = find_near_duplicates(
-        collection.coarse, collection.fine, store, wanted.to_numpy(), maximum_bits, threads
-    )
+    near, _ = find_near_duplicates(collection, store, wanted.to_numpy(), maximum_bits, threads)
     order = np.argsort(files, kind="stable")
     chained = np.flatnonzero(np.diff(files[order]) == 0)
-    first = np.concatenate([order[chained], near.pairs["first"].to_numpy(np.int64)])
-    second = np.concatenate([order[chained + 1], near.pairs["second"].to_numpy(np.int64)])
-    return Duplicates(files, connect(len(files), first, second), near.pairs)
+    first = np.concatenate([order[chained], near["first"].to_numpy(np.int64)])
+    second = np.concatenate([order[chained + 1], near["second"].to_numpy(np.int64)])
+    return Duplicates(files, connect(len(files), first, second), near)
 
 
 def examine_photos(paths: Sequence[Path], settings: Settings) -> tuple[Collection, Duplicates]:
@@ -256,11 +243,6 @@ def examine_photos(paths: Sequence[Path], settings: Settings) -> tuple[Collectio
         collection = collect_facts(paths, settings.dataset, store, threads)
         bits = settings.audit.near_duplicate_bits
         return collection, find_duplicates(collection, store, bits, threads)
-
-
-def group_same_photos(paths: Sequence[Path], settings: Settings) -> np.ndarray:
-    """Number images so that copies of a photo share a number: they stay on one side of a split."""
-    return examine_photos(paths, settings)[1].photos
 
 
 def groups_of(numbers: np.ndarray) -> list[list[int]]:

@@ -211,11 +211,6 @@ def fingerprints(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(coarse, axis=1), fine
 
 
-def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Count the bits in which hashes differ."""
-    return np.bitwise_count(first ^ second)
-
-
 def _cosines(cut: float) -> np.ndarray:
     position = (np.arange(SIDE) + 0.5) / SIDE
     inside = (position - cut) / (1 - 2 * cut)

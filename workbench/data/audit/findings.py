@@ -19,7 +19,8 @@ from workbench.data.audit.duplicates import Duplicates, disputed_labels, groups_
 from workbench.data.audit.facts import CONSTANT_RANGE
 from workbench.data.audit.labels import LabelStatistics
 from workbench.data.layouts import SPLITS
-from workbench.settings import AuditSettings, DatasetSettings
+from workbench.data.tables import Dataset
+from workbench.settings import AuditSettings, DatasetSettings, Settings
 
 COLUMNS = ("image", "split", "kind", "severity", "detail")
 Severity = Literal["error", "warning", "info"]
@@ -144,7 +145,25 @@ class Findings:
         return table[list(COLUMNS)].reset_index(drop=True)
 
 
-def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findings) -> None:
+def judge(
+    dataset: Dataset, facts: pd.DataFrame, duplicates: Duplicates, statistics: LabelStatistics,
+    settings: Settings,
+) -> pd.DataFrame:  # fmt: skip
+    """Judge files, copies, pictures and labels; return the findings, gravest first."""
+    findings, readable = Findings(), facts[facts["refused"].isna()]
+    add = partial(findings.add_all, readable)
+    rows = dataset.rows.rename(columns={"filepath": "image"})
+    _judge_files(facts, settings.dataset, findings)
+    _judge_duplicates(rows, duplicates, findings)
+    _judge_sizes(readable, settings, add)
+    _judge_light(readable, settings.audit, add)
+    _judge_labels(rows, statistics, settings.audit, findings)
+    missing = dataset.quarantine.rename(columns={"filepath": "image"})
+    findings.add("unreadable", missing, missing["reason"], "warning")
+    return findings.table()
+
+
+def _judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findings) -> None:
     """Judge what the files say: refused, frames, colours, orientation, names."""
     refused = facts[facts["refused"].notna()]
     severity = "error" if dataset.on_bad_image == "fail" else "warning"
@@ -170,7 +189,7 @@ def judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Finding
         "EXIF holds coordinates; remove them before sharing")  # fmt: skip
 
 
-def judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:
+def _judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:
     """Add exact and near-duplicates, leaks and conflicting labels; `rows` also has `image`."""
     notes = _Notes(rows)
     for members in groups_of(duplicates.files):
@@ -238,19 +257,8 @@ def _first_unlike(keys: Sequence[object], files: Sequence[int] | None = None) ->
     return [None if len(seen[file]) > 1 else place for file, place in places]
 
 
-def judge_pictures(
-    facts: pd.DataFrame, input_size: int, audit: AuditSettings, findings: Findings
-) -> None:
-    """Judge what the pictures look like: size, shape, light, sharpness."""
-    facts = facts[facts["refused"].isna()]
-    add = partial(findings.add_all, facts)
-    _judge_sizes(facts, input_size, audit, add)
-    _judge_light(facts, audit, add)
-
-
-def _judge_sizes(
-    facts: pd.DataFrame, input_size: int, audit: AuditSettings, add: Callable[..., None]
-) -> None:
+def _judge_sizes(facts: pd.DataFrame, settings: Settings, add: Callable[..., None]) -> None:
+    audit, input_size = settings.audit, settings.student_size
     sides = facts[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     tiny = shorter < audit.tiny_pixels
@@ -308,7 +316,7 @@ def deviations(values: pd.Series, among: pd.Series, least: float) -> pd.Series:
     return (values - median) / max(spread, least)
 
 
-def judge_labels(
+def _judge_labels(
     rows: pd.DataFrame, statistics: LabelStatistics, audit: AuditSettings, findings: Findings
 ) -> None:
     """Judge the classes: missing, too small to tune on, always on, drifting, out of balance."""

@@ -16,15 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.data.audit.duplicates import Duplicates, examine_photos, groups_of
-from workbench.data.audit.findings import (
-    KINDS,
-    SEVERITIES,
-    Findings,
-    judge_duplicates,
-    judge_files,
-    judge_labels,
-    judge_pictures,
-)
+from workbench.data.audit.findings import KINDS, SEVERITIES, judge
 from workbench.data.audit.labels import LabelStatistics, label_statistics
 from workbench.data.cells import csv_text
 from workbench.data.decode import examine_image
@@ -103,7 +95,7 @@ def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
     """Look at every image and every label once."""
     facts, duplicates = _examine(dataset, settings)
     statistics = label_statistics(dataset)
-    findings = _judge(dataset, settings, facts, duplicates, statistics)
+    findings = judge(dataset, facts, duplicates, statistics, settings)
     refused = facts[facts["refused"].notna()]
     reasons = dict(zip(refused["image"], refused["refused"], strict=True))
     proposal = propose_resplit(dataset, duplicates, reasons)
@@ -133,21 +125,6 @@ def _examine(dataset: Dataset, settings: Settings) -> tuple[pd.DataFrame, Duplic
     table["hash"] = [f"{value:016x}" for value in collection.coarse[:, 0]]
     table["photo"] = duplicates.photos
     return table, duplicates
-
-
-def _judge(
-    dataset: Dataset, settings: Settings, facts: pd.DataFrame, duplicates: Duplicates,
-    statistics: LabelStatistics,
-) -> pd.DataFrame:  # fmt: skip
-    findings = Findings()
-    rows = dataset.rows.rename(columns={"filepath": "image"})
-    judge_files(facts, settings.dataset, findings)
-    judge_duplicates(rows, duplicates, findings)
-    judge_pictures(facts, settings.student_size, settings.audit, findings)
-    judge_labels(rows, statistics, settings.audit, findings)
-    missing = dataset.quarantine.rename(columns={"filepath": "image"})
-    findings.add("unreadable", missing, missing["reason"], "warning")
-    return findings.table()
 
 
 def write_audit(audit: Audit, folder: Path) -> None:
