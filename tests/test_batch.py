@@ -339,6 +339,6 @@ def test_the_audit_is_measured_on_a_folder_of_ones_own(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_that_help_names_is_there(name):
-    room = importlib.import_module(f"workbench.benchmarks.{name}")
-    assert callable(room.run)
-    assert callable(room.table)
+    module = importlib.import_module(f"workbench.benchmarks.{name}")
+    assert callable(module.run)
+    assert callable(module.table)

@@ -52,7 +52,7 @@ def png(width: int, height: int, data: bytes = b"", interlaced: bool = False) ->
 
 
 def refusal(path: Path, settings: DatasetSettings = READ) -> str:
-    """The reason why both doors refuse the file: they must give the same one."""
+    """The reason why both decoders refuse the file: they must give the same one."""
     with pytest.raises(DatasetError) as caught:
         decode_image(path, settings)
     facts = examine_image(path, settings)[0]

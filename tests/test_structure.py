@@ -130,6 +130,21 @@ def test_the_map_in_the_readme_is_the_tree():
     assert {one for one in packages if not re.search(rf"\b{one}\b", block)} == set()
 
 
+def test_the_words_are_those_of_the_field():
+    """A newcomer has to guess nothing: no rooms, doors or strangers stand for code and people."""
+    theatre = re.compile(r"foret[eo]l|stranger|workshop|climb_|rehears|\b(the|thin) house\b|\bdoors?\b"
+                         r"|\brooms? (of|that|may|and|is|are)\b", re.IGNORECASE)  # fmt: skip
+    texts = [
+        *modules(),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("notebooks/*.ipynb"),
+        *ROOT.glob("docker/*"),
+    ]
+    found = [f"{path.name}: {match[0]}" for path in texts
+             for match in theatre.finditer(path.read_text(encoding="utf-8"))]  # fmt: skip
+    assert found == []
+
+
 def test_every_command_stands_in_the_changelog_or_readme():
     help_text = subprocess.run([sys.executable, "-m", "workbench", "--help"], cwd=ROOT,
                                capture_output=True, text=True).stdout  # fmt: skip

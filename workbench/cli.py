@@ -351,7 +351,7 @@ def _add_results(command: Any) -> None:
                         "dynamic_range, onnx, torchscript, int8")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="INT8 of a network made for floats")
 
-    parser = command("verify", "derive every promised number again", verify)
+    parser = command("verify", "derive every number of the bundle again", verify)
     parser.add_argument("run", type=Path)
 
     parser = command("thresholds", "apply thresholds chosen by a person", thresholds, json=False)

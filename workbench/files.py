@@ -116,7 +116,7 @@ def _unsafe(relative: str) -> str | None:
     if PurePosixPath(relative).is_absolute() or relative.startswith("~") or "://" in relative:
         return "is absolute or a URL"
     if ".." in PurePosixPath(relative).parts:
-        return "climbs out with .."
+        return "leads out with .."
     return None
 
 
