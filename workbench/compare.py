@@ -65,10 +65,11 @@ def _compare(folder: Path, first: Predictions, second: Predictions) -> Compariso
 
 def phone_predictions(folder: Path) -> Predictions:
     """Read what the phone file of a run answered on test, and at which thresholds."""
-    config = read_json(_need(folder, verify.CONFIG))
-    scores = verify.probabilities(_arrays(folder, "test_scores.npz", "raw")["raw"], config)
-    split = _split(folder, "test")
     settings = saved_settings(folder)
+    raw = _arrays(folder, "test_scores.npz", "raw")["raw"]
+    config = read_json(_need(folder, verify.CONFIG))
+    scores = verify.probabilities(raw, config)
+    split = _split(folder, "test")
     return _predictions(folder, split, scores, verify.probability_thresholds(config), settings)
 
 
