@@ -27,7 +27,6 @@ from workbench.nets.devices import (
     prepare_devices,
     say_once,
     seed_everything,
-    set_precision,
     worker,
 )
 from workbench.settings import Settings
@@ -213,7 +212,8 @@ def test_devices_are_described():
 def test_auto_precision_is_float32_without_a_gpu():
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
-    assert set_precision(Settings()) == "float32"
+    with precision(Settings()) as name:
+        assert name == "float32"
 
 
 def test_the_number_format_of_others_is_given_back():

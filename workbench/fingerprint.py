@@ -102,12 +102,8 @@ def _array_digest(array: np.ndarray) -> str:
     return _hash("array", str(array.dtype), str(array.shape), content)
 
 
-def _keras() -> types.ModuleType | None:
-    return sys.modules.get("tf_keras")
-
-
 def _is_network(value: Any) -> bool:
-    keras = _keras()
+    keras = sys.modules.get("tf_keras")
     return keras is not None and isinstance(value, keras.Model)
 
 
@@ -150,20 +146,14 @@ class _Walk:
         if isinstance(value, (set, frozenset)):
             return _hash(kind, *sorted(map(self.digest, value)))
         if type(value) is dict:
-            return _hash(
-                kind, *sorted(f"{self.digest(k)} {self.digest(v)}" for k, v in value.items())
-            )
+            items = (f"{self.digest(key)} {self.digest(item)}" for key, item in value.items())
+            return _hash(kind, *sorted(items))
         if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
             return _array_digest(value)
-        if isinstance(value, types.CodeType):
-            return self._code(value)
-        if isinstance(value, types.FunctionType):
-            return self._function(value)
-        if isinstance(value, type):
-            return self._class(value)
-        if isinstance(value, types.ModuleType):
-            return self._module(value)
-        return self._object(value)
+        known = {types.CodeType: self._code, types.FunctionType: self._function,
+                 type: self._class, types.ModuleType: self._module}  # fmt: skip
+        found = (digest for of, digest in known.items() if isinstance(value, of))
+        return next(found, self._object)(value)
 
     def _object(self, value: Any) -> str:
         for inner in ("python_function", "__wrapped__"):  # of tf.function, of functools.cache
@@ -178,7 +168,7 @@ class _Walk:
             return _hash("logger", value.name)
         if hasattr(value, "numpy") and hasattr(value, "dtype"):  # a tensor or a variable
             return _array_digest(value.numpy())
-        if _keras() and hasattr(value, "get_config"):
+        if "tf_keras" in sys.modules and hasattr(value, "get_config"):
             return _hash("keras", kind, self.digest(value.get_config()))
         return self._taken_apart(value, kind)
 
@@ -216,9 +206,8 @@ class _Walk:
         if _is_library(value.__module__):
             return _hash("class", name)
         own = {key: _bare(item) for key, item in vars(value).items() if _is_written(key, item)}
-        return _hash(
-            "class", value.__qualname__, self.digest(own), *map(self.digest, value.__bases__)
-        )
+        parts = map(self.digest, (own, *value.__bases__))
+        return _hash("class", value.__qualname__, *parts)
 
     def _module(self, value: types.ModuleType) -> str:
         if _is_library(value.__name__) or not value.__file__.endswith(".py"):
@@ -240,9 +229,8 @@ class _Walk:
 
 
 def _globals_of(code: types.CodeType) -> set[str]:
-    names = {
-        s.argval for s in dis.get_instructions(code) if s.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    }
+    steps, loads = dis.get_instructions(code), ("LOAD_GLOBAL", "LOAD_NAME")
+    names = {step.argval for step in steps if step.opname in loads}
     inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return names.union(*map(_globals_of, inner))
 

@@ -60,14 +60,17 @@ def is_deterministic(settings: Settings) -> bool:
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
     """Say in a few words what computes, and in which number format."""
-    gpus = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-        for gpu in tf.config.list_physical_devices("GPU")
-    ]
-    what = ", ".join(gpus) or f"{os.cpu_count()} CPU cores"
+    names = [known.get("device_name", gpu.name) for gpu, known in _gpus()]
+    what = ", ".join(names) or f"{os.cpu_count()} CPU cores"
     replicas = strategy.num_replicas_in_sync
     shared = f", {replicas} replicas" if replicas > 1 else ""
     return f"{what}{shared}, {keras.mixed_precision.global_policy().name}"
+
+
+def _gpus() -> list[tuple[tf.config.PhysicalDevice, dict]]:
+    """List the GPUs with what TensorFlow knows of each."""
+    details = tf.config.experimental.get_device_details
+    return [(gpu, details(gpu)) for gpu in tf.config.list_physical_devices("GPU")]
 
 
 @cache
@@ -153,19 +156,13 @@ def _spans_machines(strategy: tf.distribute.Strategy | None) -> bool:
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def set_precision(settings: Settings) -> str:
-    """Set the number format of the layers built from here on; return its name."""
-    name = _precision(settings)
-    keras.mixed_precision.set_global_policy(name)
-    return name
-
-
 @contextmanager
 def precision(settings: Settings) -> Iterator[str]:
-    """Build layers in the number format of the settings, then go back."""
-    before = keras.mixed_precision.global_policy()
+    """Build layers in the number format of the settings, whose name it gives, then go back."""
+    before, name = keras.mixed_precision.global_policy(), _precision(settings)
+    keras.mixed_precision.set_global_policy(name)
     try:
-        yield set_precision(settings)
+        yield name
     finally:
         keras.mixed_precision.set_global_policy(before)
 
@@ -183,10 +180,6 @@ def _place() -> tuple[int, int]:
 def _precision(settings: Settings) -> str:
     if settings.precision != "auto":
         return settings.precision
-    gpus = tf.config.list_physical_devices("GPU")
-    capability = [
-        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
-        for gpu in gpus
-    ]
+    capabilities = [known.get("compute_capability", (0, 0)) for _gpu, known in _gpus()]
     # Tensor cores came with compute capability 7.0; below it half precision gains nothing.
-    return "mixed_float16" if gpus and min(capability) >= (7, 0) else "float32"
+    return "mixed_float16" if capabilities and min(capabilities) >= (7, 0) else "float32"

@@ -18,13 +18,8 @@ from tf_keras import layers
 from workbench.settings import STUDENT_SIZES
 
 # Multipliers of width and depth (github.com/tensorflow/tpu, efficientnet/lite).
-VARIANTS = {
-    "lite0": (1.0, 1.0),
-    "lite1": (1.0, 1.1),
-    "lite2": (1.1, 1.2),
-    "lite3": (1.2, 1.4),
-    "lite4": (1.4, 1.8),
-}
+VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2), "lite3": (1.2, 1.4)}
+VARIANTS |= {"lite4": (1.4, 1.8)}
 HEAD = "logits"
 DROP_CONNECT = 0.2
 MOMENTUM = 0.99
@@ -56,14 +51,9 @@ BLOCKS = sum(stage.repeats for stage in STAGES)
 
 
 def build_lite(
-    variant: str,
-    num_classes: int | None,
-    *,
-    input_size: int | None = None,
-    dropout: float = 0.0,
-    drop_connect: float = DROP_CONNECT,
-    normalization_momentum: float | None = None,
-) -> keras.Model:
+    variant: str, num_classes: int | None, *, input_size: int | None = None, dropout: float = 0.0,
+    drop_connect: float = DROP_CONNECT, normalization_momentum: float | None = None,
+) -> keras.Model:  # fmt: skip
     """Build a Lite network for inputs in [-1, 1]; `num_classes` None stops at the features."""
     size = input_size or STUDENT_SIZES[variant]
     momentum = MOMENTUM if normalization_momentum is None else normalization_momentum
@@ -110,8 +100,7 @@ class _Parts:
     """Layers with what all of one network share: drop-connect and batch norm momentum."""
 
     def __init__(self, drop_connect: float, momentum: float) -> None:
-        self.drop_connect = drop_connect
-        self.momentum = momentum
+        self.drop_connect, self.momentum = drop_connect, momentum
 
     def features(self, image, stages: list[Stage]):
         x = layers.ZeroPadding2D(_padding(image, 3), name="stem_conv_pad")(image)
@@ -148,25 +137,14 @@ class _Parts:
     def _depthwise(self, x, stage: Stage, name: str):
         if stage.stride == 2:
             x = layers.ZeroPadding2D(_padding(x, stage.kernel), name=name + "dwconv_pad")(x)
-        return layers.DepthwiseConv2D(
-            stage.kernel,
-            strides=stage.stride,
-            padding="valid" if stage.stride == 2 else "same",
-            use_bias=False,
-            depthwise_initializer=_conv_initializer(),
-            name=name + "dwconv",
-        )(x)
+        padding = "valid" if stage.stride == 2 else "same"
+        start = {"use_bias": False, "depthwise_initializer": _conv_initializer()}
+        name += "dwconv"
+        return layers.DepthwiseConv2D(stage.kernel, stage.stride, padding, name=name, **start)(x)
 
     def _conv(self, x, filters: int, name: str, kernel_size=1, strides=1, padding="same"):
-        return layers.Conv2D(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            use_bias=False,
-            kernel_initializer=_conv_initializer(),
-            name=name,
-        )(x)
+        start = {"use_bias": False, "kernel_initializer": _conv_initializer()}
+        return layers.Conv2D(filters, kernel_size, strides, padding, name=name, **start)(x)
 
     def _activated(self, x, norm_name: str, activation_name: str):
         x = layers.BatchNormalization(momentum=self.momentum, name=norm_name)(x)
@@ -195,7 +173,8 @@ def backbone_layers(network: keras.Model) -> list[keras.layers.Layer]:
     ends = [i for i, layer in enumerate(below) if layer.name.removeprefix(QUANTIZED) == "avg_pool"]
     ends += [i for i, layer in enumerate(below) if isinstance(layer, POOLINGS)]
     ends += [i for i, layer in enumerate(below) if layer.weights][-1:]
-    return [layer for layer in below[: ends[0]] if not _is_input(layer)] if ends else []
+    found = below[: ends[0]] if ends else []
+    return [layer for layer in found if not isinstance(layer, layers.InputLayer)]
 
 
 def freeze(network: keras.Model, fraction: float | None) -> None:
@@ -214,10 +193,6 @@ def freeze(network: keras.Model, fraction: float | None) -> None:
 
 def is_head(layer: keras.layers.Layer) -> bool:
     return layer.name.removeprefix(QUANTIZED) == HEAD
-
-
-def _is_input(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.InputLayer)
 
 
 # Dropout that can be restarted: its state is a function of (seed, epoch), not of history.

@@ -23,7 +23,7 @@ from workbench.errors import MissingInputError, WeightsError
 from workbench.fingerprint import value_digest
 from workbench.nets.devices import prepare_devices
 from workbench.nets.lite import restartable_randomness
-from workbench.nets.teacher import student_structure, teacher_structure
+from workbench.nets.teacher import STRUCTURES
 from workbench.nets.weights import MAX_BYTES, load_weights_into
 from workbench.settings import Settings
 
@@ -107,7 +107,6 @@ def _with_format(config: dict[str, Any], policy: str) -> dict[str, Any]:
 # The structure as data, so that later notebooks find a reader's own network.
 
 NOTEBOOKS = {"teacher": "03_train_teacher", "student": "04_distill_student"}
-STRUCTURES = {"teacher": teacher_structure, "student": student_structure}
 LARGEST_FILE = 16 << 20  # bytes; EfficientNet-B7 has half a megabyte
 MOST_LAYERS = 5000
 # Layers that compute what their numbers say. Lambda and its kin carry code, so they are missing.

@@ -30,14 +30,12 @@ CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 def build_teacher(settings: Settings, num_classes: int) -> keras.Model:
     """Build the teacher with its start weights; it gives logits [N, C]."""
-    own = settings.teacher
-    return _built(settings, lambda: teacher_structure(settings, num_classes), "teacher", own.arch)
+    return _built(settings, num_classes, "teacher", settings.teacher.arch)
 
 
 def build_student(settings: Settings, num_classes: int) -> keras.Model:
     """Build the student with its start weights; it gives logits [N, C]."""
-    arch = f"efficientnet_{settings.student.variant}"
-    return _built(settings, lambda: student_structure(settings, num_classes), "student", arch)
+    return _built(settings, num_classes, "student", f"efficientnet_{settings.student.variant}")
 
 
 def teacher_view(settings: Settings) -> View:
@@ -72,13 +70,16 @@ def teacher_structure(settings: Settings, num_classes: int) -> keras.Model:
     return network
 
 
-def _built(settings: Settings, build: Callable, role: str, arch: str) -> keras.Model:
+STRUCTURES = {"teacher": teacher_structure, "student": student_structure}
+
+
+def _built(settings: Settings, num_classes: int, role: str, arch: str) -> keras.Model:
     """Build on the devices in use; seeding right before keeps out what was built earlier."""
     prepare_devices(settings)
     strategy = choose_strategy(settings)
     seed_everything(settings)
     with precision(settings), strategy.scope():
-        network = build()
+        network = STRUCTURES[role](settings, num_classes)
         _load_start_weights(network, role, getattr(settings, role).weights, arch)
     return network
 
@@ -100,14 +101,9 @@ def _load_start_weights(network: keras.Model, role: str, source: str, arch: str)
 def _lite(
     variant: str, own: TeacherSettings | StudentSettings, size: int, num_classes: int
 ) -> keras.Model:
-    return build_lite(
-        variant,
-        num_classes,
-        input_size=size,
-        dropout=own.dropout,
-        drop_connect=own.drop_connect,
-        normalization_momentum=own.normalization_momentum,
-    )
+    shared = {"dropout": own.dropout, "drop_connect": own.drop_connect, "input_size": size}
+    momentum = own.normalization_momentum
+    return build_lite(variant, num_classes, normalization_momentum=momentum, **shared)
 
 
 def _backbone(own: TeacherSettings, image) -> keras.Model:

@@ -22,6 +22,8 @@ from workbench import files
 from workbench.errors import WeightsError
 from workbench.nets.lite import HEAD, is_head
 
+logger = logging.getLogger(__name__)
+
 # Arrays out of weight files, as data only: no links, no code, no pickles, no surprising sizes.
 
 Arrays = dict[str, np.ndarray]
@@ -67,9 +69,8 @@ def _read_npz(path: Path) -> Arrays:
 def _check_npy_header(path: Path, member: zipfile.ZipInfo, file) -> None:
     """Compare what the header claims with what is there; NumPy would allocate first."""
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0
-    if version != (1, 0):
-        read = np.lib.format.read_array_header_2_0
+    header = np.lib.format
+    read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
     shape, _order, dtype = read(file)
     if dtype.kind not in NUMBERS:
         raise _refuse(path, member.filename, f"has type {dtype}")
@@ -142,8 +143,8 @@ def _key(name: str, inner: bool = False) -> str:
     return f"{layer}/{parts[-1].split(':')[0]}"
 
 
-__all__ = ["fits_head", "load_weights_into", "read_arrays", "save_weights"]
-logger = logging.getLogger(__name__)
+# Between networks and files.
+
 HEADS = {HEAD, "predictions"}  # ours, and that of the published networks
 # The statistics of Normalization are constants of the architecture, whatever a file holds.
 CONSTANT = re.compile(r"normalization(_\d+)?/(mean|variance|count)")
@@ -279,42 +280,36 @@ class Published:
         return self.url.rsplit("/", 1)[1]
 
 
-def _efficientnet(version: str, md5: str) -> Published:
-    return Published(f"{KERAS}efficientnet{version}_notop.h5", md5)
-
-
-def _lite(version: int, md5: str) -> Published:
-    return Published(f"{LITE}efficientnet_lite_b{version}_notop.h5", md5)
-
-
-def _resnet(depth: int, md5: str) -> Published:
-    name = f"resnet{depth}_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    return Published(f"{TENSORFLOW}resnet/{name}", md5)
-
-
 # The sums are those in tf_keras.applications and in efficientnet-lite-keras.
+EFFICIENTNET = (
+    "50bc09e76180e00e4465e1a485ddc09d", "74c4e6b3e1f6a1eea24c589628592432",
+    "111f8e2ac8aa800a7a99e3239f7bfb39", "af6d107764bb5b1abb91932881670226",
+    "ebc24e6d6c33eaebbd558eafbeedf1ba", "38879255a25d3c92d5e44e04ae6cec6f",
+    "9ecce42647a20130c1f39a5d4cb75743", "cbcfe4450ddf6f3ad90b1b398090fe4a",
+)  # fmt: skip
+EFFICIENTNET_LITE = (
+    "d7a91a3c0e7f0bdffe67f599ebe511cd", "9fece5f941068bf189913cd5b42439bf",
+    "d0b7d56925cc4b82e30a45570766b32e", "7ae45c1c6cb1d2ba5193d131984a2225",
+    "8939585df7b434869381f7786dc60290",
+)  # fmt: skip
+RESNET = {101: "88cf7a10940856eca736dc7b7e228a21", 152: "ee4c566cf9a93f14d82f913c2dc6dd0c"}
+RESNET_FILE = "resnet{}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+MOBILENET_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
 PUBLISHED = {
-    "efficientnet_b0": _efficientnet("b0", "50bc09e76180e00e4465e1a485ddc09d"),
-    "efficientnet_b1": _efficientnet("b1", "74c4e6b3e1f6a1eea24c589628592432"),
-    "efficientnet_b2": _efficientnet("b2", "111f8e2ac8aa800a7a99e3239f7bfb39"),
-    "efficientnet_b3": _efficientnet("b3", "af6d107764bb5b1abb91932881670226"),
-    "efficientnet_b4": _efficientnet("b4", "ebc24e6d6c33eaebbd558eafbeedf1ba"),
-    "efficientnet_b5": _efficientnet("b5", "38879255a25d3c92d5e44e04ae6cec6f"),
-    "efficientnet_b6": _efficientnet("b6", "9ecce42647a20130c1f39a5d4cb75743"),
-    "efficientnet_b7": _efficientnet("b7", "cbcfe4450ddf6f3ad90b1b398090fe4a"),
-    "resnet101": _resnet(101, "88cf7a10940856eca736dc7b7e228a21"),
-    "resnet152": _resnet(152, "ee4c566cf9a93f14d82f913c2dc6dd0c"),
-    "mobilenet_v2": Published(
-        f"{TENSORFLOW}mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
-        md5=None,  # never published; size, names and shapes are checked instead
-        bytes=9_406_464,
-    ),
-    "efficientnet_lite0": _lite(0, "d7a91a3c0e7f0bdffe67f599ebe511cd"),
-    "efficientnet_lite1": _lite(1, "9fece5f941068bf189913cd5b42439bf"),
-    "efficientnet_lite2": _lite(2, "d0b7d56925cc4b82e30a45570766b32e"),
-    "efficientnet_lite3": _lite(3, "7ae45c1c6cb1d2ba5193d131984a2225"),
-    "efficientnet_lite4": _lite(4, "8939585df7b434869381f7786dc60290"),
+    f"efficientnet_b{n}": Published(f"{KERAS}efficientnetb{n}_notop.h5", md5)
+    for n, md5 in enumerate(EFFICIENTNET)
 }
+PUBLISHED |= {
+    f"efficientnet_lite{n}": Published(f"{LITE}efficientnet_lite_b{n}_notop.h5", md5)
+    for n, md5 in enumerate(EFFICIENTNET_LITE)
+}
+PUBLISHED |= {
+    f"resnet{depth}": Published(f"{TENSORFLOW}resnet/{RESNET_FILE.format(depth)}", md5)
+    for depth, md5 in RESNET.items()
+}
+# Its sum was never published; size, names and shapes are checked instead.
+MOBILENET = Published(f"{TENSORFLOW}mobilenet_v2/{MOBILENET_FILE}", md5=None, bytes=9_406_464)
+PUBLISHED["mobilenet_v2"] = MOBILENET
 
 
 def imagenet_weights(arch: str, key: str, folder: Path = CACHE) -> Path:
@@ -326,20 +321,11 @@ def imagenet_weights(arch: str, key: str, folder: Path = CACHE) -> Path:
         if reason is None:
             return path
         logger.warning("%s %s; it is fetched again", path, reason)
-    _fetch(published, path, key)
-    return path
-
-
-class _UnreachableError(Exception):
-    """The network or the server failed; the disk did not."""
-
-
-def _fetch(published: Published, path: Path, key: str) -> None:
     try:
         with files.writing(path) as temporary:
-            _download(published, temporary)
-            reason = _damage(temporary, published)
-            if reason:
+            with open(temporary, "wb") as file:
+                file.writelines(_chunks(published))
+            if reason := _damage(temporary, published):
                 raise WeightsError(f"{published.url}: the download {reason}. Try again.")
     except _UnreachableError as error:
         raise WeightsError(
@@ -347,35 +333,24 @@ def _fetch(published: Published, path: Path, key: str) -> None:
             f"Without a network, train from random weights ({key}: none), or fetch the file "
             f"elsewhere and name it ({key}: PATH/{published.name})."
         ) from None
+    return path
 
 
-def _download(published: Published, path: Path) -> None:
-    with open(path, "wb") as file:
-        for chunk in _chunks(published):
-            file.write(chunk)
+class _UnreachableError(Exception):
+    """The network or the server failed; the disk did not."""
 
 
 def _chunks(published: Published) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(published.url, timeout=TIMEOUT_SECONDS) as response:
-            progress = _Tenths(published.name, int(response.headers["Content-Length"] or 0))
+            total, done = int(response.headers["Content-Length"] or 0), 0
             while chunk := response.read(CHUNK_BYTES):
-                progress.advance(len(chunk))
+                before, done = done, done + len(chunk)
+                if total and before * 10 // total != done * 10 // total:  # a line a tenth
+                    logger.info("%s: %d of %d MB", published.name, done >> 20, total >> 20)
                 yield chunk
     except (OSError, http.client.HTTPException) as error:
         raise _UnreachableError(error) from error
-
-
-class _Tenths:
-    """One log line each tenth of a download."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done = name, total, 0
-
-    def advance(self, count: int) -> None:
-        before, self.done = self.done, self.done + count
-        if self.total and before * 10 // self.total != self.done * 10 // self.total:
-            logger.info("%s: %d of %d MB", self.name, self.done >> 20, self.total >> 20)
 
 
 def _damage(path: Path, published: Published) -> str | None:

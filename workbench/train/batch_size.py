@@ -19,7 +19,7 @@ import tensorflow as tf
 from workbench.data.views import View
 from workbench.nets.devices import precision, prepare_devices, seed_everything
 from workbench.nets.lite import freeze
-from workbench.nets.teacher import student_structure, student_view, teacher_structure, teacher_view
+from workbench.nets.teacher import STRUCTURES, student_view, teacher_view
 from workbench.settings import Settings
 from workbench.train.losses import Distillation, binary_cross_entropy
 from workbench.train.step import TrainingStep
@@ -66,15 +66,12 @@ def any_loss(logits: tf.Tensor, targets: tf.Tensor, _mask: tf.Tensor) -> tf.Tens
 
 def _training(settings: Settings, network: str) -> tuple[TrainingStep, tuple[View, ...], int]:
     classes = ANY_CLASSES if settings.num_classes == "auto" else settings.num_classes
-    if network == "teacher":
-        own, views, objective = settings.teacher, (teacher_view(settings),), any_loss
-        model = teacher_structure(settings, classes)
-    else:
-        own, views, objective = settings.student, (student_view(settings),), any_loss
-        model = student_structure(settings, classes)
-        if settings.distillation.enabled:
-            views = (teacher_view(settings), *views)
-            objective = Distillation(any_loss, teacher_structure(settings, classes), settings)
+    own, objective = getattr(settings, network), any_loss
+    views = ((teacher_view if network == "teacher" else student_view)(settings),)
+    model = STRUCTURES[network](settings, classes)
+    if network == "student" and settings.distillation.enabled:
+        views = (teacher_view(settings), *views)
+        objective = Distillation(any_loss, STRUCTURES["teacher"](settings, classes), settings)
     freeze(model, own.unfreeze_fraction)
     strategy = tf.distribute.get_strategy()
     step = TrainingStep(model, objective, settings.training, own.weight_decay, strategy)
@@ -96,12 +93,8 @@ def _measure(
     except tf.errors.ResourceExhaustedError:
         logger.info("%d images do not fit", size)
         return None
-    return {
-        "batch_size": size,
-        "images_per_second": size / seconds,
-        "seconds_per_step": seconds,
-        "memory_bytes": _memory_in_use(),
-    }
+    return {"batch_size": size, "images_per_second": size / seconds,
+            "seconds_per_step": seconds, "memory_bytes": _memory_in_use()}  # fmt: skip
 
 
 def _memory_in_use() -> int:

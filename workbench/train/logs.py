@@ -35,7 +35,9 @@ def history_table(rows: list[Row]) -> pd.DataFrame:
 def write_logs(folder: Path, phase: str, rows: list[Row]) -> None:
     """Write the whole history anew, so that a resumed phase never lists an epoch twice."""
     files.write_text(folder / f"{phase}.csv", history_table(rows).to_csv(index=False))
-    lines = [json.dumps(_strict(row), allow_nan=False) + "\n" for row in rows]
+    # strict JSON knows no NaN
+    strict = [{key: None if _undefined(x) else x for key, x in row.items()} for row in rows]
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in strict]
     files.write_text(folder / f"{phase}.jsonl", "".join(lines))
 
 
@@ -53,11 +55,6 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
-
-
-def _strict(row: Row) -> Row:
-    """Strict JSON knows no NaN."""
-    return {key: None if _undefined(value) else value for key, value in row.items()}
 
 
 def _undefined(value: Any) -> bool:
@@ -144,15 +141,12 @@ class TensorBoard:
 def score_table(examples: Examples) -> str:
     """Write a Markdown table of probabilities, an image a row, its labels in bold."""
     names = ["image", *map(_plain, examples.classes)]
-    lines = [_line(names), _line(["---"] * len(names))]
+    rows = [names, ["---"] * len(names)]
     for index, (truth, scores) in enumerate(zip(examples.targets, examples.scores, strict=True)):
-        cells = [_score(y, score) for y, score in zip(truth, scores, strict=True)]
-        lines.append(_line([str(index), *cells]))
-    return "\n".join(lines)
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        cells = [f"{score:.2f}" for score in scores]
+        bold = [f"**{cell}**" if y > 0.5 else cell for y, cell in zip(truth, cells, strict=True)]
+        rows.append([str(index), *bold])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _plain(name: str) -> str:
@@ -164,7 +158,3 @@ def displayable(images: np.ndarray) -> np.ndarray:
     """Bring [0, 255] or [-1, 1] to what TensorBoard shows, [0, 1]."""
     scaled = images / 255 if images.max() > 1 else (images + 1) / 2
     return np.clip(scaled, 0, 1)
-
-
-def _score(label: float, score: float) -> str:
-    return f"**{score:.2f}**" if label > 0.5 else f"{score:.2f}"

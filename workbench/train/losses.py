@@ -36,11 +36,12 @@ Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 def task_loss(settings: Settings, train: Split) -> Loss:
     """Choose the loss of the task, its classes weighed by how often `train` has them."""
     positives = (train.targets * train.mask).sum(axis=0)
+    single_label = settings.task == "single_label"
     return LabelLoss(
-        _binary(settings.loss) if settings.task == "multilabel" else softmax_cross_entropy,
+        softmax_cross_entropy if single_label else _binary(settings.loss),
         class_weights(settings.loss.class_weights, positives, len(train)),
         settings.loss.label_smoothing,
-        single_label=settings.task == "single_label",
+        single_label,
     )
 
 
@@ -113,11 +114,9 @@ def _binary(settings: LossSettings) -> Callable[[tf.Tensor, tf.Tensor], tf.Tenso
     if settings.name == "focal":
         return partial(focal_cross_entropy, gamma=settings.focal_gamma)
     return partial(
-        asymmetric_cross_entropy,
-        gamma_positive=settings.asymmetric_gamma_positive,
-        gamma_negative=settings.asymmetric_gamma_negative,
-        clip=settings.asymmetric_clip,
-    )
+        asymmetric_cross_entropy, gamma_positive=settings.asymmetric_gamma_positive,
+        gamma_negative=settings.asymmetric_gamma_negative, clip=settings.asymmetric_clip,
+    )  # fmt: skip
 
 
 def _power(base: tf.Tensor, exponent: float) -> tf.Tensor:

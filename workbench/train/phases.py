@@ -72,29 +72,17 @@ class Phase:
 
 def phases(settings: Settings, role: Role) -> tuple[Phase, Phase]:
     """Return warmup and finetune of a teacher or a student."""
-    own = getattr(settings, role)
-    shared = {
-        "weight_decay": own.weight_decay,
-        "reduce_lr_patience": own.reduce_lr_patience,
-        "reduce_lr_factor": own.reduce_lr_factor,
-    }
+    own, head_patience = getattr(settings, role), settings.training.head_early_stopping_patience
+    same = {name: getattr(own, name) for name in ("reduce_lr_patience", "reduce_lr_factor")}
     warmup = Phase(
-        name=f"{role}_warmup",
-        epochs=own.epochs_head,
-        learning_rate=own.lr_head,
-        early_stopping_patience=settings.training.head_early_stopping_patience,
+        f"{role}_warmup", own.epochs_head, own.lr_head, own.weight_decay, head_patience, **same,
         fraction=0.0,
-        **shared,
-    )
+    )  # fmt: skip
     finetune = Phase(
-        name=f"{role}_finetuned",
-        epochs=own.epochs_finetune,
-        learning_rate=own.lr_finetune,
-        early_stopping_patience=own.early_stopping_patience,
-        first_epoch=own.epochs_head,
-        fraction=own.unfreeze_fraction,
-        **shared,
-    )
+        f"{role}_finetuned", own.epochs_finetune, own.lr_finetune, own.weight_decay,
+        own.early_stopping_patience, **same,
+        first_epoch=own.epochs_head, fraction=own.unfreeze_fraction,
+    )  # fmt: skip
     return warmup, finetune
 
 
@@ -102,15 +90,10 @@ def qat_phase(settings: Settings, name: str = "student_qat") -> Phase:
     """Return the phase of quantization-aware training; `name` may say more after student_qat."""
     student, qat = settings.student, settings.qat
     return Phase(
-        name=name,
-        epochs=qat.epochs,
-        learning_rate=qat.lr,
-        weight_decay=student.weight_decay,
-        early_stopping_patience=qat.early_stopping_patience,
-        reduce_lr_patience=student.reduce_lr_patience,
-        reduce_lr_factor=student.reduce_lr_factor,
+        name, qat.epochs, qat.lr, student.weight_decay, qat.early_stopping_patience,
+        student.reduce_lr_patience, student.reduce_lr_factor,
         first_epoch=student.epochs_head + student.epochs_finetune,
-    )
+    )  # fmt: skip
 
 
 def phase_parts(phase: Phase, settings: Settings) -> dict[str, str]:
@@ -118,13 +101,24 @@ def phase_parts(phase: Phase, settings: Settings) -> dict[str, str]:
 
     Epochs are no part of it where the learning rate does not depend on them: more go on then.
     """
-    settings = phase.adapted(settings)
+    settings, role, knobs = phase.adapted(settings), phase.role, _knobs(phase)
+    schedule = settings.schedule
     values = {name: _look_up(settings, name) for name in SHARED}
-    values |= _own_knobs(phase, settings) | _schedule_knobs(phase, settings)
-    if phase.role in ("teacher", "student"):
+    values |= {knob: getattr(phase, field) for field, knob in knobs.items() if field != "epochs"}
+    values[f"{role}.weight_decay"] = phase.weight_decay
+    if phase.first_epoch:
+        values["epochs before this phase"] = phase.first_epoch
+    values |= {"schedule.name": schedule.name, "schedule.min_lr": schedule.min_lr}
+    if schedule.name == "cosine":  # its rate depends on how many epochs there will be
+        values["schedule.warmup_fraction"] = schedule.warmup_fraction
+        values[knobs["epochs"]] = phase.epochs
+    else:
+        values[f"{role}.reduce_lr_patience"] = phase.reduce_lr_patience
+        values[f"{role}.reduce_lr_factor"] = phase.reduce_lr_factor
+    if role in ("teacher", "student"):
         values |= _role_knobs(phase, settings)
-    parts = {"code": code_digest(*CODE)}
-    return parts | {f"setting {name}": _text(value) for name, value in values.items()}
+    parts = {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+    return {"code": code_digest(*CODE)} | {f"setting {name}": text for name, text in parts.items()}
 
 
 def epochs_knob(phase: Phase) -> str:
@@ -135,40 +129,15 @@ def epochs_knob(phase: Phase) -> str:
 def _knobs(phase: Phase) -> dict[str, str]:
     """Name the settings that the fields of the phase come from."""
     if phase.quantized:
-        names = {"epochs": "epochs", "learning_rate": "lr"}
-        names["early_stopping_patience"] = "early_stopping_patience"
-        return {field: f"qat.{name}" for field, name in names.items()}
-    if phase.name.endswith("_warmup"):
-        return {
-            "epochs": f"{phase.role}.epochs_head",
-            "learning_rate": f"{phase.role}.lr_head",
-            "early_stopping_patience": "training.head_early_stopping_patience",
-        }
-    return {
-        "epochs": f"{phase.role}.epochs_finetune",
-        "learning_rate": f"{phase.role}.lr_finetune",
-        "early_stopping_patience": f"{phase.role}.early_stopping_patience",
-        "fraction": f"{phase.role}.unfreeze_fraction",
-    }
-
-
-def _own_knobs(phase: Phase, settings: Settings) -> dict[str, Any]:
-    knobs = {field: knob for field, knob in _knobs(phase).items() if field != "epochs"}
-    values = {knob: getattr(phase, field) for field, knob in knobs.items()}
-    values[f"{phase.role}.weight_decay"] = phase.weight_decay
-    if phase.first_epoch:
-        values["epochs before this phase"] = phase.first_epoch
-    return values
-
-
-def _schedule_knobs(phase: Phase, settings: Settings) -> dict[str, Any]:
-    schedule = settings.schedule
-    values = {"schedule.name": schedule.name, "schedule.min_lr": schedule.min_lr}
-    if schedule.name == "cosine":  # its rate depends on how many epochs there will be
-        values["schedule.warmup_fraction"] = schedule.warmup_fraction
-        return values | {_knobs(phase)["epochs"]: phase.epochs}
-    values[f"{phase.role}.reduce_lr_patience"] = phase.reduce_lr_patience
-    return values | {f"{phase.role}.reduce_lr_factor": phase.reduce_lr_factor}
+        names = ("qat.epochs", "qat.lr", "qat.early_stopping_patience")
+    elif phase.name.endswith("_warmup"):
+        names = (f"{phase.role}.epochs_head", f"{phase.role}.lr_head",
+                 "training.head_early_stopping_patience")  # fmt: skip
+    else:
+        fields = ("epochs_finetune", "lr_finetune", "early_stopping_patience", "unfreeze_fraction")
+        names = tuple(f"{phase.role}.{name}" for name in fields)
+    fields = ("epochs", "learning_rate", "early_stopping_patience", "fraction")
+    return dict(zip(fields, names, strict=False))
 
 
 def _role_knobs(phase: Phase, settings: Settings) -> dict[str, Any]:
@@ -193,7 +162,3 @@ def _look_up(settings: Settings, name: str) -> Any:
     for key in name.split("."):
         value = getattr(value, key)
     return value.model_dump() if hasattr(value, "model_dump") else value
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)

@@ -25,11 +25,8 @@ class TrainingStep:
         weight_decay: float,
         strategy: tf.distribute.Strategy,
     ) -> None:
-        self.network = network
-        self.objective = objective
-        self.settings = settings
-        self.strategy = strategy
-        self.traces = 0
+        self.network, self.objective, self.settings = network, objective, settings
+        self.strategy, self.traces = strategy, 0
         self._rate: float | None = None
         with strategy.scope():
             self.optimizer = _optimizer(network, weight_decay, settings.beta_2)
@@ -38,8 +35,7 @@ class TrainingStep:
 
     def arrays(self) -> dict[str, list[np.ndarray]]:
         """Copy every tensor that a resumed run needs, by group."""
-        groups = self._groups()
-        return {name: [v.numpy() for v in variables] for name, variables in groups.items()}
+        return {name: [v.numpy() for v in group] for name, group in self._groups().items()}
 
     def restore(self, arrays: dict[str, list[np.ndarray]]) -> None:
         for name, variables in self._groups().items():
@@ -68,7 +64,11 @@ class TrainingStep:
             self.network.set_weights(trained)
 
     def _groups(self) -> dict[str, list[tf.Variable]]:
-        optimizer = [*self.optimizer.variables, *_loss_scale(self.optimizer)]
+        optimizer = list(self.optimizer.variables)
+        if _scales(self.optimizer):
+            # Keras leaves these out; the public `loss_scale` is a copy and cannot be restored.
+            optimizer += [self.optimizer._loss_scale.current_loss_scale]
+            optimizer += [self.optimizer.dynamic_counter]
         return {"weights": self.network.weights, "optimizer": optimizer, "average": self.average}
 
     def _run(self, iterator) -> tf.Tensor:
@@ -84,9 +84,12 @@ class TrainingStep:
             per_image = loss_per_image(self.objective, logits, views, targets, mask)
             check_loss(per_image)
             loss = tf.reduce_sum(per_image) / images
-            scaled = self._scaled(loss)
+            half = _scales(self.optimizer)  # whose small gradients would vanish unscaled
+            scaled = self.optimizer.get_scaled_loss(loss) if half else loss
         variables = self.network.trainable_variables
-        gradients = self._unscaled(tape.gradient(scaled, variables))
+        gradients = tape.gradient(scaled, variables)
+        if half:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
         self._apply(_sum_over_replicas(gradients), variables)
         return loss
 
@@ -105,14 +108,6 @@ class TrainingStep:
         steps = tf.cast(self.optimizer.iterations, tf.float32)
         return tf.minimum(self.settings.ema_decay, (1 + steps) / (10 + steps))
 
-    def _scaled(self, loss: tf.Tensor) -> tf.Tensor:
-        return self.optimizer.get_scaled_loss(loss) if _scales(self.optimizer) else loss
-
-    def _unscaled(self, gradients):
-        if _scales(self.optimizer):
-            return self.optimizer.get_unscaled_gradients(gradients)
-        return gradients
-
 
 def check_loss(per_image: tf.Tensor) -> None:
     """Refuse what adds up wrongly: most Keras losses already take the mean over the batch."""
@@ -123,9 +118,7 @@ def check_loss(per_image: tf.Tensor) -> None:
         )
 
 
-def _optimizer(
-    network: keras.Model, weight_decay: float, beta_2: float
-) -> keras.optimizers.Optimizer:
+def _optimizer(network: keras.Model, weight_decay: float, beta_2: float):
     optimizer = keras.optimizers.AdamW(weight_decay=weight_decay, beta_2=beta_2, jit_compile=False)
     # Biases and batch norm are the vectors; decay would pull them to 0 for no gain.
     vectors = [v for v in network.trainable_variables if v.shape.rank <= 1]
@@ -147,11 +140,3 @@ def _sum_over_replicas(value):
 
 def _scales(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer)
-
-
-def _loss_scale(optimizer: keras.optimizers.Optimizer) -> list[tf.Variable]:
-    """List what float16 adds to an optimizer; Keras leaves it out of `variables`."""
-    if not _scales(optimizer):
-        return []
-    # The public `loss_scale` is a copy of its value, which cannot be restored.
-    return [optimizer._loss_scale.current_loss_scale, optimizer.dynamic_counter]
