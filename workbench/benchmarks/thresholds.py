@@ -21,12 +21,9 @@ REPEATS = 7  # the shortest of them: this measures the program, not its neighbou
 
 
 def run(
-    *,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    replicates: int = 1000,
-    loop_classes: int | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
+    *, sizes: Sequence[tuple[int, int]] = SIZES, replicates: int = 1000,
+    loop_classes: int | None = None, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Measure on drawn scores of the first size, and the exact search on all of them.
 
     `loop_classes` runs the scikit-learn loop on that many classes and scales its time up.

@@ -115,9 +115,8 @@ def calibration_error(
 
 
 def class_errors(
-    y_true: np.ndarray, probability: np.ndarray, classes: Sequence[str],
-    mask: Mask = None, *, binning: Binning = "width", replicates: int = 0,
-    seed: int = 0,
+    y_true: np.ndarray, probability: np.ndarray, classes: Sequence[str], mask: Mask = None, *,
+    binning: Binning = "width", replicates: int = 0, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Calibration error of every class and, in the last row, of all labels together.
 
@@ -125,30 +124,19 @@ def class_errors(
     only grow by noise.
     """
     check_scores(y_true, probability, mask)
-    columns = [*range(len(classes)), slice(None)]
-    errors = np.array([_error(y_true, probability, mask, column, binning) for column in columns])
+    columns = (np.s_[:, column] for column in (*range(len(classes)), slice(None)))
+    parts = (part(column, y_true, probability, mask) for column in columns)
+    found = [calibration_error(*arrays, binning=binning) for arrays in parts]
+    errors = np.array([np.nan if error is None else error for error in found])
     table = pd.DataFrame({"class": [*classes, "all classes"], "error": errors})
     if replicates:
-        drawn = _drawn_errors(y_true, probability, mask, binning, replicates, seed)
+        both = [Bins.of(y_true, probability, mask, binning, pooled=one) for one in (False, True)]
+        blocks = image_weights(len(y_true), replicates, np.random.default_rng(seed))
+        sides = ([bins.errors(block) for bins in both] for block in blocks)
+        drawn = np.concatenate([np.concatenate(side, axis=1) for side in sides])
         low, high = interval_ends(drawn - mean_defined(drawn, 0) + errors)
         table = table.assign(error_low=np.maximum(low, 0), error_high=high)
     return table
-
-
-def _error(y_true, probability, mask, column: int | slice, binning: Binning) -> float:
-    chosen = part(np.s_[:, column], y_true, probability, mask)
-    found = calibration_error(*chosen, binning=binning)
-    return np.nan if found is None else found
-
-
-def _drawn_errors(y_true, probability, mask, binning, replicates, seed) -> np.ndarray:
-    """Errors on resampled images: [R, C + 1]."""
-    each = Bins.of(y_true, probability, mask, binning)
-    pooled = Bins.of(y_true, probability, mask, binning, pooled=True)
-    rng = np.random.default_rng(seed)
-    blocks = image_weights(len(y_true), replicates, rng)
-    drawn = [np.concatenate([each.errors(block), pooled.errors(block)], 1) for block in blocks]
-    return np.concatenate(drawn)
 
 
 @dataclass(frozen=True)
@@ -161,8 +149,8 @@ class Bins:
 
     @classmethod
     def of(
-        cls, y_true: np.ndarray, probability: np.ndarray, mask: Mask,
-        binning: Binning = "width", *, pooled: bool = False,
+        cls, y_true: np.ndarray, probability: np.ndarray, mask: Mask, binning: Binning = "width",
+        *, pooled: bool = False,
     ) -> Bins:  # fmt: skip
         """Sort each class into bins of its own, or all labels into the same."""
         known = known_labels(mask, probability.shape)
@@ -200,18 +188,14 @@ class Calibration:
     after: pd.DataFrame  # and corrected by lines fitted on other images
     held_out: np.ndarray  # the latter probabilities, [N, C]
 
-    def apply(self, logits: np.ndarray) -> np.ndarray:
-        return np.asarray(logits, np.float64) * self.slope + self.intercept
-
     @property
     def table(self) -> pd.DataFrame:
         """One row a class and one for all of them, to be read by people."""
         table = self.before.rename(columns=lambda name: name.replace("error", "error_before"))
         after = self.after.drop(columns="class")
         table = table.join(after.rename(columns=lambda name: name.replace("error", "error_after")))
-        return table.assign(
-            slope=np.append(self.slope, np.nan), intercept=np.append(self.intercept, np.nan)
-        )
+        slope, intercept = (np.append(line, np.nan) for line in (self.slope, self.intercept))
+        return table.assign(slope=slope, intercept=intercept)
 
     def to_json(self) -> dict[str, Any]:
         return {"method": self.method, "classes": records(self.table)}
@@ -224,23 +208,16 @@ def calibrate(
 
     The method "none" keeps the probabilities and only measures them.
     """
-    check_scores(scores.y_true, scores.raw, scores.mask)
-    check_raw(scores.raw)
+    check_raw(scores.y_true, scores.raw, scores.mask)
     slope, intercept = scores.fit(settings.method)
     held_out = scores.held_out(settings.method, seed)
     resampling = {"replicates": settings.bootstrap_replicates, "seed": seed}
-    before, after = (
-        _errors(scores.y_true, probability, classes, scores.mask, **resampling)
-        for probability in (scores.probability, held_out)
-    )
-    return Calibration(settings.method, tuple(classes), slope, intercept, before, after, held_out)
-
-
-def _errors(y_true, probability, classes, mask, **resampling) -> pd.DataFrame:
-    """Measure errors over bins of equal width, and over bins that hold equally many labels."""
-    table = class_errors(y_true, probability, classes, mask, **resampling)
-    adaptive = class_errors(y_true, probability, classes, mask, binning="mass")
-    return table.assign(adaptive_error=adaptive.error)
+    tables = []
+    for probability in (scores.probability, held_out):
+        asked = scores.y_true, probability, classes, scores.mask
+        adaptive = class_errors(*asked, binning="mass")  # bins that hold equally many labels
+        tables.append(class_errors(*asked, **resampling).assign(adaptive_error=adaptive.error))
+    return Calibration(settings.method, tuple(classes), slope, intercept, *tables, held_out)
 
 
 def correct(

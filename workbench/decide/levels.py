@@ -147,7 +147,9 @@ def check_names(classes: Sequence[str], scores: np.ndarray) -> None:
         raise InputError(f"{len(classes)} class names for {scores.shape[1]} columns of scores")
 
 
-def check_raw(raw: np.ndarray) -> None:
+def check_raw(y_true: np.ndarray, raw: np.ndarray, mask: Mask) -> None:
+    """Refuse scores that are not those of the phone file."""
+    check_scores(y_true, raw, mask)
     if raw.dtype != np.int8:
         raise InputError(f"scores are {raw.dtype}; those of the phone file are int8")
 

@@ -171,16 +171,12 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON: null where a figure is undefined."""
         return {
-            "task": self.task,
-            "images": self.images,
-            "unknown_labels": self.unknown_labels,
+            "task": self.task, "images": self.images, "unknown_labels": self.unknown_labels,
             "overall": {name: asdict(figure) for name, figure in self.overall.items()},
-            "classes": records(self.table),
-            "confusion": self.confusion.tolist(),
+            "classes": records(self.table), "confusion": self.confusion.tolist(),
             "confused_pairs": _most_confused(self.confused_pairs, self.classes),
-            "seed": self.seed,
-            "bootstrap_replicates": self.replicates,
-        }
+            "seed": self.seed, "bootstrap_replicates": self.replicates,
+        }  # fmt: skip
 
 
 def evaluate(
@@ -196,21 +192,17 @@ def evaluate(
     check_names(classes, answers.y_score)
     measured = measure(answers)
     drawn = resample(answers, measured, replicates, seed) if replicates else Figures({}, {})
+    overall = {
+        name: Figure(or_none(value), interval(drawn.overall[name]) if replicates else None)
+        for name, value in measured.overall.items()
+    }
     return Evaluation(
-        task=task,
-        images=len(answers.y_true),
+        task=task, images=len(answers.y_true), classes=tuple(classes), overall=overall,
         unknown_labels=int((answers.cells == outcomes.UNKNOWN).sum()),
-        classes=tuple(classes),
-        overall={
-            name: Figure(or_none(value), interval(drawn.overall[name]) if replicates else None)
-            for name, value in measured.overall.items()
-        },
         table=_table(classes, answers, thresholds, measured.per_class, drawn.per_class),
-        confusion=_confusion(answers),
-        confused_pairs=outcomes.confused_pairs(answers.cells),
-        seed=seed,
-        replicates=replicates,
-    )
+        confusion=_confusion(answers), confused_pairs=outcomes.confused_pairs(answers.cells),
+        seed=seed, replicates=replicates,
+    )  # fmt: skip
 
 
 def f1_macro(y_true: np.ndarray, y_pred: np.ndarray, mask: Mask = None) -> float | None:
@@ -237,11 +229,10 @@ def _table(classes, answers: Answers, thresholds, per_class, drawn) -> pd.DataFr
     bars = np.broadcast_to(np.asarray(thresholds, np.float64), len(classes))
     counts = {"positives": tp + fn, "negatives": tn + fp, "threshold": bars}
     columns = {"class": list(classes), **counts, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
+    ends = {}
     for name, values in drawn.items():
-        per_class = per_class | dict(
-            zip((f"{name}_low", f"{name}_high"), interval_ends(values), strict=True)
-        )
-    return pd.DataFrame(columns | per_class)
+        ends[f"{name}_low"], ends[f"{name}_high"] = interval_ends(values)
+    return pd.DataFrame(columns | per_class | ends)
 
 
 def _confusion(answers: Answers) -> np.ndarray:
@@ -259,11 +250,8 @@ def _most_confused(pairs: np.ndarray, classes: Sequence[str]) -> list[dict[str, 
     """List the pairs that happened, most frequent first: a full matrix would drown the file."""
     order = np.argsort(-pairs, axis=None, kind="stable")[:PAIRS_WRITTEN]
     places = np.stack(np.unravel_index(order, pairs.shape), axis=1)
-    return [
-        {"missed": classes[i], "said": classes[j], "images": int(pairs[i, j])}
-        for i, j in places
-        if pairs[i, j]
-    ]
+    found = ((classes[i], classes[j], int(pairs[i, j])) for i, j in places if pairs[i, j])
+    return [dict(zip(("missed", "said", "images"), pair, strict=True)) for pair in found]
 
 
 @dataclass(frozen=True)
@@ -312,15 +300,11 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "first": self.first,
-            "second": self.second,
-            "images": self.images,
-            "left_out": list(self.left_out),
-            "overall": records(self.overall),
-            "classes": records(self.per_class),
-            "seed": self.seed,
+            "first": self.first, "second": self.second, "images": self.images,
+            "left_out": list(self.left_out), "overall": records(self.overall),
+            "classes": records(self.per_class), "seed": self.seed,
             "bootstrap_replicates": self.replicates,
-        }
+        }  # fmt: skip
 
 
 def compare(first: Predictions, second: Predictions, *, replicates: int, seed: int) -> Comparison:

@@ -86,10 +86,8 @@ class Recommendation(Record):
     def _names_its_author(self) -> Self:
         author = "person" if self.edits else "search"
         if self.created_by != author:
-            raise ValueError(
-                f"created_by is {self.created_by!r}, but the edits say {author!r}; "
-                "a person's change needs an entry in edits"
-            )
+            wanted = f"the edits say {author!r}; a person's change needs an entry in edits"
+            raise ValueError(f"created_by is {self.created_by!r}, but {wanted}")
         return self
 
 
@@ -207,7 +205,14 @@ class Thresholds(Recommendation):
         before = dict(zip(self.names, self.integer.tolist(), strict=True))
         changes = {name: new for name, new in changes.items() if before.get(name) != new}
         for name, integer in changes.items():
-            self._check_change(name, integer, before)
+            if name not in before:
+                its = f"its classes are {list(before)}"
+                raise InputError(f"{name!r} is not a class of this run; {its}")
+            if integer not in self.quantization.separable():
+                raise InputError(
+                    f"{name}: {integer} cannot be a threshold; choose a whole number between "
+                    f"{LOWEST} (always yes) and {NEVER} (never) whose probability is not yet 1"
+                )
         if not changes:
             return self
         moved = {name: (float(before[name]), float(new)) for name, new in changes.items()}
@@ -235,15 +240,6 @@ class Thresholds(Recommendation):
             classes.append(entry)
         return self._with(edits, classes=tuple(classes))
 
-    def _check_change(self, name: str, integer: int, known: dict[str, int]) -> None:
-        if name not in known:
-            raise InputError(f"{name!r} is not a class of this run; its classes are {list(known)}")
-        if integer not in self.quantization.separable():
-            raise InputError(
-                f"{name}: {integer} cannot be a threshold; choose a whole number between {LOWEST} "
-                f"(always yes) and {NEVER} (never) whose probability is not yet 1"
-            )
-
     def with_edits_of(self, other: Thresholds) -> Thresholds:
         """Put what a person changed in `other` on top of these; all else stays as searched."""
         theirs = (entry for entry in other.classes if entry.created_by == "person")
@@ -265,10 +261,8 @@ class Thresholds(Recommendation):
                 its = f"integer is {entry.integer}, but the last edit set {last[entry.name]:g}"
                 raise ValueError(f"{place}: {its}")
             if not entry.adopted and entry.integer != self.shared.integer:
-                raise ValueError(
-                    f"{place}: not adopted, so its integer must be the global "
-                    f"{self.shared.integer}, not {entry.integer}"
-                )
+                wanted = f"the global {self.shared.integer}, not {entry.integer}"
+                raise ValueError(f"{place}: not adopted, so its integer must be {wanted}")
         if unknown := set(last) - set(self.names):
             raise ValueError(f"an edit names {min(unknown)!r}, which is no class")
         return self

@@ -30,7 +30,6 @@ from workbench.decide.levels import (
     Quantization,
     check_names,
     check_raw,
-    check_scores,
     count_levels,
     known_labels,
     mean_defined,
@@ -67,8 +66,7 @@ def search(
     mask: Mask = None, split: str = "val", source_sha256: str | None = None,
 ) -> Thresholds:  # fmt: skip
     """Search thresholds on int8 scores [N, C] and say how far each can be trusted."""
-    check_scores(y_true, raw, mask)
-    check_raw(raw)
+    check_raw(y_true, raw, mask)
     check_names(classes, raw)
     quantization = Quantization(float(scale), int(zero_point))
     rules = rules_of(settings, quantization)
@@ -77,7 +75,8 @@ def search(
     counts = folds.total
     choice = choose(folds, rules, rng)
     blocks = resampled_levels(y_true, raw, mask, settings.bootstrap_replicates, rng)
-    drawn = _draw(blocks, choice, rules)
+    drawn_shared, drawn_own, drawn_value = _tune_again(blocks, choice, rules)
+    drawn = np.where(choice.adopted, drawn_own, drawn_shared[:, None])
     kept, shared = choice.adopted.sum(), choice.shared
     log.info("Threshold %d for all classes; %d of %d keep their own.", shared, kept, len(classes))
     apparent = or_none(_value_at(counts, choice.integers, rules.objective))
@@ -93,10 +92,10 @@ def search(
         ),
         seed=seed, bootstrap_replicates=settings.bootstrap_replicates,
         expected=Expected(
-            apparent=apparent, apparent_interval=interval(drawn.value),
+            apparent=apparent, apparent_interval=interval(drawn_value),
             cross_fitted=cross_fitted, optimism=optimism,
         ),
-        shared=Level(**forms(quantization, shared, _integer_interval(drawn.shared))),
+        shared=Level(**forms(quantization, shared, _integer_interval(drawn_shared))),
         classes=tuple(_describe(classes, counts, choice, drawn, rules, quantization)), edits=(),
     ).with_curve(shared_curve(counts, quantization, rules.objective, shared))  # fmt: skip
 
@@ -185,11 +184,9 @@ class Objective:
 
 
 FIGURES = {
-    "fbeta": ("beta",),
-    "precision_floor": ("floor",),
-    "recall_floor": ("floor",),
+    "fbeta": ("beta",), "precision_floor": ("floor",), "recall_floor": ("floor",),
     "cost": ("cost_false_positive", "cost_false_negative"),
-}
+}  # fmt: skip
 SENTENCES = {
     "f1_macro": "the best balance of finding the class and being right about it (F1)",
     "fbeta": "the best balance where finding counts {0.beta:g} times as much as being right",
@@ -294,17 +291,11 @@ class Choice:
     shared: int
     own: np.ndarray  # int [C], smoothed
     adopted: np.ndarray  # bool [C]
-    gain: np.ndarray  # float [C], on images that did not choose; NaN where undefined
-    gain_low: np.ndarray
-    gain_high: np.ndarray
+    gain: np.ndarray  # [3, C], on images that did not choose, and its ends; NaN where undefined
 
     @property
     def integers(self) -> np.ndarray:
         return np.where(self.adopted, self.own, self.shared)
-
-    def gains(self, index: int) -> tuple[float, float, float]:
-        """Return what the own threshold of a class gains, and the ends of the interval."""
-        return self.gain[index], self.gain_low[index], self.gain_high[index]
 
 
 def choose(folds: LevelCounts, rules: Rules, rng: np.random.Generator) -> Choice:
@@ -317,7 +308,8 @@ def choose(folds: LevelCounts, rules: Rules, rng: np.random.Generator) -> Choice
     both_labels = np.all([total > 0 for total in folds.total.totals], axis=0)
     least_gain = rules.knobs.per_class_improvement_threshold
     adopted = both_labels & (own != shared) & (low > 0) & (gain >= least_gain)
-    return Choice(int(shared), own, adopted & rules.knobs.per_class_enabled, gain, low, high)
+    adopted &= rules.knobs.per_class_enabled
+    return Choice(int(shared), own, adopted, np.stack([gain, low, high]))
 
 
 def _held_out_outcomes(folds: LevelCounts, rules: Rules) -> np.ndarray:
@@ -383,44 +375,38 @@ def _yes_at(counts: LevelCounts, integers: np.ndarray) -> tuple[np.ndarray, np.n
     return tp, fp
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What the search would have said on resampled images."""
-
-    shared: np.ndarray  # [R]
-    own: np.ndarray  # [R, C]
-    value: np.ndarray  # [R], of the thresholds that were chosen
-
-
-def _draw(blocks: Iterator[LevelCounts], choice: Choice, rules: Rules) -> Drawn:
+def _tune_again(
+    blocks: Iterator[LevelCounts], choice: Choice, rules: Rules
+) -> Iterator[np.ndarray]:
+    """What a search finds on resampled images: shared [R], own [R, C], value of the choice [R]."""
     found = [
         (*tune(block, rules), _value_at(block, choice.integers, rules.objective))
         for block in blocks
     ]
-    return Drawn(*(np.concatenate(values) for values in zip(*found, strict=True)))
+    return (np.concatenate(values) for values in zip(*found, strict=True))
 
 
 def _describe(
-    classes: Sequence[str], counts: LevelCounts, choice: Choice, drawn: Drawn, rules: Rules,
+    classes: Sequence[str], counts: LevelCounts, choice: Choice, drawn: np.ndarray, rules: Rules,
     quantization: Quantization,
 ) -> Iterator[ClassThreshold]:  # fmt: skip
     totals = (total.tolist() for total in counts.totals)
     for index, (name, positives, negatives) in enumerate(zip(classes, *totals, strict=True)):
-        adopted = bool(choice.adopted[index])
-        ends = _integer_interval(drawn.own[:, index] if adopted else drawn.shared)
+        ends = _integer_interval(drawn[:, index])
         images = positives + negatives
-        gain, low, high = (or_none(value) for value in choice.gains(index))
+        gain, low, high = map(or_none, choice.gain[:, index])
         yield ClassThreshold(
-            name=name, **forms(quantization, choice.integers[index], ends), adopted=adopted,
-            created_by="search", reason=_reason(choice, index, rules),
-            note=_note(positives, negatives), positives=positives, negatives=negatives,
+            name=name, **forms(quantization, choice.integers[index], ends),
+            adopted=bool(choice.adopted[index]), created_by="search",
+            reason=_reason(choice, index, rules), note=_note(positives, negatives),
+            positives=positives, negatives=negatives,
             prevalence=positives / images if images else None, gain=gain,
             gain_interval=None if low is None or high is None else (low, high),
         )  # fmt: skip
 
 
 def _reason(choice: Choice, index: int, rules: Rules) -> str:
-    gain, low, high = choice.gains(index)
+    gain, low, high = choice.gain[:, index]
     found = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}) on images that did not choose it"
     if choice.adopted[index]:
         return f"own threshold: gains {found}"
@@ -463,17 +449,15 @@ def shared_curve(
     precision, recall = ratio(tp, tp + fp)[known], ratio(tp, positives)[known]
     nothing = np.full(len(integers), np.nan)
     columns = {
-        "integer": integers,
-        "logit": quantization.threshold_logits(integers),
+        "integer": integers, "logit": quantization.threshold_logits(integers),
         "probability": quantization.threshold_probabilities(integers),
         "f1_macro": mean_defined(f1, axis=0),
         "precision_macro": precision.mean(0) if known.any() else nothing,
         "recall_macro": recall.mean(0) if known.any() else nothing,
         "f1_micro": ratio(2 * tp.sum(0), (tp + fp + positives).sum(0)),
         "precision_micro": ratio(tp.sum(0), (tp + fp).sum(0)),
-        "recall_micro": ratio(tp.sum(0), positives.sum(0)),
-        "yes_answers": (tp + fp).sum(0),
+        "recall_micro": ratio(tp.sum(0), positives.sum(0)), "yes_answers": (tp + fp).sum(0),
         "objective": objective.shared_values(counts, objective.class_values(counts)),
         "chosen": integers == chosen,
-    }
+    }  # fmt: skip
     return pd.DataFrame(columns)

@@ -16,25 +16,16 @@ from workbench.show.plots import ROW_INCHES
 from workbench.show.tables import Table, table
 
 NAMES = {
-    "f1_macro": "F1 macro",
-    "f1_micro": "F1 micro",
-    "f1_samples": "F1 per image",
-    "precision_macro": "precision macro",
-    "precision_micro": "precision micro",
-    "recall_macro": "recall macro",
-    "recall_micro": "recall micro",
-    "map": "mAP",
-    "roc_auc_macro": "ROC area macro",
-    "hamming_loss": "wrong labels (Hamming)",
-    "exact_match": "all labels right",
-    "no_label_rate": "images without an answer",
-    "true_no_label_rate": "images without a class",
-    "top5": "a true class among the best 5",
-    "calibration_error": "calibration error",
-    "accuracy": "accuracy",
-    "coverage": "images with an answer",
+    "f1_macro": "F1 macro", "f1_micro": "F1 micro", "f1_samples": "F1 per image",
+    "precision_macro": "precision macro", "precision_micro": "precision micro",
+    "recall_macro": "recall macro", "recall_micro": "recall micro",
+    "map": "mAP", "roc_auc_macro": "ROC area macro",
+    "hamming_loss": "wrong labels (Hamming)", "exact_match": "all labels right",
+    "no_label_rate": "images without an answer", "true_no_label_rate": "images without a class",
+    "top5": "a true class among the best 5", "calibration_error": "calibration error",
+    "accuracy": "accuracy", "coverage": "images with an answer",
     "accepted_accuracy": "accuracy of the answers",
-}
+}  # fmt: skip
 COLOURS = {"better": GOOD, "worse": BAD, "differs": QUIET, "open": QUIET}
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;color:#1f2933;max-width:64rem;margin:2rem auto;"

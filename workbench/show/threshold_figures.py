@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from workbench.decide.calibration import Calibration, Scores
 from workbench.decide.calibration import reliability as reliability_table
 from workbench.decide.metrics import evaluate
-from workbench.decide.recommendation import Thresholds, UnknownThreshold
+from workbench.decide.recommendation import AnyThresholds
 from workbench.show import plots
 from workbench.show.figures import CHOSEN, NO, YES, beside, described, new_axes, plain, short
 from workbench.show.tables import Table, table
@@ -21,7 +21,7 @@ from workbench.show.tables import Table, table
 ROW_INCHES = 0.34  # two boxes a class
 
 
-def expected(thresholds: Thresholds | UnknownThreshold) -> Table:
+def expected(thresholds: AnyThresholds) -> Table:
     """Show what was chosen reaches, also on images that did not choose it."""
     if thresholds.task == "single_label":
         return table(thresholds.table)
@@ -41,15 +41,13 @@ def side_by_side(scores: Scores, choices: Mapping[str, Any]) -> Table:
     classes = [str(number) for number in range(scores.raw.shape[1])]
     rows = []
     for name, probability in choices.items():
-        found = evaluate(
-            scores.y_true, scores.probability, probability, classes, mask=scores.mask,
-            task=scores.task,
-        )  # fmt: skip
+        asked = scores.y_true, scores.probability, probability, classes
+        found = evaluate(*asked, mask=scores.mask, task=scores.task)
         rows.append({"thresholds": name} | {figure: found.value(figure) for figure in names})
     return table(rows)
 
 
-def figures(thresholds: Thresholds | UnknownThreshold) -> dict[str, Figure]:
+def figures(thresholds: AnyThresholds) -> dict[str, Figure]:
     """Draw each class's threshold and the curve of the shared one, or that of "unknown"."""
     if thresholds.task == "single_label":
         return {"threshold_analysis": plots.unknown_curve(thresholds.curve)}
@@ -60,9 +58,7 @@ def figures(thresholds: Thresholds | UnknownThreshold) -> dict[str, Figure]:
     }
 
 
-def class_scores(
-    scores: Scores, thresholds: Thresholds | UnknownThreshold, classes: Sequence[str]
-) -> Figure:
+def class_scores(scores: Scores, thresholds: AnyThresholds, classes: Sequence[str]) -> Figure:
     """Draw how the answers to each class spread with and without it, and where they are cut."""
     rows = len(classes)
     ax = plain(
@@ -78,16 +74,8 @@ def class_scores(
         whis=(5, 95), showfliers=False, linewidth=0.9, width=0.7, saturation=1, ax=ax,
     )  # fmt: skip
     cuts = np.broadcast_to(thresholds.probability, rows)
-    ax.scatter(
-        cuts,
-        range(rows),
-        marker="|",
-        s=190,
-        linewidth=2.5,
-        color=CHOSEN,
-        zorder=4,
-        label="threshold",
-    )
+    mark = {"marker": "|", "s": 190, "linewidth": 2.5, "color": CHOSEN, "zorder": 4}
+    ax.scatter(cuts, range(rows), label="threshold", **mark)
     ax.set_yticks(range(rows), [short(name) for name in classes], parse_math=False)
     ax.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6), ylabel="")
     ax.grid(visible=False, axis="y")
@@ -110,9 +98,8 @@ def reliability(
     y_true: np.ndarray, answers: Mapping[str, np.ndarray], mask: np.ndarray | None = None
 ) -> Figure:
     """Draw predicted against real frequency, a line for each name → probabilities [N, C]."""
-    return plots.reliability_diagram(
-        {name: reliability_table(y_true, p, mask) for name, p in answers.items()}
-    )
+    tables = {name: reliability_table(y_true, p, mask) for name, p in answers.items()}
+    return plots.reliability_diagram(tables)
 
 
 def calibration_errors(calibration: Calibration) -> Table:
@@ -133,9 +120,8 @@ def _spanned(row: dict[str, float], name: str) -> str:
     return f"{row[name]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
 
 
-def confidence(scores: Scores, thresholds: Thresholds | UnknownThreshold) -> Figure:
+def confidence(scores: Scores, thresholds: AnyThresholds) -> Figure:
     """Draw how probabilities spread; the one threshold of a single label stands among them."""
     bar = thresholds.probability if scores.task == "single_label" else None
-    return plots.confidence_histogram(
-        scores.y_true, scores.probability, mask=scores.mask, threshold=bar
-    )
+    known = {"mask": scores.mask, "threshold": bar}
+    return plots.confidence_histogram(scores.y_true, scores.probability, **known)
