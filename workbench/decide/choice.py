@@ -54,9 +54,9 @@ def own_thresholds(
     thresholds: AnyThresholds, probabilities: Mapping[str, float], who: str, why: str = ""
 ) -> AnyThresholds:
     """Put thresholds of one's own on top, by class; a single label has one, "unknown"."""
-    today = datetime.now(UTC).date().isoformat()
     if not probabilities:
         return thresholds
+    today = datetime.now(UTC).date().isoformat()
     if isinstance(thresholds, Thresholds):
         nearest = {name: thresholds.nearest_integer(p) for name, p in probabilities.items()}
         return thresholds.edited(nearest, who, today, why)

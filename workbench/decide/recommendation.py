@@ -275,11 +275,9 @@ def _check_forms(place: str, level: Level, quantization: Quantization, allowed: 
     for key in ("probability", "logit"):
         given = getattr(level, key)
         if abs(given - derived[key]) > TOLERANCE:
-            raise ValueError(
-                f"{place}: {key} is {given:g}, but integer {level.integer} means "
-                f"{derived[key]:.6g}; the app compares the integer, so change that one and let "
-                "the rest follow"
-            )
+            means = f"integer {level.integer} means {derived[key]:.6g}"
+            rule = "the app compares the integer, so change that one and let the rest follow"
+            raise ValueError(f"{place}: {key} is {given:g}, but {means}; {rule}")
 
 
 class Targets(Record):
@@ -345,15 +343,14 @@ class UnknownThreshold(Recommendation):
     def table(self) -> pd.DataFrame:
         """What is asked and what is kept, to be read by people."""
         found, asked = self.unknown, self.objective
-        nothing = (math.nan, math.nan)
-        ends = [e or nothing for e in (found.accepted_accuracy_interval, found.coverage_interval)]
+        both = found.accepted_accuracy_interval, found.coverage_interval
+        low, high = zip(*(ends or (math.nan, math.nan) for ends in both), strict=True)
         right = math.nan if found.accepted_accuracy is None else found.accepted_accuracy
         columns = {
             "target": ["right among the answers", "images that get an answer"],
             "wanted": [asked.target_accept_accuracy, asked.min_coverage],
             "reached": [right, found.coverage],
-            "from": [low for low, _ in ends], "to": [high for _, high in ends],
-            "unknown below": found.probability, "reason": found.reason,
+            "from": low, "to": high, "unknown below": found.probability, "reason": found.reason,
         }  # fmt: skip
         return pd.DataFrame(columns)
 

@@ -75,7 +75,11 @@ def search(
     counts = folds.total
     choice = choose(folds, rules, rng)
     blocks = resampled_levels(y_true, raw, mask, settings.bootstrap_replicates, rng)
-    drawn_shared, drawn_own, drawn_value = _tune_again(blocks, choice, rules)
+    found = (
+        (*tune(block, rules), _value_at(block, choice.integers, rules.objective))
+        for block in blocks
+    )  # what the same search finds on resampled images: [R], [R, C] and [R]
+    drawn_shared, drawn_own, drawn_value = map(np.concatenate, zip(*found, strict=True))
     drawn = np.where(choice.adopted, drawn_own, drawn_shared[:, None])
     kept, shared = choice.adopted.sum(), choice.shared
     log.info("Threshold %d for all classes; %d of %d keep their own.", shared, kept, len(classes))
@@ -373,17 +377,6 @@ def _yes_at(counts: LevelCounts, integers: np.ndarray) -> tuple[np.ndarray, np.n
     place = np.broadcast_to(integers - LOWEST, counts.positives.shape[:-1])[..., None]
     tp, fp = (np.take_along_axis(above, place, -1)[..., 0] for above in counts.at_least())
     return tp, fp
-
-
-def _tune_again(
-    blocks: Iterator[LevelCounts], choice: Choice, rules: Rules
-) -> Iterator[np.ndarray]:
-    """What a search finds on resampled images: shared [R], own [R, C], value of the choice [R]."""
-    found = [
-        (*tune(block, rules), _value_at(block, choice.integers, rules.objective))
-        for block in blocks
-    ]
-    return (np.concatenate(values) for values in zip(*found, strict=True))
 
 
 def _describe(
