@@ -33,15 +33,9 @@ LOOK_SECONDS = 0.02  # between two looks at the memory in use
 
 
 def run(
-    *,
-    count: int = 2000,
-    width: int = WIDTH,
-    height: int = HEIGHT,
-    folder: Path | None = None,
-    repeats: int = 3,
-    threads: int = 0,
-    seed: int = 0,
-) -> dict[str, Any]:
+    *, count: int = 2000, width: int = WIDTH, height: int = HEIGHT, folder: Path | None = None,
+    repeats: int = 3, threads: int = 0, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
     """Time `repeats` rounds of decoding and auditing in turn; the shortest of each counts."""
     threads = count_cores(threads)
     with tempfile.TemporaryDirectory(prefix="workbench_benchmark_") as place:
@@ -63,10 +57,8 @@ def run(
 
 def table(figures: dict[str, Any]) -> str:
     """Write the figures for a terminal."""
-    lines = [
-        f"Audit of {figures['images']:,} images on {figures['threads']} threads",
-        f"  {'':<22}{'seconds':>9}{'images/s':>10}{'memory MB':>11}",
-    ]
+    lines = [f"Audit of {figures['images']:,} images on {figures['threads']} threads",
+             f"  {'':<22}{'seconds':>9}{'images/s':>10}{'memory MB':>11}"]  # fmt: skip
     for name, what in (("decoding each once", "decode"), ("the whole audit", "audit")):
         speed, memory = figures[f"{what}_images_per_second"], figures[f"{what}_memory_bytes"] / 1e6
         lines.append(f"  {name:<22}{figures[f'{what}_seconds']:>9.2f}{speed:>10.0f}{memory:>11.0f}")
@@ -119,10 +111,8 @@ def list_images(folder: Path) -> Dataset:
 
 def _time_rounds(dataset: Dataset, repeats: int, threads: int) -> dict[str, Any]:
     """Take turns, so that a busy neighbour slows both."""
-    own = {
-        "run": RunSettings(threads=threads),
-        "dataset": DatasetSettings(on_bad_image="quarantine"),
-    }
+    own = {"run": RunSettings(threads=threads),
+           "dataset": DatasetSettings(on_bad_image="quarantine")}  # fmt: skip
     settings = Settings(num_classes="auto", **own)
     paths = [dataset.images / name for name in dataset.rows["filepath"]]
 
@@ -130,10 +120,8 @@ def _time_rounds(dataset: Dataset, repeats: int, threads: int) -> dict[str, Any]
         for path in paths[start : start + BLOCK]:
             decode_image(path, settings.dataset)
 
-    works = {
-        "decode": lambda: list(map_in_order(decode, range(0, len(paths), BLOCK), threads)),
-        "audit": lambda: audit_dataset(dataset, settings),
-    }
+    works = {"decode": lambda: list(map_in_order(decode, range(0, len(paths), BLOCK), threads)),
+             "audit": lambda: audit_dataset(dataset, settings)}  # fmt: skip
     figures: dict[str, Any] = {}
     for _ in range(repeats):
         for name, work in works.items():

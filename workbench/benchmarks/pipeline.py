@@ -64,15 +64,13 @@ def run(
         size = float(np.mean([split.path(index).stat().st_size for index in range(len(split))]))
     seconds = {name: min(one[name].wall for one in rounds) for name in stages}
     return {
-        "images": len(split),
-        "threads": threads,
-        "bytes_an_image": size,
+        "images": len(split), "threads": threads, "bytes_an_image": size,
         "images_per_second": {name: 1 / value for name, value in seconds.items()},
         "cpu_seconds_an_image": {name: min(one[name].cpu for one in rounds) for name in stages},
         "ratio": {name: seconds[DECODING] / value for name, value in seconds.items()},
         "letterbox": "letterbox.c" if trusted_library() else "OpenCV",
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+    }  # fmt: skip
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -157,10 +155,8 @@ def _decoding(split: Split, settings: Settings, threads: int) -> tf.data.Dataset
         return decode_image(split.path(index), settings.dataset)
 
     images = tf.data.Dataset.range(len(split)).repeat()
-    images = images.map(
-        lambda index: tf.numpy_function(decode, [index], tf.uint8, stateful=False),
-        num_parallel_calls=threads,
-    )
+    images = images.map(lambda index: tf.numpy_function(decode, [index], tf.uint8, stateful=False),
+                        num_parallel_calls=threads)  # fmt: skip
     return images.prefetch(2 * threads)
 
 

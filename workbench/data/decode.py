@@ -159,10 +159,8 @@ def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
     if width < 1 or height < 1:
         raise _RefusedError(f"says it is {width} x {height} pixels")
     if width * height > dataset.max_pixels:
-        raise _RefusedError(
-            f"says it is {width} x {height} = {width * height} pixels, above dataset.max_pixels "
-            f"{dataset.max_pixels}"
-        )
+        raise _RefusedError(f"says it is {width} x {height} = {width * height} pixels, above "
+                            f"dataset.max_pixels {dataset.max_pixels}")  # fmt: skip
     return image
 
 

@@ -53,8 +53,13 @@ def draw_demo(folder: Path, images: int = 1400, seed: int = 1337) -> DemoDataset
     found = read_json(folder / RECIPE_NAME) if (folder / RECIPE_NAME).is_file() else {}
     if found == recipe:
         return DemoDataset(folder, images, drawn=False)
-    if found and found | {"version": VERSION} == recipe:
-        _set_aside(folder, found["version"])
+    if found and found | {"version": VERSION} == recipe:  # kept: somebody may have edited it
+        aside = folder.with_name(f"{folder.name}_version_{found['version']}")
+        if aside.exists():
+            raise DatasetError(f"{folder} was drawn by an earlier version, and {aside} is taken "
+                               "already. Delete one of the two")  # fmt: skip
+        folder.rename(aside)
+        log.info("%s was drawn by an earlier version: kept as %s, drawn anew", folder, aside)
     if folder.exists() and any(folder.iterdir()):
         raise DatasetError(f"{folder} holds something else. Name an empty or new folder")
     partial = folder.with_name(f".partial_{folder.name}")
@@ -64,18 +69,6 @@ def draw_demo(folder: Path, images: int = 1400, seed: int = 1337) -> DemoDataset
     write_json(partial / RECIPE_NAME, recipe)
     os.replace(partial, folder)
     return DemoDataset(folder, images, drawn=True)
-
-
-def _set_aside(folder: Path, version: int) -> None:
-    """Keep what an earlier version drew: somebody may have edited it."""
-    aside = folder.with_name(f"{folder.name}_version_{version}")
-    if aside.exists():
-        raise DatasetError(
-            f"{folder} was drawn by an earlier version, and {aside} is taken already. Delete one "
-            "of the two"
-        )
-    folder.rename(aside)
-    log.info("%s was drawn by an earlier version: kept as %s, drawn anew", folder, aside)
 
 
 def _draw_splits(folder: Path, images: int, seed: int) -> None:

@@ -95,10 +95,9 @@ def read_layout(folder: Path, layout: str) -> Layout:
     else:
         names, read = (CSV_NAMES, _read_csv) if kind == "csv" else (TXT_NAMES, _read_txt)
         if missing := [name for name in names.values() if not (folder / name).exists()]:
-            raise DatasetError(
-                f"{folder}: {', '.join(missing)} missing. Every split needs its table; to let the "
-                f"workbench split, put all rows into one {TABLE_NAME} instead."
-            )
+            raise DatasetError(f"{folder}: {', '.join(missing)} missing. Every split needs its "
+                               "table; to let the workbench split, put all rows into one "
+                               f"{TABLE_NAME} instead.")  # fmt: skip
         tables = [read(folder, name, split, problems) for split, name in names.items()]
     problems.refuse()
     return Layout(kind, images, tables)
@@ -112,10 +111,9 @@ def _find_kind(folder: Path) -> str:
     root = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     if any(entry.is_dir() and not is_litter(entry.name) for entry in os.scandir(root)):
         return "folders"
-    raise DatasetError(
-        f"{folder} holds no dataset: neither {CSV_NAMES['train']} nor {TXT_NAMES['train']} nor "
-        f"{TABLE_NAME} nor one folder a class."
-    )
+    raise DatasetError(f"{folder} holds no dataset: neither {CSV_NAMES['train']} nor "
+                       f"{TXT_NAMES['train']} nor {TABLE_NAME} nor one folder a "
+                       "class.")  # fmt: skip
 
 
 def _read_csv(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
@@ -331,10 +329,8 @@ def stamp_dataset(folder: Path, without: Path | None = None) -> str:
     `without` is a folder that may lie inside and is no part of it: the run's own.
     """
     if not folder.is_dir():
-        raise DatasetError(
-            f"No dataset in {folder}. Set dataset.dir to your folder, or draw the demo dataset "
-            f"with: python -m workbench demo {folder}"
-        )
+        raise DatasetError(f"No dataset in {folder}. Set dataset.dir to your folder, or draw the "
+                           f"demo dataset with: python -m workbench demo {folder}")  # fmt: skip
     facts = [os.stat(place) for place in (folder, without) if place and place.exists()]
     seen = {(one.st_dev, one.st_ino) for one in facts}
     return hashlib.sha256(b"".join(_lines(str(folder), "", seen))).hexdigest()

@@ -88,10 +88,9 @@ def open_library(path: Path) -> Letterbox:
         square = np.empty((size, size, 3), np.uint8)
         source = (image.ctypes.data, width, height, channels, image.strides[0])
         if function(*source, square.ctypes.data, size, square.strides[0]) != 0:
-            raise ValueError(
-                f"letterbox.c refuses {width} x {height} pixels of {channels} bytes to {size}: "
-                f"sides are 1 to {LONGEST}, pixels 3 or 4 bytes"
-            )
+            raise ValueError(f"letterbox.c refuses {width} x {height} pixels of {channels} bytes "
+                             f"to {size}: sides are 1 to {LONGEST}, pixels 3 or 4 "
+                             "bytes")  # fmt: skip
         return square
 
     return letterbox

@@ -262,10 +262,8 @@ class DiskCache:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise DatasetError(
-                f"{folder} belongs to somebody else, who could change cached images. Remove it, or "
-                "set dataset.cache: memory"
-            )
+            raise DatasetError(f"{folder} belongs to somebody else, who could change cached "
+                               "images. Remove it, or set dataset.cache: memory")  # fmt: skip
 
     def read(self, key: str, sizes: Sequence[int]) -> Squares | None:
         try:
@@ -294,10 +292,8 @@ class DiskCache:
                 os.unlink(partial)
                 raise
         except OSError as error:
-            raise StepError(
-                f"{self._folder} cannot keep images: {error.strerror}. Make room there, or set "
-                "dataset.cache: none"
-            ) from None
+            raise StepError(f"{self._folder} cannot keep images: {error.strerror}. Make room "
+                            "there, or set dataset.cache: none") from None  # fmt: skip
 
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key

@@ -115,9 +115,8 @@ def _check(source: Path, destination: Path, size: int, quality: int) -> None:
         raise InputError(f"{destination} is not an empty folder. Name a new one")
     inside = destination.resolve().is_relative_to(source.resolve())
     if inside or source.resolve().is_relative_to(destination.resolve()):
-        raise InputError(
-            f"{destination} and {source} lie in each other. Name a folder beside the source"
-        )
+        raise InputError(f"{destination} and {source} lie in each other. Name a folder beside the "
+                         "source")  # fmt: skip
 
 
 def _write_all(source: Path, partial: Path, destination: Path, size: int, quality: int) -> Prepared:

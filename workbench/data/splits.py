@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
@@ -148,14 +148,14 @@ class Resplit:
 
 
 def propose_resplit(
-    dataset: Dataset, duplicates: Duplicates, unreadable: Mapping[str, str]
+    dataset: Dataset, duplicates: Duplicates, unreadable: dict[str, str]
 ) -> Resplit:
     """Propose a split without leaks, repeated files, contradictions and unreadable images."""
     rows = dataset.rows
     chosen = _gather_photos(rows, duplicates)
     spoilt = _spoilt(rows, duplicates, chosen)
     aside = rows["filepath"].isin(list(spoilt) + list(unreadable))
-    why = rows["filepath"].map(spoilt | dict(unreadable)).where(aside, "joins its copies")
+    why = rows["filepath"].map(spoilt | unreadable).where(aside, "joins its copies")
     moves = rows.assign(to=np.where(aside, ASIDE, chosen), reason=why)
     parts = [moves[(chosen != rows["split"]) & ~aside], moves[aside]]
     moves = pd.concat(parts, ignore_index=True)

@@ -186,21 +186,17 @@ def _frame(
 def _check_count(cell: str, parsed: Labels, settings: Settings) -> None:
     labels, unknown = parsed
     if settings.task == "single_label" and (len(labels) != 1 or unknown):
-        raise ValueError(
-            f"labels {cell!r}: task single_label takes exactly one class an image. Set task: "
-            "multilabel, or correct the labels"
-        )
+        raise ValueError(f"labels {cell!r}: task single_label takes exactly one class an image. "
+                         "Set task: multilabel, or correct the labels")  # fmt: skip
     if not (labels or unknown or settings.dataset.allow_empty_labels):
-        raise ValueError(
-            "no labels, and dataset.allow_empty_labels is false. Label the image or set it to true"
-        )
+        raise ValueError("no labels, and dataset.allow_empty_labels is false. Label the image or "
+                         "set it to true")  # fmt: skip
 
 
 def _canonical(filepath: str) -> str:
     """`./a//b.jpg` and `a/b.jpg` are one file and must be seen as one."""
-    if "://" in filepath:
-        return filepath
-    if "//" not in filepath and not filepath.startswith("./") and "/./" not in filepath:
+    untidy = "//" in filepath or filepath.startswith("./") or "/./" in filepath
+    if "://" in filepath or not untidy:
         return filepath
     root = "/" if filepath.startswith("/") else ""
     return root + "/".join(part for part in filepath.split("/") if part not in ("", "."))
@@ -210,9 +206,8 @@ def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
     """Collect the classes in code point order, and what is wrong with their names."""
     labelled = set().union(*set(rows["labels"]))
     for name in sorted(set().union(*set(rows["unknown"])) - labelled):
-        text = (
-            f'"?{name}" is unknown here, but no image has the label{cells.nearest(name, labelled)}'
-        )
+        near = cells.nearest(name, labelled)
+        text = f'"?{name}" is unknown here, but no image has the label{near}'
         problems.add(*_first_place(rows["unknown"], name, rows), text)
     for name, text in cells.class_problems(labelled):
         problems.add(*_first_place(rows["labels"], name, rows), text)
@@ -235,10 +230,9 @@ def check_class_count(classes: Collection[str], settings: Settings) -> None:
             'Are labels joined by something else than "|"?'
         )
     if settings.num_classes not in ("auto", len(classes)):
-        raise DatasetError(
-            f"Expected {settings.num_classes} classes, found {len(classes)}: {shown}. "
-            f"Correct the labels, or set num_classes: {len(classes)} (or auto)."
-        )
+        raise DatasetError(f"Expected {settings.num_classes} classes, found {len(classes)}: "
+                           f"{shown}. Correct the labels, or set num_classes: {len(classes)} (or "
+                           "auto).")  # fmt: skip
 
 
 def check_files(
@@ -284,9 +278,8 @@ def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None
     rows = pd.concat(frames, ignore_index=True)
     unknown = set().union(*set(rows["labels"]), *set(rows["unknown"])) - set(classes)
     if unknown:
-        raise DatasetError(
-            f"{folder}: label {min(unknown)!r} is not in {LABELS}. Run 01_dataset_audit again."
-        )
+        raise DatasetError(f"{folder}: label {min(unknown)!r} is not in {LABELS}. Run "
+                           "01_dataset_audit again.")  # fmt: skip
     quarantine = _read_own(folder / QUARANTINE, QUARANTINE_COLUMNS)
     quarantine = pd.DataFrame(quarantine, columns=QUARANTINE_COLUMNS)
     return Dataset(Path(images), tuple(classes), rows, quarantine)
@@ -339,8 +332,7 @@ def load_dataset(folder: Path, root: Path) -> Dataset:
     manifest = read_json(path)
     images = root / manifest["images_folder"]
     if not images.is_dir():
-        raise MissingInputError(
-            f"The images of this run lay in {images}, which is gone. Put them back, or run "
-            "01_dataset_audit with the new dataset.dir"
-        )
+        raise MissingInputError(f"The images of this run lay in {images}, which is gone. Put them "
+                                "back, or run 01_dataset_audit with the new "
+                                "dataset.dir")  # fmt: skip
     return read_tables(folder / TABLES, images, manifest["classes"])

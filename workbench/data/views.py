@@ -36,8 +36,8 @@ FROM_YIQ = np.linalg.inv(TO_YIQ)
 CROP_ASPECT = math.log(4 / 3)  # random resized crops are stretched up to this much, either way
 LONGEST_WARP = 32_000  # OpenCV's warps address pixels with 16 bits
 NOISE_SAMPLES = 1 << 20  # drawn once; every image takes a window at a random place
-# A person's own augmentation: uint8 [h, w, 3] and random numbers to uint8 [h', w', 3].
-Augment = Callable[[np.ndarray, Generator], np.ndarray]
+Image = np.ndarray  # uint8 [height, width, 3]
+Augment = Callable[[Image, Generator], Image]  # a person's own augmentation
 
 
 class Purpose(IntEnum):
@@ -101,7 +101,7 @@ def augmented(
     return augment(image, rng, settings.augmentation, longest)
 
 
-def _augmented_by(own: Augment, image: np.ndarray, rng: Generator, filepath: str) -> np.ndarray:
+def _augmented_by(own: Augment, image: Image, rng: Generator, filepath: str) -> Image:
     name = getattr(own, "__qualname__", None) or type(own).__name__
     try:
         view = own(image, rng)
@@ -111,10 +111,8 @@ def _augmented_by(own: Augment, image: np.ndarray, rng: Generator, filepath: str
     fits = isinstance(view, np.ndarray) and view.dtype == np.uint8
     if not (fits and view.ndim == 3 and view.shape[2] == 3 and view.size):
         found = f"{view.dtype} {list(view.shape)}" if isinstance(view, np.ndarray) else repr(view)
-        raise StepError(
-            f"augment={name} returned {' '.join(found.split())[:100]} for {filepath}; it must "
-            "return an image, uint8 [height, width, 3]"
-        )
+        raise StepError(f"augment={name} returned {' '.join(found.split())[:100]} for {filepath}; "
+                        "it must return an image, uint8 [height, width, 3]")  # fmt: skip
     return view
 
 
@@ -141,9 +139,9 @@ def sample_rows(split: Split, settings: Settings, count: int, variants: int = 3)
 
 
 def augment(
-    image: np.ndarray, rng: Generator, settings: AugmentationSettings,
+    image: Image, rng: Generator, settings: AugmentationSettings,
     longest: int | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> Image:  # fmt: skip
     """Return an augmented view of uint8 [height, width, 3]; the input is left as it is.
 
     A view with a side above `longest` is drawn smaller, by the same interpolation; without
@@ -176,9 +174,7 @@ def view_side(sizes: Iterable[int]) -> int:
     return -(-4 * max(sizes) // 3)
 
 
-def _move(
-    image: np.ndarray, rng: Generator, settings: AugmentationSettings, longest: int
-) -> np.ndarray:
+def _move(image: Image, rng: Generator, settings: AugmentationSettings, longest: int) -> Image:
     """Flip, crop, rotate, zoom, shift, tilt and shrink with at most one interpolation."""
     mirror = settings.random_flip_horizontal and rng.random() < 0.5
     upside_down = settings.random_flip_vertical and rng.random() < 0.5
@@ -260,7 +256,7 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nd
     return cv2.cvtColor(view, cv2.COLOR_RGBA2RGB)
 
 
-def _colour(image: np.ndarray, rng: Generator, jitter: ColorJitter) -> np.ndarray:
+def _colour(image: Image, rng: Generator, jitter: ColorJitter) -> Image:
     """Change brightness, contrast, saturation and hue in one matrix, rounded and clipped once."""
     most = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     brightness, contrast, saturation, hue = rng.uniform(-1, 1, 4) * most
@@ -277,7 +273,7 @@ def _colour(image: np.ndarray, rng: Generator, jitter: ColorJitter) -> np.ndarra
     return cv2.transform(image, np.hstack([matrix, offset]))
 
 
-def _texture(image: np.ndarray, rng: Generator, settings: AugmentationSettings) -> np.ndarray:
+def _texture(image: Image, rng: Generator, settings: AugmentationSettings) -> Image:
     """Equalise locally, blur or sharpen, each with its own probability."""
     likely = (settings.clahe_probability, settings.blur_probability, settings.sharpen_probability)
     clahe, blur, sharpen = rng.random(3) < likely
@@ -293,7 +289,7 @@ def _texture(image: np.ndarray, rng: Generator, settings: AugmentationSettings) 
     return image
 
 
-def _add_noise(image: np.ndarray, rng: Generator, stddev: float) -> np.ndarray:
+def _add_noise(image: Image, rng: Generator, stddev: float) -> Image:
     """Add a window of ready-drawn Gaussian noise.
 
     Its positive and negative parts are apart because OpenCV adds uint8 with saturation three times
@@ -314,7 +310,7 @@ def _noise(stddev: float) -> tuple[np.ndarray, np.ndarray]:
     return noise.clip(0, 255).astype(np.uint8), (-noise).clip(0, 255).astype(np.uint8)
 
 
-def _cut_out(image: np.ndarray, rng: Generator, settings: AugmentationSettings) -> np.ndarray:
+def _cut_out(image: Image, rng: Generator, settings: AugmentationSettings) -> Image:
     """Paint grey squares, on a copy where nothing before has made one."""
     cutout = settings.cutout
     height, width = image.shape[:2]

@@ -23,14 +23,8 @@ VIEWS = 8  # of the photo under the sliders
 VIEW_SIDE = 150  # pixels
 OF_BATCHES = "mixup"  # blends two photos: nothing to see on one
 # Where a slider ends; beyond, hardly anything is left to recognise.
-ENDS = {
-    "random_rotation_factor": 0.25,
-    "random_shift_factor": 0.5,
-    "perspective": 0.3,
-    "gaussian_noise_stddev": 0.2,
-    "color_jitter.hue": 0.5,
-    "cutout.num_patches": 8,
-}
+ENDS = {"random_rotation_factor": 0.25, "random_shift_factor": 0.5, "perspective": 0.3,
+        "gaussian_noise_stddev": 0.2, "color_jitter.hue": 0.5, "cutout.num_patches": 8}  # fmt: skip
 
 
 def sample_sheet(rows: Sequence[SheetRow]) -> Figure:
@@ -50,11 +44,8 @@ def pictures_figure(pictures: Mapping[str, np.ndarray]) -> Figure:
 def _grid(rows: Sequence[Sequence[np.ndarray]], heads: Sequence[str], words: str) -> Figure:
     size = (SIDE_INCHES * len(heads), SIDE_INCHES * len(rows) + 0.2)
     figure = Figure(figsize=size, layout="tight")
-    for ax, picture in zip(
-        figure.subplots(len(rows), len(heads), squeeze=False).ravel(),
-        (picture for row in rows for picture in row),
-        strict=True,
-    ):
+    for ax, picture in zip(figure.subplots(len(rows), len(heads), squeeze=False).ravel(),
+                           (picture for row in rows for picture in row), strict=True):  # fmt: skip
         ax.imshow(picture)
         ax.set_axis_off()
     for ax, head in zip(figure.axes, heads, strict=False):

@@ -143,7 +143,7 @@ def _sort_keys(hashes: np.ndarray, ties: np.ndarray, order: tuple[int, int]) -> 
     return (keys << np.uint64(PREFIX_BITS)) | (ties >> np.uint64(PREFIX_BITS))
 
 
-def _sketch(store: Thumbnails, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sketch(store: Thumbnails, images: np.ndarray) -> tuple[np.ndarray, ...]:
     """Shrink thumbnails to int8 sketches of grey and of tint; say which of them show anything."""
     sketches = np.zeros((len(images), SKETCH_SIDE**2), np.int8)
     tints = np.zeros((len(images), 8), np.int8)
@@ -212,12 +212,8 @@ class Duplicates:
 
 def _same_files(table: pd.DataFrame) -> np.ndarray:
     """Number the rows by content; files that are no images stay alone, however alike."""
-    known = table["refused"].isna().to_numpy()
-    numbers = np.full(len(table), -1, np.int64)
-    numbers[known] = pd.factorize(table["sha256"][known])[0]
-    alone = np.flatnonzero(~known)
-    numbers[alone] = numbers.max(initial=-1) + 1 + np.arange(len(alone))
-    return numbers
+    alone = pd.Series(np.arange(len(table)).astype(str), table.index, dtype=object)
+    return pd.factorize(table["sha256"].where(table["refused"].isna(), alone))[0].astype(np.int64)
 
 
 def find_duplicates(

@@ -100,15 +100,14 @@ def _measure(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, f
     """Give the grey and the colour square of an image, its range of greys and its sharpness."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     darkest, brightest, _, _ = cv2.minMaxLoc(grey)
-    reduced = _reduce(grey)
-    light_range = brightest - darkest
-    return _square(reduced), _colours(pixels), (light_range, _sharpness(reduced, light_range))
-
-
-def _square(grey: np.ndarray) -> np.ndarray:
-    """Shrink to the thumbnail in two steps: a quarter of the time of one, to half a level equal."""
-    double = cv2.resize(grey, (2 * SIDE, 2 * SIDE), interpolation=cv2.INTER_LINEAR)
-    return cv2.resize(double, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    reduced, span = _reduce(grey), brightest - darkest
+    # in two steps: a quarter of the time of one, to half a level equal
+    double = cv2.resize(reduced, (2 * SIDE, 2 * SIDE), interpolation=cv2.INTER_LINEAR)
+    square = cv2.resize(double, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    # coarse cells of some thousand pixels spread over the image
+    some = cv2.resize(pixels, (COLOUR_SAMPLES, COLOUR_SAMPLES), interpolation=cv2.INTER_NEAREST)
+    colours = cv2.resize(some, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
+    return square, colours, (span, _sharpness(reduced, span))
 
 
 def _sharpness(grey: np.ndarray, light_range: float) -> float:
@@ -130,12 +129,6 @@ def _reduce(grey: np.ndarray) -> np.ndarray:
     rows, columns = height // down, width // across
     whole = grey[: rows * down, : columns * across]
     return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
-
-
-def _colours(pixels: np.ndarray) -> np.ndarray:
-    """Average the colours in coarse cells, of some thousand pixels spread over the image."""
-    some = cv2.resize(pixels, (COLOUR_SAMPLES, COLOUR_SAMPLES), interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(some, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
 
 
 def _light(grey: np.ndarray) -> np.ndarray:

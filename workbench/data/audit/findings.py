@@ -27,43 +27,19 @@ Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
-@dataclass(frozen=True)
-class Kind:
-    severity: Severity
-    meaning: str
-
-
-# In the order in which a person should look at them.
-KINDS: dict[str, Kind] = {
-    "unreadable": Kind("error", "the file is missing, damaged or not an image"),
-    "truncated": Kind("error", "the file ends before the picture does"),
-    "leak": Kind("error", "the same photo is in another split: scores will be too good"),
-    "conflicting_labels": Kind("error", "the same photo has other labels elsewhere"),
-    "class_missing": Kind("error", "a split has no image of this class"),
-    "exact_duplicate": Kind("warning", "the same bytes under several names"),
-    "near_duplicate": Kind("warning", "the same photo, saved, resized, lit or cut differently"),
-    "class_too_small": Kind("warning", "too few examples in val to tune a threshold on"),
-    "class_always_on": Kind("warning", "every image of the split has this class"),
-    "split_drift": Kind("warning", "the share of a class differs between splits beyond chance"),
-    "imbalance": Kind("warning", "some classes are far rarer than others"),
-    "constant": Kind("warning", "one colour, nothing to see"),
-    "tiny": Kind("warning", "too few pixels to recognise anything"),
-    "dark": Kind("warning", "far darker than the rest, or hardly lit at all"),
-    "bright": Kind("warning", "far brighter than the rest, or washed out"),
-    "blurred": Kind("warning", "far less sharp than the rest"),
-    "letterbox_waste": Kind("warning", "so long or tall that most of the input is black border"),
-    "exif_location": Kind("warning", "the file says where it was taken"),
-    "exif_rotated": Kind("info", "stored turned, shown upright as EXIF says"),
-    "animated": Kind("info", "several frames: the first is used"),
-    "cmyk": Kind("info", "printing colours, converted to RGB"),
-    "sixteen_bit": Kind("info", "16 bits a sample: the high byte is used"),
-    "transparent": Kind("info", "transparent parts become black"),
-    "wrong_suffix": Kind("info", "the name says another format than the bytes"),
-    "odd_size": Kind("info", "far larger or smaller than the rest: from another source?"),
-    "below_input": Kind("info", "smaller than the model input, will be enlarged"),
-    "no_labels": Kind("info", "none of the classes"),
-    "common": Kind("info", "true of most images, listed once"),
-}
+# In the order in which a person should look at them; what each means stands in its details.
+KINDS: dict[str, Severity] = dict.fromkeys(
+    ("unreadable", "truncated", "leak", "conflicting_labels", "class_missing"), "error"
+)
+KINDS |= dict.fromkeys((
+    "exact_duplicate", "near_duplicate", "class_too_small", "class_always_on", "split_drift",
+    "imbalance", "constant", "tiny", "dark", "bright", "blurred", "letterbox_waste",
+    "exif_location",
+), "warning")  # fmt: skip
+KINDS |= dict.fromkeys((
+    "exif_rotated", "animated", "cmyk", "sixteen_bit", "transparent", "wrong_suffix", "odd_size",
+    "below_input", "no_labels", "common",
+), "info")  # fmt: skip
 ORDER = {kind: place for place, kind in enumerate(KINDS)}
 # Above this share of the images a harmless fact is one finding about the dataset, not thousands.
 COMMON_SHARE = 0.5
@@ -107,7 +83,7 @@ class Findings:
         part = rows[["image", "split"]].copy()
         part["order"] = 0.0 if order is None else np.asarray(order, float)
         part["kind"] = kind
-        part["severity"] = severity or KINDS[kind].severity
+        part["severity"] = severity or KINDS[kind]
         part["detail"] = details if isinstance(details, str) else list(details)
         self.parts.append(part)
 
@@ -132,7 +108,7 @@ class Findings:
             return self.add(kind, some, details, order=worst)
         example = details if isinstance(details, str) else details[0]
         alike = f"{kind}: {len(some)} of {len(facts)} images, such as {some['image'].iloc[0]}"
-        self.add_general("common", "", f"{alike}: {example}", KINDS[kind].severity)
+        self.add_general("common", "", f"{alike}: {example}", KINDS[kind])
 
     def table(self) -> pd.DataFrame:
         if not self.parts:

@@ -176,10 +176,8 @@ def read_label_errors(folder: Path) -> pd.DataFrame:
 
 def _check(probabilities: np.ndarray, shape: tuple[int, int]) -> None:
     if probabilities.shape != shape:
-        raise InputError(
-            f"probabilities are {probabilities.shape}; they must be {shape}: one row an image, one "
-            "column a class"
-        )
+        raise InputError(f"probabilities are {probabilities.shape}; they must be {shape}: one row "
+                         "an image, one column a class")  # fmt: skip
     if np.nanmin(probabilities, initial=0) < 0 or np.nanmax(probabilities, initial=0) > 1:
         raise InputError("probabilities must be 0 to 1: apply the sigmoid or softmax first")
 
@@ -198,7 +196,7 @@ def _multilabel(
     y_true: np.ndarray, probabilities: np.ndarray, known: np.ndarray, classes: list, find: Filter
 ) -> pd.DataFrame:
     """Ask class by class, on the rows where the label is known."""
-    tables = [pd.DataFrame(columns=["row", "class", "given", "suggested", "score"])]
+    tables = [pd.DataFrame(columns=["row", *COLUMNS[2:]])]
     for number, name in enumerate(classes):
         rows = np.flatnonzero(known[:, number])
         given = (y_true[rows, number] > 0).astype(np.int64)
@@ -222,7 +220,7 @@ def _single_label(
     present = np.flatnonzero(np.bincount(given, minlength=len(classes)) >= FEWEST_EXAMPLES)
     rows = np.flatnonzero(np.isin(given, present) & known.all(axis=1))
     if len(present) < 2:
-        return pd.DataFrame(columns=["row", "class", "given", "suggested", "score"])
+        return pd.DataFrame(columns=["row", *COLUMNS[2:]])
     chance = probabilities[rows][:, present].astype(np.float64)
     chance /= np.maximum(chance.sum(axis=1, keepdims=True), 1e-12)
     own = np.searchsorted(present, given[rows])

@@ -60,9 +60,7 @@ def compare(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.linalg.norm(shares, axis=0)
 
 
-def _align_roughly(
-    grey_a: np.ndarray, grey_b: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _align_roughly(grey_a: np.ndarray, grey_b: np.ndarray) -> tuple[np.ndarray, ...]:
     """Align blurred, halved pictures, so that a cut of several pixels is within reach."""
     rows = (grey[:, ::2] + grey[:, 1::2] for grey in (grey_a, grey_b))
     small_a, small_b = (_blur((row[:, :, ::2] + row[:, :, 1::2]) / 4, 0.8) for row in rows)

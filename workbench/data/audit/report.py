@@ -84,11 +84,10 @@ class Audit:
             raise DatasetError("\n".join([*lines, f"{remedy} on without them."]))
         empty = [split for split in SPLITS if split not in set(self.dataset.rows["split"])]
         if empty:
-            raise DatasetError(
-                f"{' and '.join(empty)}: no image is left. Networks learn from train, every choice "
-                f"is made on val and 09 opens test; give each images, or dataset.{empty[0]}_frac a "
-                "share where the workbench splits"
-            )
+            raise DatasetError(f"{' and '.join(empty)}: no image is left. Networks learn from "
+                               "train, every choice is made on val and 09 opens test; give each "
+                               f"images, or dataset.{empty[0]}_frac a share where the workbench "
+                               "splits")  # fmt: skip
 
 
 def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
@@ -142,10 +141,8 @@ def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[st
         write_audit(report, out)
     lines = [f"{report.summary['images']} images, {len(report.dataset.classes)} classes"]
     lines += [f"{count} {severity}" for severity, count in report.summary["findings"].items()]
-    lines += [
-        f"{row.severity:<8} {row.kind:<24} {row.image}: {row.detail}"
-        for row in report.findings.head(SHOWN).itertuples()
-    ]
+    for row in report.findings.head(SHOWN).itertuples():
+        lines.append(f"{row.severity:<8} {row.kind:<24} {row.image}: {row.detail}")
     if len(report.findings) > SHOWN:
         lines.append(f"… {len(report.findings) - SHOWN} more; write them with --out FOLDER")
     return "\n".join(lines), report.summary
@@ -178,6 +175,12 @@ def _summary_of_labels(statistics: LabelStatistics) -> dict[str, Any]:
     per_image, counts = statistics.labels_per_image, statistics.counts
     weighted = per_image.assign(total=per_image["labels"] * per_image["images"])
     totals = weighted.groupby("split")[["total", "images"]].sum()
+
+    def imbalance(split: str) -> float | None:
+        """Divide the most frequent class by the rarest that occurs."""
+        positives = counts.loc[(counts["split"] == split) & (counts["positives"] > 0), "positives"]
+        return round(float(positives.max() / positives.min()), 3) if len(positives) else None
+
     return {
         "classes": {
             name: {row["split"]: int(row["positives"]) for row in group.to_dict("records")}
@@ -188,19 +191,13 @@ def _summary_of_labels(statistics: LabelStatistics) -> dict[str, Any]:
             for split in SPLITS
             if split in totals.index
         },
-        "imbalance": {split: _imbalance(counts[counts["split"] == split]) for split in SPLITS},
+        "imbalance": {split: imbalance(split) for split in SPLITS},
         "frequent_pairs": [
             [row.first, row.second, int(row.images), round(float(row.lift), 3)]
             for row in statistics.pairs.head(MOST_PAIRS).itertuples()
         ],
         "drifted": int(statistics.drift["drifted"].sum()),
     }
-
-
-def _imbalance(counts: pd.DataFrame) -> float | None:
-    """Divide the most frequent class by the rarest that occurs."""
-    positives = counts.loc[counts["positives"] > 0, "positives"]
-    return round(float(positives.max() / positives.min()), 3) if len(positives) else None
 
 
 def _summary_of_pictures(readable: pd.DataFrame) -> dict[str, Any]:
