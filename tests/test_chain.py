@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from tests.conftest import promised
 from tests.prove.chain import TINY
 from workbench.__main__ import main
 from workbench.data.demo import CLASSES, draw_demo, draw_photo
@@ -58,8 +59,8 @@ every_task = pytest.mark.parametrize("task", ["multilabel", "single_label"])
 @every_task
 def test_the_chain_leaves_every_promised_file(task, request):
     run = request.getfixturevalue(task)
-    promised = {name for step in STEPS for name in step.writes} | set(MANDATORY)
-    assert {name for name in promised if not (run / name).exists()} == set()
+    due = {name for step in STEPS for name in promised(step)} | set(MANDATORY)
+    assert {name for name in due if not (run / name).exists()} == set()
 
 
 @every_task
