@@ -67,10 +67,8 @@ def table(figures: dict[str, Any]) -> str:
         f"Training {figures['student']}, teacher {figures['teacher']}, "
         f"batches of {figures['batch_size']}, median of {figures['steps']} steps"
     ]
-    lines += [
-        f"  {name:<24} {speed:8.1f} images/s"
-        for name, speed in figures["images_per_second"].items()
-    ]
+    speeds = figures["images_per_second"].items()
+    lines += [f"  {name:<24} {speed:8.1f} images/s" for name, speed in speeds]
     lines += [
         f"  our step / bare loop                 {figures['step_to_bare']:.3f}",
         f"  our epoch from files / bare loop     {figures['epoch_to_bare']:.3f}   (at least 0.95)",

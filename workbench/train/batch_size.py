@@ -79,9 +79,7 @@ def _training(settings: Settings, network: str) -> tuple[TrainingStep, tuple[Vie
     return step, views, classes
 
 
-def _measure(
-    step: TrainingStep, views: tuple[View, ...], classes: int, size: int
-) -> dict[str, Any] | None:
+def _measure(step: TrainingStep, views: tuple[View, ...], classes: int, size: int) -> dict | None:
     """Time some steps; None when the device has no room for them."""
     try:
         stream = iter(made_up_batches(views, size, classes))
