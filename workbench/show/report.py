@@ -95,12 +95,14 @@ def _figure(png: str, metadata: dict[str, Any]) -> str:
 
 def _export(book: Any) -> str:
     from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     exporter = HTMLExporter(
         template_name="lab", sanitize_html=True, embed_images=True, mathjax_url="",
         require_js_url="", jquery_url="", mermaid_js_url="",
     )  # fmt: skip
     exporter.register_filter("clean_html", _clean)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # prints are one text
     page, _ = exporter.from_notebook_node(book)
     return page
 
