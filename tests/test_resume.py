@@ -51,7 +51,7 @@ POINTS = {
     "in the second epoch, before validation": (loop._Training, "_row", 2),
     "while its checkpoint's hash is written": (files, "write_text", 4),
     "between the hash and the checkpoint": (os, "replace", 5),
-    "between the checkpoint and the logs": (loop, "write_logs", 2),
+    "between the checkpoint and the logs": (loop.logs, "write_logs", 2),
     "after the warmup": (loop._Training, "_start", 2),
     "in the last epoch": (loop._Training, "_train", 6),
     "while the last checkpoint is written": (loop.Checkpoints, "save", 6),
