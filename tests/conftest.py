@@ -71,3 +71,13 @@ def doubles():
     from tests import quantization_doubles
 
     return quantization_doubles
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory) -> Path:
+    """A project whose run went through the real notebooks 01 to 09 once: take a copy of it."""
+    from tests.playing import make_project, run_chain
+
+    project = make_project(tmp_path_factory.mktemp("finished") / "project")
+    run_chain(project)
+    return project

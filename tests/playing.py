@@ -14,6 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from tests.prove.chain import TINY
 from workbench import batch
 from workbench.data.demo import draw_demo
 from workbench.files import read_json
@@ -22,20 +23,6 @@ from workbench.run import Run, existing_run
 from workbench.steps import STEPS, find_step
 
 ROOT = Path(__file__).parent.parent
-TINY = """
-dataset: {dir: data/demo}
-teacher: {arch: efficientnet_lite0, weights: none, input_size: 32, batch_size: 16,
-          epochs_head: 1, epochs_finetune: 1}
-student: {variant: lite0, weights: none, input_size: 32, batch_size: 16,
-          epochs_head: 1, epochs_finetune: 1}
-qat: {epochs: 1}
-training: {beta_2: 0.99}
-ladder: {max_drop: 1.0}            # one epoch learns nothing; what is tested is the way
-parity: {max_f1_drop: 1.0, max_flip_fraction: 1.0}
-tflite_export: {representative_dataset_size: 16}
-evaluation: {bootstrap_replicates: 50, latency_repeats: 3, gallery_size: 4}
-threshold_search: {bootstrap_replicates: 50}
-"""
 IMAGES = 60
 LARGE_BYTES = 1 << 18  # weights and checkpoints are replaced, never written into: a link will do
 os.environ["PYTHONPATH"] = str(ROOT)  # kernels and command lines run this code
@@ -46,7 +33,7 @@ def make_project(folder: Path) -> Path:
     shutil.copytree(ROOT / "notebooks", folder / "notebooks",
                     ignore=shutil.ignore_patterns(".ipynb_checkpoints"))  # fmt: skip
     (folder / "parameters").mkdir()
-    (folder / "parameters/demo.yaml").write_text(TINY)
+    (folder / "parameters/demo.yaml").write_text("dataset: {dir: data/demo}" + TINY)
     draw_demo(folder / "data/demo", IMAGES)
     return folder
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import promised
+from tests.playing import copy_project
 from tests.prove.chain import TINY
 from workbench.__main__ import main
-from workbench.data.demo import CLASSES, draw_demo, draw_photo
+from workbench.data.demo import CLASSES, draw_photo
 from workbench.files import read_json
 from workbench.steps import MANDATORY, STEPS
 
@@ -27,9 +28,9 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def multilabel(workplace) -> Path:
-    draw_demo(workplace / "data/several", images=80)
-    return run_all(workplace, "several", "task: multilabel\n")
+def multilabel(finished_project, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("several") / "project"
+    return copy_project(finished_project, folder) / "outputs/demo"
 
 
 @pytest.fixture(scope="module")

@@ -302,6 +302,19 @@ def test_an_own_network_is_trained_saved_and_found_by_later_notebooks(dataset, t
     assert same_weights(loaded, network)
 
 
+def test_a_network_built_again_in_the_same_kernel_leaves_its_files_alone(dataset, tmp_path):
+    names = ("student_warmup.h5", "student_finetuned.h5", "student_network.json")
+    train_small(short(), dataset, tmp_path)
+    before = [(tmp_path / name).read_bytes() for name in names]
+    train_small(short(), dataset, tmp_path)  # Keras calls its layers conv2d_1, dense_1
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    path = tmp_path / "student_finetuned.h5"
+    path.write_bytes(path.read_bytes()[:5000])
+    train_small(short(), dataset, tmp_path)
+    assert same_weights(load_network(with_manifest(tmp_path, dataset), "student", short()),
+                        train_small(short(), dataset, tmp_path)[0])  # fmt: skip
+
+
 def own_network(*extra) -> keras.Model:
     image = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image)

@@ -59,6 +59,9 @@ PIXEL_KNOBS = ("dataset.exif", "dataset.max_pixels")
 NETWORK_KNOBS = ("seed", "task", "precision", "teacher.arch", "teacher.input_size",
                  "student.variant", "student.input_size")  # fmt: skip
 DATA_FILES = ("dataset_manifest.json", "labels.txt")
+STUDENT = ("student_finetuned.h5", "student_network.json")
+TEACHER = (("distillation.enabled", "teacher_finetuned.h5"),
+           ("distillation.enabled", "teacher_network.json"))  # fmt: skip
 
 STEPS: tuple[Step, ...] = (
     Step(
@@ -93,19 +96,19 @@ STEPS: tuple[Step, ...] = (
                 "student_scores.npz"),
         code=("nets", *SCORING),
         trains=("student",),
-        reads_if=(("distillation.enabled", "teacher_finetuned.h5"),),
+        reads_if=TEACHER,
     ),
     Step(
         "05", "quantize_student", "What does 8-bit arithmetic cost?",
         knobs=(*PIXEL_KNOBS, *NETWORK_KNOBS, "distillation", "qat", "ladder",
                "tflite_export.input_type", "tflite_export.output_type",
                "tflite_export.representative_dataset_size"),
-        reads=(*DATA_FILES, "student_finetuned.h5"),
+        reads=(*DATA_FILES, *STUDENT),
         writes=("candidates", "quantization_ladder.json", "candidate_scores.npz",
                 "student_qat.h5?", "student_qat_skip_worst.h5?"),
         code=("nets", "deploy", *SCORING),
         trains=("qat",),
-        reads_if=(("distillation.enabled", "teacher_finetuned.h5"),),
+        reads_if=TEACHER,
     ),
     Step(
         "06", "tune_thresholds", "When should the app say yes, class by class?",
@@ -120,7 +123,7 @@ STEPS: tuple[Step, ...] = (
         knobs=("task", "dataset.exif", "tflite_export", "parity", "student.variant",
                "student.input_size"),
         reads=(*DATA_FILES, "candidates", "quantization_ladder.json", "candidate_scores.npz",
-               "student_finetuned.h5"),
+               *STUDENT),
         writes=("model_qat_int8.tflite", "parity.json"),
         code=(*PIXELS, "nets", "deploy", *SCORING),
         reads_if=(("tflite_export.fold_thresholds", "threshold_recommendation.json"),),
@@ -137,7 +140,7 @@ STEPS: tuple[Step, ...] = (
         "09", "eval_report", "What should we expect on images nobody has tuned on?",
         knobs=("seed", "task", "dataset.exif", "evaluation"),
         reads=(*DATA_FILES, "inference_config.json", "model_qat_int8.tflite",
-               "student_finetuned.h5", "threshold_recommendation.json"),
+               *STUDENT, "threshold_recommendation.json"),
         writes=("metrics.json", "test_scores.npz", "SHA256SUMS"),
         code=(*PIXELS, "nets", "decide", "deploy"),
     ),

@@ -27,13 +27,13 @@ TINY = """
 teacher: {arch: efficientnet_lite0, weights: none, input_size: 32, batch_size: 16,
           epochs_head: 1, epochs_finetune: 1}
 student: {variant: lite0, weights: none, input_size: 32, batch_size: 16,
-          epochs_head: 0, epochs_finetune: 1}
+          epochs_head: 1, epochs_finetune: 1}
 qat: {epochs: 1}
 training: {beta_2: 0.99}
 ladder: {max_drop: 1.0}            # one epoch learns nothing; what is tested is the way
 parity: {max_f1_drop: 1.0, max_flip_fraction: 1.0}
 tflite_export: {representative_dataset_size: 16}
-evaluation: {bootstrap_replicates: 50}
+evaluation: {bootstrap_replicates: 50, latency_repeats: 3, gallery_size: 4}
 threshold_search: {bootstrap_replicates: 50}
 """
 IMAGES = 80

@@ -19,12 +19,18 @@ import tf_keras as keras
 from workbench import files
 from workbench.data.pipeline import evaluation_batches, plain_errors
 from workbench.data.views import View
-from workbench.errors import MissingInputError, WeightsError
+from workbench.errors import InputError, MissingInputError, WeightsError
 from workbench.fingerprint import value_digest
 from workbench.nets.devices import prepare_devices
 from workbench.nets.lite import restartable_randomness
 from workbench.nets.teacher import STRUCTURES
-from workbench.nets.weights import MAX_BYTES, load_weights_into
+from workbench.nets.weights import (
+    MAX_BYTES,
+    holds_weights,
+    load_weights_into,
+    save_weights,
+    unnumbered,
+)
 from workbench.settings import Settings
 
 if TYPE_CHECKING:
@@ -122,17 +128,45 @@ MODULES |= {"keras.activations", "keras.models", "keras.src.engine.functional", 
 MODULES |= {"keras.src.engine.sequential", "builtins", None}
 
 
-def write_structure(network: keras.Model, path: Path) -> None:
-    """Write the float32 structure of a network beside the digest that names it."""
+def save_network(network: keras.Model, weights: Path, structure: Path | None = None) -> None:
+    """Write the weights of a network, and its structure if it is to be rebuilt from a file.
+
+    Files that hold this network are left as they are. Written again they could differ, since Keras
+    numbers layers without a name by what the kernel built before, and later steps would seem old.
+    """
+    described = _described(network) if structure else None
+    if holds_weights(weights, network) and (not structure or _tells(structure, described)):
+        return
+    save_weights(network, weights)
+    if structure:
+        files.write_json(structure, described)
+
+
+def _described(network: keras.Model) -> dict[str, Any]:
+    """Describe the float32 structure of a network beside the digest that names it."""
     network = in_format(network, "float32")
     try:
         config = network.get_config()
-        text = json.dumps(config)
-        structure = {"class": type(network).__name__, "config": json.loads(text)}
+        config = json.loads(json.dumps(config), object_hook=_without_freezing)
     except (NotImplementedError, TypeError):  # a subclass of Model, or a layer that tells nothing
-        structure = {"class": type(network).__name__, "config": None}
-    digest = value_digest(network)
-    files.write_json(path, {"schema": 1, "digest": digest, **structure})
+        config = None
+    named = {"class": type(network).__name__, "config": config}
+    return {"schema": 1, "digest": value_digest(network), **named}
+
+
+def _without_freezing(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out which layers the phase trained; a rebuilt network is free."""
+    return {key: value for key, value in config.items() if key != "trainable"}
+
+
+def _tells(path: Path, described: dict[str, Any]) -> bool:
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        return False
+    try:
+        saved = files.read_json(path)
+    except InputError:
+        return False
+    return unnumbered(json.dumps(saved)) == unnumbered(json.dumps(described))
 
 
 def load_network(folder: Path, role: str, settings: Settings) -> keras.Model:

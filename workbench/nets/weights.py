@@ -169,6 +169,24 @@ def save_weights(
                 group.create_dataset(weight.name, data=next(left), track_times=False)
 
 
+def holds_weights(path: Path, model: keras.Model) -> bool:
+    """Tell whether a file has the weights of a network, layer by layer."""
+    try:
+        arrays = read_arrays(path)
+    except WeightsError:
+        return False
+    names = [unnumbered(layer.name) for layer in model.layers for _weight in layer.weights]
+    same = (
+        np.array_equal(*pair) for pair in zip(arrays.values(), model.get_weights(), strict=False)
+    )
+    return names == [unnumbered(key.split("/")[0]) for key in arrays] and all(same)
+
+
+def unnumbered(names: str) -> str:
+    """Take off the numbers that Keras gives to layers without a name."""
+    return re.sub(r"_\d+\b", "", names)
+
+
 def load_weights_into(model: keras.Model, source: str | Path, *, backbone_only: bool) -> None:
     """Fill a network from a file that must fit it; `backbone_only` leaves the head as it is."""
     wanted = _slots(model, backbone_only)

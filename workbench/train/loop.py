@@ -30,7 +30,7 @@ from workbench.lock import locked
 from workbench.nets import devices
 from workbench.nets.devices import precision, seed_everything
 from workbench.nets.lite import freeze, reset_randomness
-from workbench.nets.network import inference, write_structure
+from workbench.nets.network import inference, save_network
 from workbench.nets.weights import save_weights
 from workbench.settings import Settings
 from workbench.train import logs
@@ -135,9 +135,8 @@ def fit(
         else:
             logger.info("%s has 0 epochs: it leaves the weights as they are", phase.name)
             fitted = Fitted(logs.history_table([]), {}, traces=0)
-        save_weights(network, folder / f"{phase.name}.h5")
-        if not phase.quantized:
-            write_structure(network, folder / f"{phase.role}_network.json")
+        structure = None if phase.quantized else folder / f"{phase.role}_network.json"
+        save_network(network, folder / f"{phase.name}.h5", structure)
     return fitted
 
 
