@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from workbench.data.tables import Split
 from workbench.settings import Settings
-from workbench.train.losses import class_weights, task_loss
+from workbench.train.losses import rarity_weights, task_loss
 
 IMAGES, CLASSES = 16, 5
 NO_WEIGHTS = np.ones(CLASSES)
@@ -47,23 +47,38 @@ def sigmoid(z):
 def reference(settings, logits, targets, mask, weights):
     """The loss of each image, written as in the papers."""
     own, single_label = settings.loss, settings.task == "single_label"
-    smoothing = own.label_smoothing
+    smoothing, (of_yes, of_no) = own.label_smoothing, weights
     y = targets * (1 - smoothing) + smoothing * (1 / CLASSES if single_label else 0.5)
     if single_label:
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        return -(y * np.log(p) * mask * weights).sum(1)
+        return -(y * np.log(p) * mask * of_yes).sum(1)
     p = sigmoid(logits)
     if own.name == "bce":
-        cells = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+        yes, no = np.log(p), np.log(1 - p)
     elif own.name == "focal":
         g = own.focal_gamma
-        cells = -(y * (1 - p) ** g * np.log(p) + (1 - y) * p**g * np.log(1 - p))
+        yes, no = (1 - p) ** g * np.log(p), p**g * np.log(1 - p)
     else:
         m = np.maximum(p - own.asymmetric_clip, 0)
-        positive = y * (1 - p) ** own.asymmetric_gamma_positive * np.log(p)
-        negative = (1 - y) * m**own.asymmetric_gamma_negative * np.log(1 - m)
-        cells = -(positive + negative)
-    return (cells * mask * weights).mean(1)
+        yes = (1 - p) ** own.asymmetric_gamma_positive * np.log(p)
+        no = m**own.asymmetric_gamma_negative * np.log(1 - m)
+    return -((y * yes * of_yes + (1 - y) * no * of_no) * mask).mean(1)
+
+
+def reference_weights(settings, counts, images):
+    """What a yes and a no weigh, [2, C]: the mean over the labels given is 1."""
+    counts, kind = np.asarray(counts, float), settings.loss.class_weights
+
+    def rarity(n):
+        beta = (images - 1) / images
+        rare = {"none": 1 + 0 * n, "inverse": 1 / n, "effective": (1 - beta) / (1 - beta**n)}
+        return rare[kind]
+
+    if settings.task == "single_label":
+        weights = rarity(counts) * counts.sum() / (rarity(counts) * counts).sum()
+        return np.stack([weights, np.zeros_like(weights)])
+    both = np.stack([counts, images - counts])
+    return rarity(both) * images / (rarity(both) * both).sum(0)
 
 
 def gradient_by_differences(function, logits, step=1e-6):
@@ -105,7 +120,7 @@ COUNTS = np.array([40, 5, 1, 12, 3])
 def test_a_loss_and_its_gradient_equal_the_reference(case):
     settings = settings_with(**case)
     logits, targets, mask = draw()
-    weights = class_weights(settings.loss.class_weights, COUNTS, 60)
+    weights = reference_weights(settings, COUNTS, 60)
     loss = loss_with(settings, COUNTS, 60)
 
     variable = tf.constant(logits)
@@ -183,25 +198,57 @@ def test_an_unknown_label_gives_the_known_ones_no_more_weight():
     np.testing.assert_allclose(parts[0] + parts[1], everything, rtol=1e-12)
 
 
+def test_weighted_softmax_is_the_weighted_mean_over_a_training_split():
+    """By hand: 3 of class a, 1 of b, inverse weights 1/3 and 1, so both classes count alike."""
+    loss = loss_with(settings_with("single_label", class_weights="inverse"), [3, 1], 4)
+    logits = np.log([[0.5, 0.5], [0.8, 0.2], [0.9, 0.1], [0.6, 0.4]])
+    targets = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1]])
+    ours = loss(*map(tf.constant, (logits, targets, np.ones_like(targets)))).numpy().mean()
+    a, b = -np.log([0.5, 0.8, 0.9]).mean(), -np.log(0.4)
+    assert ours == pytest.approx((a + b) / 2, rel=1e-6)
+
+
+def test_weights_leave_a_loss_as_large_as_it_was_where_every_image_costs_the_same():
+    """Else labels weighed by class would lose their say beside a teacher's answers."""
+    counts = [1000, 500, 200, 50]
+    targets = np.repeat(np.eye(4), counts, axis=0)
+    split = Split("train", ("",) * 1750, Path(), tuple("abcd"), targets, np.ones_like(targets))
+    for kind in ("none", "inverse", "effective"):
+        loss = task_loss(settings_with("single_label", class_weights=kind), split)
+        same = loss(tf.zeros([1750, 4]), tf.constant(targets), tf.ones([1750, 4])).numpy()
+        assert same.mean() == pytest.approx(np.log(4), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["inverse", "effective"])
-def test_class_weights_have_mean_one_over_the_classes_that_occur(kind):
-    weights = class_weights(kind, [100, 10, 0, 1], 120)
-    assert weights[2] == 0
-    assert weights[[0, 1, 3]].mean() == pytest.approx(1)
-    assert weights[0] < weights[1] < weights[3]
+def test_a_rare_class_outweighs_its_own_negatives_where_several_can_be_true(kind):
+    """By hand for inverse: 10 yes and 90 no weigh 5 and 5/9; half of the class's loss each."""
+    loss = loss_with(settings_with(class_weights=kind), [10, 50], 100)
+    of_yes, of_no = loss.of_yes, loss.of_no
+    if kind == "inverse":
+        np.testing.assert_allclose([of_yes, of_no], [[5, 1], [5 / 9, 1]], rtol=1e-6)
+    np.testing.assert_allclose((10 * of_yes[0] + 90 * of_no[0]) / 100, 1, rtol=1e-6)
+    assert of_yes[0] > 5 * of_no[0]
 
 
-def test_inverse_weights_are_inverse_to_the_counts():
-    weights = class_weights("inverse", [10, 20], 30)
-    assert weights[0] == pytest.approx(2 * weights[1])
+def test_a_class_without_examples_weighs_nothing_and_one_in_every_photo_weighs_one():
+    loss = loss_with(settings_with(class_weights="inverse"), [0, 8, 4], 8)
+    np.testing.assert_array_equal([loss.of_yes, loss.of_no], [[0, 1, 1], [0, 0, 1]])
+
+
+def test_unknown_labels_are_no_negatives_when_classes_are_weighed():
+    targets, mask = np.zeros((10, 1), np.float32), np.ones((10, 1), np.float32)
+    targets[:2], mask[4:] = 1, 0  # two yes, two no, six unknown
+    split = Split("train", ("",) * 10, Path(), ("a",), targets, mask)
+    loss = task_loss(settings_with(class_weights="inverse"), split)
+    assert (loss.of_yes[0], loss.of_no[0]) == (1, 1)
 
 
 def test_effective_weights_are_those_of_the_effective_number_of_samples():
-    weights = class_weights("effective", [10, 20], 30)
+    weights = rarity_weights("effective", [10, 20], 30)
     beta = 29 / 30
     assert weights[0] / weights[1] == pytest.approx((1 - beta**20) / (1 - beta**10))
 
 
 @pytest.mark.parametrize("kind", ["none", "inverse", "effective"])
-def test_without_a_single_label_every_class_weighs_one(kind):
-    np.testing.assert_array_equal(class_weights(kind, [0, 0], 3), [1, 1])
+def test_without_a_single_label_no_weight_is_infinite(kind):
+    assert np.isfinite(rarity_weights(kind, [0, 0], 3)).all()

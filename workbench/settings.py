@@ -147,7 +147,7 @@ class StudentSettings(NetworkSettings):
 
 class LossSettings(Group):
     name: Literal["bce", "focal", "asymmetric"] = knob("bce", "multi-label loss from logits; single_label always uses softmax cross-entropy")
-    class_weights: Literal["none", "inverse", "effective"] = knob("none", "weigh rare classes up; mean 1, absent class 0")
+    class_weights: Literal["none", "inverse", "effective"] = knob("none", "weigh rare labels up; multilabel: a class's yes against its no; mean 1 over the training labels, absent class 0")
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = knob(0.0, "0.05 helps when labels are noisy")
     focal_gamma: NotNegative = knob(2.0, "0 makes focal equal to bce")
     asymmetric_gamma_positive: NotNegative = knob(0.0, "keep every positive at full weight")

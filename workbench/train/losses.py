@@ -34,65 +34,80 @@ Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def task_loss(settings: Settings, train: Split) -> Loss:
-    """Choose the loss of the task, its classes weighed by how often `train` has them."""
-    positives = (train.targets * train.mask).sum(axis=0)
-    single_label = settings.task == "single_label"
-    return LabelLoss(
-        softmax_cross_entropy if single_label else _binary(settings.loss),
-        class_weights(settings.loss.class_weights, positives, len(train)),
-        settings.loss.label_smoothing,
-        single_label,
-    )
+    """Choose the loss of the task, its answers weighed by how often `train` gives them."""
+    yes, known = (train.targets * train.mask).sum(axis=0), train.mask.sum(axis=0)
+    kind, single_label = settings.loss.class_weights, settings.task == "single_label"
+    if single_label:
+        of_yes, of_no = rarity_weights(kind, yes, len(train)), np.zeros(len(yes), np.float32)
+    else:
+        both = rarity_weights(kind, np.stack([yes, known - yes], axis=1), known[:, None])
+        of_yes, of_no = (both if kind == "none" else both * (yes > 0)[:, None]).T
+    cells = softmax_cross_entropy if single_label else _binary(settings.loss)
+    return LabelLoss(cells, of_yes, of_no, settings.loss.label_smoothing, single_label)
 
 
 @dataclass(frozen=True)
 class LabelLoss:
     """A loss per class, smoothed and weighed: the mean over classes; for one label the sum."""
 
-    cells: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # (logits, targets) [N, C] to [N, C]
-    weights: np.ndarray  # [C]
+    cells: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # (logits, yes, no) to [N, C]
+    of_yes: np.ndarray  # [C], what a class weighs where it is there
+    of_no: np.ndarray  # [C], and where it is not
     smoothing: float
     single_label: bool
 
     def __call__(self, logits: tf.Tensor, targets: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        resting = 1 / len(self.weights) if self.single_label else 0.5
-        targets = tf.cast(targets, logits.dtype) * (1 - self.smoothing) + self.smoothing * resting
-        weighted = tf.cast(mask, logits.dtype) * tf.cast(self.weights, logits.dtype)
-        per_class = self.cells(logits, targets) * weighted
+        of_yes, of_no, targets, mask = (
+            tf.cast(array, logits.dtype) for array in (self.of_yes, self.of_no, targets, mask)
+        )
+        resting = 1 / len(self.of_yes) if self.single_label else 0.5
+        targets = targets * (1 - self.smoothing) + self.smoothing * resting
+        per_class = self.cells(logits, targets * mask * of_yes, (1 - targets) * mask * of_no)
         total = tf.reduce_sum if self.single_label else tf.reduce_mean
         return total(per_class, axis=-1)
 
 
-def class_weights(kind: str, positives: np.ndarray, images: int) -> np.ndarray:
-    """Weigh classes [C] by rarity: mean 1 over the classes that occur, 0 for one that does not."""
-    positives = np.asarray(positives, np.float64)
-    present = positives > 0
-    if kind == "none" or not present.any():
-        return np.ones(len(positives), np.float32)
-    counts = np.maximum(positives, 1)
+def rarity_weights(kind: str, counts: np.ndarray, images: np.ndarray | int) -> np.ndarray:
+    """Weigh answers [..., K] that exclude one another by how rarely `counts` has each.
+
+    The mean over the labels given is 1, as where a weighted mean divides by the weights' sum:
+    labels keep their say against a teacher. An answer that is never given weighs 0.
+    """
+    counts = np.asarray(counts, np.float64)
+    labels = counts.sum(axis=-1, keepdims=True)
+    if kind == "none":
+        return np.ones(counts.shape, np.float32)
+    numbers = np.maximum(counts, 1)
     if kind == "effective":
         # Cui et al. 2019: beta = (N - 1) / N for N distinct samples.
-        beta = (images - 1) / images
-        counts = (1 - beta**counts) / (1 - beta)
-    weights = np.where(present, 1 / counts, 0)
-    return (weights / weights[present].mean()).astype(np.float32)
+        beta = 1 - 1 / np.maximum(images, 1)
+        numbers = (1 - beta**numbers) / (1 - beta)
+    weights = np.where(counts > 0, 1 / numbers, 0)
+    total = (weights * counts).sum(axis=-1, keepdims=True)
+    return (weights * labels / np.where(total > 0, total, 1)).astype(np.float32)
 
 
-def binary_cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    return focal_cross_entropy(logits, targets, gamma=0)
+# Each takes logits and what a yes and a no weigh, [N, C] all: targets, mask and weights in one.
 
 
-def focal_cross_entropy(logits: tf.Tensor, targets: tf.Tensor, gamma: float) -> tf.Tensor:
+def binary_cross_entropy(logits: tf.Tensor, yes: tf.Tensor, no: tf.Tensor) -> tf.Tensor:
+    return focal_cross_entropy(logits, yes, no, gamma=0)
+
+
+def focal_cross_entropy(
+    logits: tf.Tensor, yes: tf.Tensor, no: tf.Tensor, gamma: float
+) -> tf.Tensor:
     """Fade what is already right (Lin et al. 2017): -(1-p)^g log p, and alike for negatives."""
     log_yes, log_no = -tf.nn.softplus(-logits), -tf.nn.softplus(logits)
     positive = tf.exp(gamma * log_no) * log_yes
     negative = tf.exp(gamma * log_yes) * log_no
-    return -(targets * positive + (1 - targets) * negative)
+    return -(yes * positive + no * negative)
 
 
 def asymmetric_cross_entropy(
-    logits: tf.Tensor, targets: tf.Tensor, gamma_positive: float, gamma_negative: float, clip: float
-) -> tf.Tensor:
+    logits: tf.Tensor, yes: tf.Tensor, no: tf.Tensor,
+    gamma_positive: float, gamma_negative: float, clip: float,
+) -> tf.Tensor:  # fmt: skip
     """Fade easy negatives faster than positives, very easy ones to nothing (Ridnik et al. 2021)."""
     log_yes, log_no = -tf.nn.softplus(-logits), -tf.nn.softplus(logits)
     positive = tf.exp(gamma_positive * log_no) * log_yes
@@ -101,14 +116,14 @@ def asymmetric_cross_entropy(
     else:
         shifted = tf.nn.relu(tf.sigmoid(logits) - clip)
         negative = _power(shifted, gamma_negative) * tf.math.log1p(-shifted)
-    return -(targets * positive + (1 - targets) * negative)
+    return -(yes * positive + no * negative)
 
 
-def softmax_cross_entropy(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    return -targets * tf.nn.log_softmax(logits)
+def softmax_cross_entropy(logits: tf.Tensor, yes: tf.Tensor, _no: tf.Tensor) -> tf.Tensor:
+    return -yes * tf.nn.log_softmax(logits)
 
 
-def _binary(settings: LossSettings) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def _binary(settings: LossSettings) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     if settings.name == "bce":
         return binary_cross_entropy
     if settings.name == "focal":
