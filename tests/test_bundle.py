@@ -1,18 +1,31 @@
 """The bundle: what an app developer receives, described, recorded and ready to compile."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from importlib.resources import files
 
+import cv2
 import jsonschema
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
 
-from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, namespace, recommendation
+from tests.deploy_doubles import (
+    LABELS,
+    LADDER,
+    colour_file,
+    make_bundle,
+    namespace,
+    photos,
+    recommendation,
+)
 from workbench.artifacts import InferenceConfig
+from workbench.data.decode import decode_image
 from workbench.deploy import sources
 from workbench.deploy.bundle import RIM, GoldenImage, choose_golden, seal, withdrawn_on_failure
 from workbench.deploy.config import MODEL_FILE, inference_config, model_metadata
@@ -64,16 +77,49 @@ def test_a_schema_refuses_what_it_does_not_know(packed, name):
         jsonschema.validate(read(packed, f"{name}.json") | {"surprise": 1}, schema(name))
 
 
-def test_model_metadata_has_the_fields_of_the_manual_and_no_others(packed):
+def test_model_metadata_has_the_fields_of_the_manual_first(packed):
     found = read(packed, "model_metadata.json")
+    manual = {
+        "preprocess": ["letterbox", "keep_aspect_ratio", "pad_color_rgb", "interpolation"],
+        "output": ["dtype", "quantization", "is_logits", "softmax_in_model"],
+    }
     assert list(found) == ["model_file", "labels_file", "input", "preprocess", "output"]
-    assert list(found["preprocess"]) == [
-        "letterbox",
-        "keep_aspect_ratio",
-        "pad_color_rgb",
-        "interpolation",
-    ]
+    for name, fields in manual.items():
+        assert list(found[name])[: len(fields)] == fields
     assert found["output"]["softmax_in_model"] is False
+
+
+def classified(folder, pixels: np.ndarray) -> list[str]:
+    """Classify as an app whose author read nothing but model_metadata.json: no line of ours."""
+    said = read(folder, "model_metadata.json")
+    size, ready = said["input"]["width"], said["preprocess"]["normalization"]
+    scale = size / max(pixels.shape[:2])
+    height, width = (max(1, int(side * scale + 0.5)) for side in pixels.shape[:2])
+    flags = cv2.INTER_LINEAR_EXACT
+    square = np.full((size, size, 3), said["preprocess"]["pad_color_rgb"], np.float64)
+    top, left = (size - height) // 2, (size - width) // 2
+    small = cv2.resize(pixels, (width, height), interpolation=flags)
+    square[top : top + height, left : left + width] = small
+    real = (square - ready["mean_rgb"]) / ready["std_rgb"]
+    levels = said["input"]["quantization"]
+    tensor = np.rint(real / levels["scale"] + levels["zero_point"])
+    model = Interpreter(model_content=(folder / said["model_file"]).read_bytes())
+    model.allocate_tensors()
+    model.set_tensor(model.get_input_details()[0]["index"], tensor[None].astype(np.uint8))
+    model.invoke()
+    raw = model.get_tensor(model.get_output_details()[0]["index"])[0].astype(int)
+    labels = (folder / said["labels_file"]).read_text("utf-8").splitlines()
+    integers = said["output"]["decision"]["integers"]
+    return [label for label, value, least in zip(labels, raw, integers, strict=True)
+            if value >= least]  # fmt: skip
+
+
+def test_the_metadata_alone_suffices_to_classify_every_golden_image(tmp_path):
+    images = [GoldenImage(str(n), one, ()) for n, one in enumerate(photos(60, size=48))]
+    make_bundle(tmp_path, images=images)
+    wanted = [vector["decisions"] for vector in read(tmp_path, "golden/vectors.json")["vectors"]]
+    assert len({tuple(one) for one in wanted}) > 2
+    assert [classified(tmp_path, one.pixels) for one in images] == wanted
 
 
 def test_the_config_names_the_rung_that_ships(packed):
@@ -211,6 +257,19 @@ def test_generated_sources_leave_no_place_open(packed):
         assert not sources.PLACE.search(path.read_text("utf-8")), path
 
 
+def flips(folder):
+    """Yield each file of a golden image with one bit of one byte flipped, a byte at a time."""
+    for part in ("output.bin", "letterbox.ppm", "input.bin", "source.ppm"):
+        path = folder / f"golden/image_1.{part}"
+        whole = path.read_bytes()
+        for place in range(len(whole)) if len(whole) < 10 else range(0, len(whole), 37):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << (place % 8)
+            path.write_bytes(changed)
+            yield f"{part} byte {place}"
+        path.write_bytes(whole)
+
+
 def compile_app(folder, compiler: str = "cc"):
     program = folder / "self_test"
     command = [compiler, "-std=c99", "-Wall", "-Wextra", "-Werror"]
@@ -255,6 +314,16 @@ def test_the_c_self_test_finds_a_changed_letterbox(tmp_path):
 
 @pytest.mark.slow
 @needs_compiler
+def test_the_c_self_test_finds_a_flipped_bit_in_every_golden_file(tmp_path):
+    command = [str(compile_app(make_bundle(tmp_path))), str(tmp_path / "golden")]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    missed = [what for what in flips(tmp_path)
+              if subprocess.run(command, capture_output=True).returncode == 0]  # fmt: skip
+    assert missed == []
+
+
+@pytest.mark.slow
+@needs_compiler
 def test_the_c_self_test_finds_a_changed_threshold(tmp_path):
     make_bundle(tmp_path)
     path = tmp_path / "app/c/model_config.c"
@@ -272,6 +341,35 @@ def test_the_python_snippet_runs_the_model(packed):
     )
     wanted = read(packed, "golden/vectors.json")["vectors"][0]["decisions"]
     assert done.stdout == f"{picture}: {', '.join(wanted) or 'none of the classes'}\n"
+
+
+def draw_odd_pictures(folder) -> list[str]:
+    """Draw photos whose pixels depend on who decodes: turned, transparent, of 16 bits."""
+    rng = np.random.default_rng(4)
+    rgba = rng.integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[274] = 6
+    palette = Image.fromarray(rgba[:, :, :3]).quantize(8)
+    pictures = {
+        "turned.jpg": (Image.fromarray(rgba[:, :, :3]), {"exif": turned}),
+        "turned_and_transparent.png": (Image.fromarray(rgba), {"exif": turned}),
+        "palette.png": (palette, {"transparency": 3}),
+        "grey_alpha.png": (Image.fromarray(rgba[:, :, :2]), {}),
+        "sixteen.png": (Image.fromarray(rgba.view(np.uint16)[:, :, 0]), {}),
+    }
+    for name, (picture, extra) in pictures.items():
+        picture.save(folder / name, **extra)
+    return list(pictures)
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_the_python_snippet_sees_the_pixels_that_training_saw(tmp_path, exif):
+    settings = Settings(dataset={"exif": exif})
+    snippet = runpy.run_path(str(make_bundle(tmp_path, settings) / "app/python/classify.py"))
+    for name in draw_odd_pictures(tmp_path):
+        trained_on = decode_image(tmp_path / name, settings.dataset)
+        seen = snippet["read_image"](tmp_path / name, read(tmp_path, "inference_config.json"))
+        np.testing.assert_array_equal(seen, trained_on, err_msg=name)
 
 
 def test_a_file_with_another_input_scale_is_refused(tmp_path):

@@ -297,11 +297,29 @@ class MetadataInput(Part):
     quantization: Quantization
 
 
+class MetadataNormalization(Part):
+    """real value = (pixel - mean) / std, which `quantization` turns into the input's integers"""
+
+    pixel_range: tuple[Literal[0], Literal[255]]
+    mean_rgb: tuple[float, float, float]
+    std_rgb: tuple[float, float, float]
+
+
 class MetadataPreprocess(Part):
     letterbox: Literal[True]
     keep_aspect_ratio: Literal[True]
     pad_color_rgb: tuple[Count, Count, Count]
     interpolation: Literal["bilinear"]
+    exif: Literal["apply", "ignore"]
+    normalization: MetadataNormalization
+
+
+class MetadataDecision(Part):
+    """Which labels to show: those whose raw output is at least `integers`, one a label; or the
+    label of the highest probability, if that is at least `unknown_below`."""
+
+    integers: tuple[Annotated[int, Field(ge=-128, le=128)], ...] | None
+    unknown_below: Share | None
 
 
 class MetadataOutput(Part):
@@ -309,6 +327,7 @@ class MetadataOutput(Part):
     quantization: Quantization
     is_logits: bool
     softmax_in_model: bool
+    decision: MetadataDecision
 
 
 class ModelMetadata(Artifact):

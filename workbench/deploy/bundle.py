@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def _record(
         "name": image.name,
         "width": pixels.shape[1],
         "height": pixels.shape[0],
+        "source_crc32": zlib.crc32(pixels),
         **{
             part: _write(folder, f"golden/{image.name}.{suffix}", data)
             for part, (suffix, data) in parts.items()

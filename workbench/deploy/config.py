@@ -193,7 +193,8 @@ def _folded_line(row: Mapping[str, Any], thresholds: Recommended) -> dict[str, A
 def model_metadata(config: InferenceConfig) -> ModelMetadata:
     """Return the fields of the manual that apps read."""
     source, target = config.input.model_dump(), config.output.model_dump()
-    kept = {"keep_aspect_ratio", "pad_color_rgb", "interpolation"}
+    kept = {"keep_aspect_ratio", "pad_color_rgb", "interpolation", "exif"}
+    single, decided = config.single_label, config.thresholds
     return ModelMetadata.model_validate(
         {
             "model_file": config.model.file,
@@ -202,12 +203,24 @@ def model_metadata(config: InferenceConfig) -> ModelMetadata:
                 **{key: source[key] for key in ("width", "height", "channels", "dtype")},
                 "quantization": {key: source[key] for key in ("scale", "zero_point")},
             },
-            "preprocess": {"letterbox": True, **config.preprocessing.model_dump(include=kept)},
+            "preprocess": {
+                "letterbox": True,
+                **config.preprocessing.model_dump(include=kept),
+                "normalization": {
+                    "pixel_range": (0, 255),
+                    "mean_rgb": [NORMALISATION["subtract"]] * 3,
+                    "std_rgb": [NORMALISATION["divide"]] * 3,
+                },
+            },
             "output": {
                 "dtype": target["dtype"],
                 "quantization": {key: target[key] for key in ("scale", "zero_point")},
                 "is_logits": target["is_logits"],
-                "softmax_in_model": config.single_label and not target["is_logits"],
+                "softmax_in_model": single and not target["is_logits"],
+                "decision": {
+                    "integers": None if single else [one.integer for one in decided.classes],
+                    "unknown_below": decided.unknown_below if single else None,
+                },
             },
         }
     )

@@ -99,7 +99,13 @@ def _lines(items: Iterable[str], indent: int = 4) -> str:
 
 def _c_vector(vector: Mapping[str, Any], labels: Sequence[str]) -> str:
     shown = [labels.index(label) for label in vector["decisions"]]
-    return f"{{{c_string(vector['name'])}, {len(shown)}, {{{', '.join(map(str, shown or [0]))}}}}}"
+    size = f"{vector['width']}, {vector['height']}, {vector['source_crc32']}u"
+    answers = f"{_braced(vector['raw'])}, {len(shown)}, {_braced(shown or [0])}"
+    return f"{{{c_string(vector['name'])}, {size}, {answers}}}"
+
+
+def _braced(numbers: Iterable[int]) -> str:
+    return f"{{{', '.join(map(str, numbers))}}}"
 
 
 def c_string(text: str) -> str:

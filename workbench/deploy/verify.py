@@ -214,9 +214,31 @@ def ports(bundle: Bundle) -> str:
         _same(
             f"{side} of {METADATA}", {"dtype": written["dtype"], **written["quantization"]}, found
         )
-    _same(f"size in {METADATA}", metadata["input"]["width"], config["input"]["width"])
+    for side in ("width", "height", "channels"):
+        _same(f"{side} in {METADATA}", metadata["input"][side], config["input"][side])
+    _same(f"preprocess of {METADATA}", metadata["preprocess"], _preprocess(config))
+    _same(f"decision of {METADATA}", metadata["output"]["decision"], _decision(config))
+    _same(
+        f"is_logits of {METADATA}", metadata["output"]["is_logits"], config["output"]["is_logits"]
+    )
     _same(f"files in {METADATA}", metadata["model_file"], config["model"]["file"])
     return f"input {source['shape'].tolist()} {found_type(source)}, output {found_type(target)}"
+
+
+def _preprocess(config: dict[str, Any]) -> dict[str, Any]:
+    stated = config["preprocessing"]
+    kept = ("keep_aspect_ratio", "pad_color_rgb", "interpolation", "exif")
+    mean, std = ([float(stated["normalisation"][key])] * 3 for key in ("subtract", "divide"))
+    normalization = {"pixel_range": [0, 255], "mean_rgb": mean, "std_rgb": std}
+    same = {key: stated[key] for key in kept}
+    return {"letterbox": stated["letterbox"] == "q8", **same, "normalization": normalization}
+
+
+def _decision(config: dict[str, Any]) -> dict[str, Any]:
+    stated = config["thresholds"]
+    if config["task"] == "single_label":
+        return {"integers": None, "unknown_below": stated["unknown_below"]}
+    return {"integers": [row["integer"] for row in stated["classes"]], "unknown_below": None}
 
 
 def thresholds(bundle: Bundle) -> str:
@@ -281,12 +303,15 @@ def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, An
         stated = vector[part]
         _same(f"sha256 of {stated['file']}", bundle.sha256(stated["file"]), stated["sha256"])
     pixels = read_ppm(bundle.bytes(vector["source"]["file"]))
+    _same(f"{name}: CRC-32 of the source", vector["source_crc32"], zlib.crc32(pixels))
+    _same(f"{name}: size", [vector["height"], vector["width"]], list(pixels.shape[:2]))
     boxed = letterbox(pixels, bundle.config["input"]["width"])
     _same_array(f"{name}: letterbox", boxed, read_ppm(bundle.bytes(vector["letterbox"]["file"])))
     tensor = input_table(bundle.config["input"])[boxed]
     _same(f"{name}: input tensor", tensor.tobytes(), bundle.bytes(vector["input"]["file"]))
     raw = run_model(interpreter, tensor)
     recorded = np.frombuffer(bundle.bytes(vector["output"]["file"]), dtype=raw.dtype)
+    _same(f"{name}: raw answers", vector["raw"], recorded.tolist())
     gap = _gap(raw, recorded)
     if gap > LEVELS:
         raise MismatchError(f"{name}: the output is {gap} levels off the recorded one")

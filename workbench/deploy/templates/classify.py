@@ -3,6 +3,8 @@
     python classify.py photo.jpg ...
 
 `verify.py` in the folder above holds the letterbox and the decisions; this adds decoding and words.
+Pixels are what they were in training: turned as EXIF says or left as they are stored, what is
+transparent on black, of 16 bits the high byte.
 """
 
 import json
@@ -18,10 +20,27 @@ sys.path.insert(0, str(FOLDER))
 import verify  # noqa: E402
 
 
-def read_image(path: str) -> np.ndarray:
-    """Decode upright RGB bytes [H, W, 3]."""
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def read_image(path: str, config: dict) -> np.ndarray:
+    """Decode RGB bytes [H, W, 3] as the config says."""
+    exif = config["preprocessing"]["exif"]
+    with Image.open(path) as stored:
+        image = ImageOps.exif_transpose(stored) if exif == "apply" else stored
+        if image.mode.startswith("I"):
+            return grey_of_16_bits(np.asarray(image), image.info.get("transparency"))
+        if "A" in image.mode or "transparency" in image.info:
+            return on_black(np.asarray(image.convert("RGBA")).astype(np.uint16))
+        return np.asarray(image.convert("RGB"))
+
+
+def grey_of_16_bits(grey: np.ndarray, transparent: object) -> np.ndarray:
+    high = (grey >> 8).astype(np.uint8)
+    if isinstance(transparent, int):
+        high[grey == transparent] = 0
+    return np.repeat(high[:, :, None], 3, axis=2)
+
+
+def on_black(rgba: np.ndarray) -> np.ndarray:
+    return ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
 
 
 def main(paths: list[str]) -> None:
@@ -29,7 +48,8 @@ def main(paths: list[str]) -> None:
     interpreter = verify.open_model((FOLDER / config["model"]["file"]).read_bytes())
     table = verify.input_table(config["input"])
     for path in paths:
-        square = verify.letterbox(read_image(path), config["input"]["width"])
+        pixels = read_image(path, config)
+        square = verify.letterbox(pixels, config["input"]["width"])
         raw = verify.run_model(interpreter, table[square])
         labels = verify.decide(raw[None], config)[0]
         sys.stdout.write(f"{path}: {', '.join(labels) or 'none of the classes'}\n")

@@ -1,8 +1,9 @@
-/* Check this device against the recording: letterbox, input tensor and decisions.
+/* Check this device against the recording: letterbox, input tensor, output and decisions, every
+ * byte of them.
  *
  *   cc -std=c99 -Wall -Wextra -Werror *.c -lm -o self_test && ./self_test ../../golden
  *
- * The model itself is not run: its recorded output is fed to the decisions.
+ * The model itself is not run: its recorded answer is compared and fed to the decisions.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,45 +15,50 @@
 
 #define SQUARE_BYTES ((size_t)WB_INPUT_SIZE * WB_INPUT_SIZE * 3)
 
-struct image {
-    int width, height;
-    uint8_t *pixels;
-};
-
 static void stop(const char *what, const char *path)
 {
     fprintf(stderr, "%s: %s\n", path, what);
     exit(2);
 }
 
-static FILE *open_part(const char *folder, const char *name, const char *part)
+/* Read the file of a golden image: `header`, then `bytes` bytes, then nothing. */
+static uint8_t *read_part(const char *folder, const char *name, const char *part,
+                          const char *header, size_t bytes)
 {
     char path[4096];
+    uint8_t *data = malloc(bytes ? bytes : 1);
     FILE *file;
     snprintf(path, sizeof path, "%s/%s.%s", folder, name, part);
     file = fopen(path, "rb");
-    if (!file)
+    if (!file || !data)
         stop("cannot be opened", path);
-    return file;
-}
-
-static uint8_t *read_bytes(FILE *file, size_t bytes, const char *name)
-{
-    uint8_t *data = malloc(bytes ? bytes : 1);
-    if (!data || fread(data, 1, bytes, file) != bytes)
-        stop("is shorter than it should be", name);
+    for (; *header; ++header)
+        if (fgetc(file) != *header)
+            stop("is not a PPM of the recorded size", path);
+    if (fread(data, 1, bytes, file) != bytes || fgetc(file) != EOF)
+        stop("is shorter or longer than it should be", path);
     fclose(file);
     return data;
 }
 
-static struct image read_ppm(const char *folder, const char *name, const char *part)
+static uint8_t *read_ppm(const char *folder, const char *name, const char *part, int width,
+                         int height)
 {
-    struct image image;
-    FILE *file = open_part(folder, name, part);
-    if (fscanf(file, "P6 %d %d 255", &image.width, &image.height) != 2 || fgetc(file) != '\n')
-        stop("is not a PPM of ours", name);
-    image.pixels = read_bytes(file, (size_t)image.width * (size_t)image.height * 3, name);
-    return image;
+    char header[64];
+    snprintf(header, sizeof header, "P6 %d %d 255\n", width, height);
+    return read_part(folder, name, part, header, (size_t)width * (size_t)height * 3);
+}
+
+/* CRC-32: a letterbox that shrinks leaves pixels out, so the source is summed up beside it. */
+static uint32_t sum_of(const uint8_t *data, size_t bytes)
+{
+    uint32_t sum = 0xffffffffu;
+    for (size_t i = 0; i < bytes; ++i) {
+        sum ^= data[i];
+        for (int bit = 0; bit < 8; ++bit)
+            sum = (sum >> 1) ^ (0xedb88320u & (0u - (sum & 1u)));
+    }
+    return ~sum;
 }
 
 static long differences(const uint8_t *one, const uint8_t *other, size_t bytes)
@@ -70,39 +76,42 @@ static long check(const char *what, const char *name, long count)
     return count;
 }
 
-static long check_pixels(const char *folder, const char *name)
+static long check_pixels(const char *folder, const struct golden *vector)
 {
-    struct image source = read_ppm(folder, name, "source.ppm");
-    struct image boxed = read_ppm(folder, name, "letterbox.ppm");
-    uint8_t *input = read_bytes(open_part(folder, name, "input.bin"), SQUARE_BYTES, name);
+    const char *name = vector->name;
+    const int width = vector->width, height = vector->height;
+    uint8_t *source = read_ppm(folder, name, "source.ppm", width, height);
+    uint8_t *boxed = read_ppm(folder, name, "letterbox.ppm", WB_INPUT_SIZE, WB_INPUT_SIZE);
+    uint8_t *input = read_part(folder, name, "input.bin", "", SQUARE_BYTES);
     uint8_t *square = malloc(SQUARE_BYTES), *tensor = malloc(SQUARE_BYTES);
     long wrong;
     if (!square || !tensor)
         stop("no memory", name);
-    if (letterbox_rgb(source.pixels, source.width, source.height, 3, source.width * 3, square,
-                      WB_INPUT_SIZE, WB_INPUT_SIZE * 3))
+    if (letterbox_rgb(source, width, height, 3, width * 3, square, WB_INPUT_SIZE, WB_INPUT_SIZE * 3))
         stop("has sides that are out of range", name);
     wb_fill_input(square, tensor);
-    wrong = check("letterbox", name, differences(square, boxed.pixels, SQUARE_BYTES));
+    wrong = check("source", name, sum_of(source, (size_t)width * (size_t)height * 3) != vector->source);
+    wrong += check("letterbox", name, differences(square, boxed, SQUARE_BYTES));
     wrong += check("input tensor", name, differences(tensor, input, SQUARE_BYTES));
-    free(source.pixels);
-    free(boxed.pixels);
+    free(source);
+    free(boxed);
     free(input);
     free(square);
     free(tensor);
     return wrong;
 }
 
-static long check_decisions(const char *folder, const struct golden *vector)
+static long check_answers(const char *folder, const struct golden *vector)
 {
-    uint8_t *raw = read_bytes(open_part(folder, vector->name, "output.bin"), WB_CLASSES, vector->name);
+    uint8_t *raw = read_part(folder, vector->name, "output.bin", "", WB_CLASSES);
     int classes[WB_CLASSES];
     int count = wb_decide((const int8_t *)raw, classes);
-    long wrong = count != vector->count;
+    long wrong = count != vector->count, bytes;
     for (int i = 0; i < count && !wrong; ++i)
         wrong = classes[i] != vector->classes[i];
+    bytes = differences(raw, (const uint8_t *)vector->raw, WB_CLASSES);
     free(raw);
-    return check("decision", vector->name, wrong);
+    return check("output", vector->name, bytes) + check("decision", vector->name, wrong);
 }
 
 int main(int count, char **arguments)
@@ -110,8 +119,8 @@ int main(int count, char **arguments)
     const char *folder = count > 1 ? arguments[1] : "golden";
     long wrong = 0;
     for (int i = 0; i < GOLDEN_COUNT; ++i) {
-        wrong += check_pixels(folder, golden_vectors[i].name);
-        wrong += check_decisions(folder, &golden_vectors[i]);
+        wrong += check_pixels(folder, &golden_vectors[i]);
+        wrong += check_answers(folder, &golden_vectors[i]);
     }
     printf("%d images from pixels to decisions, %ld differences\n", GOLDEN_COUNT, wrong);
     return wrong != 0;
