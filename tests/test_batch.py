@@ -281,9 +281,21 @@ def test_a_dry_run_loads_no_tensorflow(project):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_a_dry_run_prints_the_batch_advice(project, capsys):
+def test_a_dry_run_prints_the_batch_totals_of_the_manual_beside_the_value_per_device(
+    project, capsys
+):
+    run_mine("--dry-run", "--set", "teacher.batch_size=8")
+    said = capsys.readouterr().out
+    totals = "in all over so many GPUs (teacher/student):  1: 16/32   2: 32/64   4: 64/128"
+    assert totals in said
+    assert "the parameters say 8/16 per device; what fits depends on network" in said
+
+
+def test_a_dry_run_names_no_device_before_tensorflow_has_listed_one(project, capsys):
     run_mine("--dry-run")
-    assert "1: 16/32   2: 32/64   4: 64/128   8: 128/256" in capsys.readouterr().out
+    said = capsys.readouterr().err
+    assert "TensorFlow names the device when a training starts" in said
+    assert "GPU" not in said
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import platform
+import sys
 from dataclasses import replace
 
 import pytest
@@ -16,10 +17,13 @@ from workbench.batch import Plan, dry_run
 from workbench.errors import InputError, MissingInputError, SettingsError, StepError
 from workbench.files import read_json, write_text
 from workbench.freshness import accept, code_behind, judge, outdated
-from workbench.machine import write_run_metadata
+from workbench.machine import batch_advice, image_seconds, write_run_metadata
 from workbench.run import CHANGES_NAME, CONFIG_NAME, Run, existing_run, open_run, resolve_run
+from workbench.settings import STUDENT_SIZES, TEACHER_SIZES
 from workbench.status import state_of
 from workbench.steps import STEPS, find_step
+
+CARDS = ["NVIDIA A", "NVIDIA B"]
 
 
 @pytest.fixture(autouse=True)
@@ -334,6 +338,39 @@ def test_run_metadata_names_no_person_place_or_machine(run):
     text = run.path("run_metadata.json").read_text()
     telling = (platform.node(), getpass.getuser(), str(run.root), os.path.expanduser("~"))
     assert [word for word in telling if f'"{word}' in text or f"{word}/" in text] == []
+
+
+def test_what_tensorflow_listed_last_is_in_the_metadata_and_in_the_batch_advice(run):
+    run = changed(run, "multi_gpu.enabled=true")
+    for number, devices in (("01", {}), ("03", {"devices": ["CPU"]}), ("04", {"devices": CARDS})):
+        facts = {"seconds": 1.0, "fingerprint": {}, "outputs": {}, "started": status.now()}
+        step = find_step(number)
+        status.record(run.folder, step, state="ok", finished=status.now(), **facts, **devices)
+    write_run_metadata(run)
+    metadata = read_json(run.path("run_metadata.json"))
+    assert metadata["devices"] == CARDS
+    assert "devices" not in metadata["steps"]["01"]
+    assert metadata["steps"]["03"]["devices"] == ["CPU"]
+    assert "16/16 per device, 32/32 in all over the 2 GPUs" in batch_advice(run)[1]
+
+
+def test_a_step_that_loaded_tensorflow_records_its_devices(run, monkeypatch):
+    import tensorflow  # noqa: F401
+
+    pretend(run, "01")
+    assert state_of(run.folder, find_step("01"))["devices"] == ["CPU"]
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    pretend(run, "01")
+    assert "devices" not in state_of(run.folder, find_step("01"))
+
+
+def test_the_time_to_expect_depends_on_network_and_input_size():
+    networks = ("mobilenet_v2", 224), ("efficientnet_b3", 300), ("efficientnet_b7", 600)
+    small, middle, large = (image_seconds(*network) for network in networks)
+    assert 4 * small < middle < large / 10
+    assert image_seconds("efficientnet_b3", 150) == pytest.approx(middle / 4)
+    for name, size in (TEACHER_SIZES | STUDENT_SIZES).items():
+        assert image_seconds(name, size) > 0
 
 
 def test_a_dry_run_names_the_steps_that_may_follow_a_change(finished):

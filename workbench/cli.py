@@ -70,7 +70,7 @@ def run(options: Namespace) -> Answer:
     for line in (*machine.startup_lines(the_run, plan.steps), *said):
         log.info("%s", line)
     if options.dry_run:
-        lines = [*batch.dry_run(the_run, plan), *machine.batch_advice(the_run.settings)]
+        lines = [*batch.dry_run(the_run, plan), *machine.batch_advice(the_run)]
         return Answer("\n".join(lines))
     for text in options.accept:
         log.info("%s", freshness.accept(the_run, find_step(text)))

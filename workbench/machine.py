@@ -12,36 +12,51 @@ import psutil
 
 from workbench import __version__, status
 from workbench.run import Run
-from workbench.settings import Settings
+from workbench.settings import STUDENT_SIZES, TEACHER_SIZES
 from workbench.steps import STEPS, Step
 
-GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
             "pandas", "opencv-python-headless", "pillow", "papermill", "jupyterlab")  # fmt: skip
 
-# Seconds a megapixel takes to train on two CPU cores, measured: B3 at 300 px 4.6 images/s,
-# Lite1 at 240 px 21.5 images/s. Other sizes of a family scale with their published FLOPs.
-TRAIN_SECONDS_PER_MEGAPIXEL = {"efficientnet_b3": 2.4, "lite1": 0.81}
+# Billions of multiplications an image needs at the native size, as published with each network.
+MULTIPLICATIONS = {
+    "efficientnet_b0": 0.39, "efficientnet_b1": 0.70, "efficientnet_b2": 1.0,
+    "efficientnet_b3": 1.8, "efficientnet_b4": 4.2, "efficientnet_b5": 9.9,
+    "efficientnet_b6": 19, "efficientnet_b7": 37, "resnet101": 7.6, "resnet152": 11.3,
+    "mobilenet_v2": 0.30, "lite0": 0.41, "lite1": 0.63, "lite2": 0.90, "lite3": 1.44, "lite4": 2.64,
+}  # fmt: skip
+# Seconds that two CPU cores train on a billion of them, measured: B3 at 300 px 4.6 images/s, Lite1
+# at 240 px 21.5 images/s, the others beside these.
+TRAIN_SECONDS = {"efficientnet_b": 0.12, "lite": 0.074, "mobilenet": 0.11, "resnet": 0.05}
+ANSWER_SHARE = 0.18  # of a training step: B3 answers 25 images/s
 OVERHEAD_SECONDS = {"01": 10, "02": 20, "03": 45, "04": 45, "05": 110, "06": 15, "07": 40,
                     "08": 15, "09": 40}  # fmt: skip
-BATCH_ADVICE = {1: (16, 32), 2: (32, 64), 4: (64, 128), 8: (128, 256)}
+BATCH_ADVICE = {1: (16, 32), 2: (32, 64), 4: (64, 128), 8: (128, 256)}  # the manual's totals
 
 
 def startup_lines(run: Run, steps: tuple[Step, ...]) -> list[str]:
-    """Name the run, the device and the time to expect."""
+    """Name the run, the machine and the time to expect."""
     threads = run.settings.run.threads or os.cpu_count()
     memory = psutil.virtual_memory().available / 2**30
     return [
         f"run {run.name} in {run.folder}",
-        f"device: {describe_device()}, {threads} threads, {memory:.1f} GiB of memory free",
+        f"{threads} threads, {memory:.1f} GiB of memory free; {_describe_devices(run)}",
         f"expected time: {_expected_time(run, steps)}",
     ]
 
 
-def describe_device() -> str:
-    """Name the device without loading TensorFlow, whose import alone takes seconds."""
-    cards = len(list(GPU_FOLDER.iterdir())) if GPU_FOLDER.is_dir() else 0
-    return f"{cards} GPU" + "s" * (cards > 1) if cards else "CPU"
+def recorded_devices(run: Run) -> list[str]:
+    """List what TensorFlow listed when the run last computed; loading it alone takes seconds."""
+    records = [status.state_of(run.folder, step) for step in STEPS]
+    found = [(record["finished"], record["devices"]) for record in records if "devices" in record]
+    return max(found)[1] if found else []
+
+
+def _describe_devices(run: Run) -> str:
+    devices = recorded_devices(run)
+    if not devices:
+        return "TensorFlow names the device when a training starts"
+    return f"TensorFlow listed {', '.join(devices)} last time"
 
 
 def _expected_time(run: Run, steps: tuple[Step, ...]) -> str:
@@ -49,10 +64,8 @@ def _expected_time(run: Run, steps: tuple[Step, ...]) -> str:
     if all("seconds" in record for record in known):
         total = sum(record["seconds"] for record in known)
         return f"{minutes(total)} if every step runs (as last time)"
-    if describe_device() != "CPU":
-        return "unknown on this GPU; the first epoch of each training tells"
     guess = minutes(_guess(run, {step.number for step in steps}))
-    return f"about {guess} if every step runs on this CPU"
+    return f"very roughly {guess} on these CPU cores if every step runs; each epoch says more"
 
 
 def minutes(seconds: float) -> str:
@@ -61,21 +74,26 @@ def minutes(seconds: float) -> str:
 
 def _guess(run: Run, numbers: set[str]) -> float:
     settings, images = run.settings, _count_training_images(run.dataset_folder)
-    speed = 2 / (os.cpu_count() or 1)
-    student = _epoch_seconds("lite1", settings.student_size, images) * speed
-    teacher = _epoch_seconds("efficientnet_b3", settings.teacher_size, images) * speed
+    scale = images * 2 / (os.cpu_count() or 1)
+    teacher = scale * image_seconds(settings.teacher.arch, settings.teacher_size)
+    student = scale * image_seconds(settings.student.variant, settings.student_size)
+    distilled = student + ANSWER_SHARE * teacher * settings.distillation.enabled
     seconds: float = sum(OVERHEAD_SECONDS[number] for number in numbers)
     if "03" in numbers:
         seconds += teacher * (settings.teacher.epochs_head + settings.teacher.epochs_finetune)
     if "04" in numbers:
-        seconds += student * (settings.student.epochs_head + settings.student.epochs_finetune)
+        seconds += distilled * (settings.student.epochs_head + settings.student.epochs_finetune)
     if "05" in numbers and settings.qat.enabled:
-        seconds += 1.6 * student * settings.qat.epochs
+        seconds += 1.6 * distilled * settings.qat.epochs
     return seconds
 
 
-def _epoch_seconds(network: str, size: int, images: int) -> float:
-    return TRAIN_SECONDS_PER_MEGAPIXEL[network] * size * size / 1e6 * images
+def image_seconds(network: str, size: int) -> float:
+    """Estimate how long two CPU cores train on an image; the work grows with the area."""
+    network = network.replace("efficientnet_lite", "lite")
+    native = (TEACHER_SIZES | STUDENT_SIZES)[network]
+    family = next(name for name in TRAIN_SECONDS if network.startswith(name))
+    return TRAIN_SECONDS[family] * MULTIPLICATIONS[network] * (size / native) ** 2
 
 
 def _count_training_images(folder: Path) -> int:
@@ -86,21 +104,30 @@ def _count_training_images(folder: Path) -> int:
     return sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
-def batch_advice(settings: Settings) -> list[str]:
-    """Print what fits 16 GB cards, beside what the parameters say."""
-    lines = ["batch sizes that fit (GPUs: teacher/student):  " + "   ".join(
+def batch_advice(run: Run) -> list[str]:
+    """Print the manual's totals beside what the parameters say; neither knows what fits."""
+    totals = "   ".join(
         f"{gpus}: {teacher}/{student}" for gpus, (teacher, student) in BATCH_ADVICE.items()
-    )]  # fmt: skip
-    chosen = f"{settings.teacher.batch_size}/{settings.student.batch_size}"
-    return [*lines, f"the parameters say: {chosen} per device"]
+    )
+    settings, gpus = run.settings, [name for name in recorded_devices(run) if name != "CPU"]
+    sizes = settings.teacher.batch_size, settings.student.batch_size
+    chosen = "the parameters say {}/{} per device".format(*sizes)
+    if len(gpus) > 1 and settings.multi_gpu.enabled:
+        shared = "/".join(str(size * len(gpus)) for size in sizes)
+        chosen += f", {shared} in all over the {len(gpus)} GPUs that TensorFlow listed"
+    return [
+        f"the manual's batch sizes, in all over so many GPUs (teacher/student):  {totals}",
+        f"{chosen}; what fits depends on network and input: python -m workbench find-batch-size",
+    ]
 
 
 def write_run_metadata(run: Run) -> None:
-    """Write run_metadata.json: system, versions and times, without names or paths."""
+    """Write run_metadata.json: system, devices, versions and times, without names or paths."""
     run.write_json("run_metadata.json", {
         "run": run.name,
         "workbench": __version__,
         "system": describe_system(),
+        "devices": recorded_devices(run),
         "versions": {name: installed(name) for name in PACKAGES},
         "steps": {step.number: _times(run, step) for step in STEPS},
     })  # fmt: skip
@@ -130,5 +157,5 @@ def versions() -> dict[str, str]:
 
 def _times(run: Run, step: Step) -> dict[str, Any]:
     record = status.state_of(run.folder, step)
-    kept = ("state", "started", "finished", "seconds", "accepted")
+    kept = ("state", "started", "finished", "seconds", "devices", "accepted")
     return {key: record[key] for key in kept if key in record}

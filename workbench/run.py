@@ -133,7 +133,7 @@ class Run:
             status.record(
                 self.folder, self.step, state="ok", started=self._started,
                 finished=status.now(), seconds=round(_busy_seconds(self), 1),
-                fingerprint=self._parts, outputs=outputs,
+                fingerprint=self._parts, outputs=outputs, **_devices(),
             )  # fmt: skip
         _unwatch(self)
         return file_table(self.folder, outputs)
@@ -395,3 +395,12 @@ def prepare_process(settings: Settings) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # names no file; the audit does
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _devices() -> dict[str, list[str]]:
+    """Name what this process computes on, if it loaded TensorFlow; nobody else knows."""
+    if "tensorflow" not in sys.modules:
+        return {}
+    from workbench.nets.devices import device_names
+
+    return {"devices": device_names()}

@@ -124,7 +124,7 @@ class NetworkSettings(Group):
 class TeacherSettings(NetworkSettings):
     arch: TeacherArch = knob("efficientnet_b3", "the largest that trains in reasonable time on one ordinary card")
     input_size: InputSize = knob(300, "pixels a side; auto picks the native size of the architecture")
-    batch_size: Count = knob(16, "per device; 1 GPU 16, 2: 32, 4: 64, 8: 128")
+    batch_size: Count = knob(16, "per device; the manual's totals over 1, 2, 4, 8 GPUs: 16, 32, 64, 128")
     epochs_head: CountOrNone = knob(10, "warmup: backbone frozen, only the head learns")
     epochs_finetune: CountOrNone = knob(30, "finetune: the top of the backbone learns as well")
     lr_head: LearningRate = knob(1.0e-3, "a fresh head stands a large step")
@@ -136,7 +136,7 @@ class TeacherSettings(NetworkSettings):
 class StudentSettings(NetworkSettings):
     variant: StudentVariant = knob("lite1", "lite0 is faster, lite4 is better; all of them quantise")
     input_size: InputSize = knob(240, "pixels a side; auto picks the native size of the variant")
-    batch_size: Count = knob(16, "per device; 1 GPU 32, 2: 64, 4: 128, 8: 256")
+    batch_size: Count = knob(16, "per device; the manual's totals over 1, 2, 4, 8 GPUs: 32, 64, 128, 256")
     epochs_head: CountOrNone = knob(10, "warmup: backbone frozen, only the head learns")
     epochs_finetune: CountOrNone = knob(40, "finetune: the top of the backbone learns as well")
     lr_head: LearningRate = knob(1.0e-3, "a fresh head stands a large step")

@@ -37,6 +37,7 @@ class StepRecord(BaseModel):
     process: dict[str, Any] | None = None
     fingerprint: dict[str, Any] | None = None  # its parts by name, settings with their values
     outputs: dict[str, str] | None = None  # sha256 by file or folder of the run
+    devices: list[str] | None = None  # what TensorFlow listed, where the step loaded it
     page: dict[str, str] | None = None  # the executed notebook and its page, sha256 of each
     accepted: str | None = None  # when a person kept the result, and what had changed
 

@@ -60,11 +60,16 @@ def is_deterministic(settings: Settings) -> bool:
 
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
     """Say in a few words what computes, and in which number format."""
-    names = [known.get("device_name", gpu.name) for gpu, known in _gpus()]
-    what = ", ".join(names) or f"{os.cpu_count()} CPU cores"
+    names = device_names()
+    what = f"{os.cpu_count()} CPU cores" if names == ["CPU"] else ", ".join(names)
     replicas = strategy.num_replicas_in_sync
     shared = f", {replicas} replicas" if replicas > 1 else ""
     return f"{what}{shared}, {keras.mixed_precision.global_policy().name}"
+
+
+def device_names() -> list[str]:
+    """Name the GPUs that TensorFlow itself lists, or the CPU."""
+    return [known.get("device_name", gpu.name) for gpu, known in _gpus()] or ["CPU"]
 
 
 def _gpus() -> list[tuple[tf.config.PhysicalDevice, dict]]:
