@@ -89,12 +89,14 @@ class LadderRung(Part):
     input_type: str | None = None
     output_type: str | None = None
     float_tensors: Count | None = None
-    seconds: Annotated[float, Field(ge=0)] | None = None
     reason: str
 
 
 class QuantizationLadder(Artifact):
-    """Every rung of quantisation with its score on validation and its reason in words."""
+    """Every rung of quantisation with its score on validation and its reason in words.
+
+    No duration is among them: the same result has the same bytes, so later steps stand.
+    """
 
     file: ClassVar[str] = "quantization_ladder.json"
     notebook: ClassVar[str] = "05_quantize_student"

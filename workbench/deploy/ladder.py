@@ -139,7 +139,6 @@ class Rung:
         self.raw: np.ndarray | None = None  # int8 [N, C] on validation
         self.logits: np.ndarray | None = None  # [N, C]
         self.score: Score | None = None
-        self.seconds: float | None = None
 
     def offer(self, model: bytes, network: keras.Model | None = None) -> None:
         """Score a file on validation; `network` is the fake-quantised one that it came from."""
@@ -164,8 +163,7 @@ class Rung:
             reason = reason if self.name == chosen else f"a rung above holds; {reason}"
         figures = {} if self.score is None else {**vars(self.score), **_ports(self.model)}
         return LadderRung(
-            rung=self.name, title=TITLES[self.name], state=state, reason=reason,
-            seconds=self.seconds, **figures,
+            rung=self.name, title=TITLES[self.name], state=state, reason=reason, **figures,
         )  # fmt: skip
 
 
@@ -245,8 +243,8 @@ class Ladder:
             yield rung
         except StepError as error:
             rung.reason = str(error)
-        rung.seconds = time.monotonic() - started
-        log.info("%s %s: %s", TITLES[name], "holds" if rung.holds else "fails", rung.reason)
+        verdict, seconds = "holds" if rung.holds else "fails", time.monotonic() - started
+        log.info("%s %s after %.0f s: %s", TITLES[name], verdict, seconds, rung.reason)
 
     def run(self, model: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Return the raw output and the logits of a file on validation, [N, C] each."""
