@@ -13,9 +13,6 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
-from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
-    default_8bit_quantize_registry as registries,
-)
 from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer import (
     QuantizeLayer,
 )
@@ -25,6 +22,7 @@ from workbench.data.tables import Dataset
 from workbench.data.views import letterboxed
 from workbench.deploy.convert import first_line, keras_logits, network_input
 from workbench.deploy.coverage import covering_rows
+from workbench.deploy.depthwise import Registry, Scheme
 from workbench.deploy.layers import QUANT_PREFIX, fused_groups
 from workbench.errors import StepError
 from workbench.nets.lite import restartable_randomness
@@ -68,7 +66,7 @@ def fake_quantize(
     annotated = _annotated(student, _whole_groups(student, skip_layers))
     try:
         with toolkit.quantize_scope(), restartable_randomness():
-            quantized = toolkit.quantize_apply(annotated)
+            quantized = toolkit.quantize_apply(annotated, Scheme())
     except (ValueError, RuntimeError) as error:
         raise StepError(f"quantize_model refused the student: {first_line(error)}") from error
     _set_input_range(quantized)
@@ -83,7 +81,7 @@ def unsupported_layers(student: keras.Model) -> list[str]:
 
     It knows batch norm only behind the convolution that it is fused with.
     """
-    registry = registries.Default8BitQuantizeRegistry()
+    registry = Registry()
     fused = {name for group in fused_groups(student) for name in group}
     return [
         layer.name
