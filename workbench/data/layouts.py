@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ["filepath", "labels"]
+GROUP = "group"  # of photos that belong together: a clip, a patient, a burst, a camera
 CSV_NAMES = {split: f"{split}_labels.csv" for split in SPLITS}
 TXT_NAMES = {split: f"{split}.txt" for split in SPLITS}
 TABLE_NAME = "labels.csv"
@@ -44,11 +45,13 @@ class RawTable:
     split: str | None
     filepaths: list[str] = field(default_factory=list)
     cells: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)  # "" where a photo stands for itself
     lines: list[int] = field(default_factory=list)
 
-    def add(self, filepath: str, cell: str, line: int) -> None:
+    def add(self, filepath: str, cell: str, line: int, group: str = "") -> None:
         self.filepaths.append(filepath)
         self.cells.append(cell)
+        self.groups.append(group)
         self.lines.append(line)
 
 
@@ -119,27 +122,30 @@ def _find_kind(folder: Path) -> str:
 def _read_csv(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
     table = RawTable(name, split)
     rows = csv_rows(read_text(folder / name), name)
-    _check_header(name, next(rows, (1, []))[1])
+    columns = _check_header(name, next(rows, (1, []))[1])
     for line, fields in rows:
-        if len(fields) != len(COLUMNS):
-            problems.add(name, line, f"{len(fields)} fields, expected 2 ({','.join(COLUMNS)})")
+        if len(fields) != len(columns):
+            wanted = f"{len(columns)} ({','.join(columns)})"
+            problems.add(name, line, f"{len(fields)} fields, expected {wanted}")
             continue
-        table.add(unguard(fields[0].strip()), unguard(fields[1].strip()), line)
+        filepath, cell, *group = (unguard(field.strip()) for field in fields)
+        table.add(filepath, cell, line, *group)
     _refuse_empty(table, problems)
     return table
 
 
-def _check_header(name: str, fields: list[str]) -> None:
+def _check_header(name: str, fields: list[str]) -> list[str]:
     found = [field.strip() for field in fields]
-    if found == COLUMNS:
-        return
+    if found in (COLUMNS, [*COLUMNS, GROUP]):
+        return found
     if not found:
         reason = "the file is empty"
     elif len(found) == 1 and any(mark in found[0] for mark in ";\t|"):
         reason = f"found {found[0]!r}: columns are separated by commas"
     else:
         reason = f"found {','.join(found)!r}"
-    raise DatasetError(f"{name}, line 1: the header must be {','.join(COLUMNS)!r}; {reason}.")
+    wanted = f"the header must be {','.join(COLUMNS)!r}; {reason}"
+    raise DatasetError(f"{name}, line 1: {wanted}. A third column {GROUP!r} may follow.")
 
 
 def _refuse_empty(table: RawTable, problems: Problems) -> None:
@@ -148,22 +154,30 @@ def _refuse_empty(table: RawTable, problems: Problems) -> None:
 
 
 def _read_txt(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
-    """Read `path<TAB>labels`, or a comma where a line has no tab (the last one: paths may)."""
     table = RawTable(name, split)
-    for line, row in enumerate(read_text(folder / name).split("\n"), start=1):
-        if not row.strip() or (line == 1 and row.replace("\t", ",").split(",") == COLUMNS):
+    for line, fields in txt_rows(read_text(folder / name)):
+        if line == 1 and fields in (COLUMNS, [*COLUMNS, GROUP]):
             continue
-        path, separator, cell = split_txt(row)
-        if not separator:
-            problems.add(name, line, f"{row!r} has no tab or comma between path and labels")
+        if not 2 <= len(fields) <= 3:
+            row = "\t".join(fields)
+            words = "has no tab or comma" if len(fields) == 1 else f"has {len(fields) - 1} tabs"
+            problems.add(name, line, f"{row!r} {words} between path and labels")
             continue
-        table.add(unguard(path.strip()), unguard(cell.strip()), line)
+        filepath, cell, *group = (unguard(field.strip()) for field in fields)
+        table.add(filepath, cell, line, *group)
     _refuse_empty(table, problems)
     return table
 
 
-def split_txt(row: str) -> tuple[str, str, str]:
-    return row.partition("\t") if "\t" in row else row.rpartition(",")
+def txt_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, fields) of `path<TAB>labels<TAB>group`, or where a line has no tab of its last
+    comma: paths may hold others. A header with a group in it says that it is two commas.
+    """
+    rows = text.split("\n")
+    commas = 2 if rows[0].split(",") == [*COLUMNS, GROUP] else 1
+    for line, row in enumerate(rows, start=1):
+        if row.strip():
+            yield line, row.split("\t") if "\t" in row else row.rsplit(",", commas)
 
 
 def _read_folders(folder: Path) -> Layout:

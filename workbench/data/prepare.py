@@ -21,7 +21,7 @@ import pandas as pd
 from workbench.data import layouts
 from workbench.data.cells import csv_rows, csv_text, read_text, unguard
 from workbench.data.decode import count_cores, examine_image, map_in_order
-from workbench.data.layouts import COLUMNS, IMAGES, split_txt, walk_files
+from workbench.data.layouts import COLUMNS, IMAGES, txt_rows, walk_files
 from workbench.errors import InputError
 from workbench.settings import DatasetSettings
 
@@ -215,8 +215,7 @@ def _write_texts(
             kept += _follow(rows[1:], prefix, photos, unreadable)
             target.write_text(csv_text(kept[0] if kept else COLUMNS, kept[1:]), encoding="utf-8")
         elif name in TXT_TABLES:
-            lines = (line for line in read_text(source / name).split("\n") if line.strip())
-            rows = [list(split_txt(line)[::2]) for line in lines]
+            rows = [fields for _, fields in txt_rows(read_text(source / name))]
             kept = _follow(rows, prefix, photos, unreadable)
             target.write_text("".join(f"{'	'.join(row)}\n" for row in kept), encoding="utf-8")
         else:

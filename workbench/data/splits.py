@@ -20,9 +20,15 @@ from itertools import chain, combinations
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit.duplicates import Duplicates, disputed_labels, examine_photos, groups_of
+from workbench.data.audit.duplicates import (
+    Duplicates,
+    connect,
+    disputed_labels,
+    examine_photos,
+    groups_of,
+)
 from workbench.data.layouts import SPLITS
-from workbench.data.tables import Dataset
+from workbench.data.tables import Dataset, number_groups
 from workbench.settings import Settings
 
 Unit = tuple[str, ...]  # one label, or two that occur together
@@ -57,8 +63,23 @@ def _deal(
     dataset: Dataset, rows: pd.DataFrame, fractions: Sequence[float], settings: Settings
 ) -> np.ndarray:
     paths = [dataset.images / filepath for filepath in rows["filepath"]]
-    groups = examine_photos(paths, settings)[1].photos  # copies stay on one side of a split
-    return assign_splits(rows["labels"], groups, fractions, np.random.default_rng(settings.seed))
+    together = tie(examine_photos(paths, settings)[1].photos, rows["group"].tolist())
+    return assign_splits(rows["labels"], together, fractions, np.random.default_rng(settings.seed))
+
+
+def tie(photos: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Number what must stay on one side of a split: copies of a photo, and photos of a group."""
+    groups = number_groups(names)
+    if groups is None:
+        return photos
+    everyone = np.arange(len(photos))
+    return connect(len(photos), np.tile(everyone, 2), np.append(_first(photos), _first(groups)))
+
+
+def _first(numbers: np.ndarray) -> np.ndarray:
+    """Find for each row the first one with its number."""
+    _, rows, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    return rows[inverse]
 
 
 def assign_splits(
@@ -152,10 +173,10 @@ def propose_resplit(
 ) -> Resplit:
     """Propose a split without leaks, repeated files, contradictions and unreadable images."""
     rows = dataset.rows
-    chosen = _gather_photos(rows, duplicates)
+    chosen = _gather(rows, tie(duplicates.photos, rows["group"].tolist()))
     spoilt = _spoilt(rows, duplicates, chosen)
     aside = rows["filepath"].isin(list(spoilt) + list(unreadable))
-    why = rows["filepath"].map(spoilt | unreadable).where(aside, "joins its copies")
+    why = rows["filepath"].map(spoilt | unreadable).where(aside, "joins its copies or group")
     moves = rows.assign(to=np.where(aside, ASIDE, chosen), reason=why)
     parts = [moves[(chosen != rows["split"]) & ~aside], moves[aside]]
     moves = pd.concat(parts, ignore_index=True)
@@ -165,11 +186,11 @@ def propose_resplit(
     return Resplit(proposed, moves)
 
 
-def _gather_photos(rows: pd.DataFrame, duplicates: Duplicates) -> np.ndarray:
-    """Give every photo one split: rarest labels first, to the split that misses them most."""
+def _gather(rows: pd.DataFrame, together: np.ndarray) -> np.ndarray:
+    """Give what belongs together one split: rarest labels first, to that which misses them most."""
     split_of_row = rows["split"].to_numpy(object)
     labels = rows["labels"].to_numpy(object)
-    torn = [group for group in groups_of(duplicates.photos) if len(set(split_of_row[group])) > 1]
+    torn = [group for group in groups_of(together) if len(set(split_of_row[group])) > 1]
     missed: dict[str, Counter] = {}
     for group in torn:
         for row in group:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from workbench.data import cells, layouts
 from workbench.data.cells import Labels, csv_text, parse_labels, read_text
-from workbench.data.layouts import COLUMNS, CSV_NAMES, SPLITS, Problems
+from workbench.data.layouts import COLUMNS, CSV_NAMES, GROUP, SPLITS, Problems
 from workbench.errors import DatasetError, MissingInputError
 from workbench.files import read_json, write_bytes, write_json, write_text
 from workbench.settings import Settings
@@ -43,6 +43,7 @@ class Split:
     classes: tuple[str, ...]
     targets: np.ndarray
     mask: np.ndarray  # 0 where the label is unknown
+    groups: np.ndarray | None = None  # int64 [images], None where no photo has a group
 
     def __len__(self) -> int:
         return len(self.filepaths)
@@ -62,12 +63,23 @@ def join_splits(splits: Sequence[Split], name: str = "train") -> Split:
     targets, mask = (
         np.concatenate([getattr(split, array) for split in splits]) for array in ("targets", "mask")
     )
-    return replace(first, name=name, filepaths=filepaths, targets=targets, mask=mask)
+    return replace(
+        first, name=name, filepaths=filepaths, targets=targets, mask=mask, groups=None
+    )  # groups lie in one fold each, and numbers of several splits do not compare
+
+
+def number_groups(names: Sequence[str]) -> np.ndarray | None:
+    """Number the groups of photos, int64 [N]; one without a name is its own. None without any."""
+    if not any(names):
+        return None
+    keys = [name or index for index, name in enumerate(names)]
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return np.array([number[key] for key in keys], np.int64)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All splits; `rows` has split, filepath, labels, unknown (tuples), source, line."""
+    """All splits; `rows` has split, filepath, labels, unknown (tuples), group, source, line."""
 
     images: Path  # the folder that filepaths are relative to
     classes: tuple[str, ...]  # by code point; the index is the class id
@@ -76,13 +88,18 @@ class Dataset:
         default_factory=lambda: pd.DataFrame(columns=QUARANTINE_COLUMNS)
     )
 
+    def __post_init__(self) -> None:
+        if GROUP not in self.rows:
+            object.__setattr__(self, "rows", self.rows.assign(**{GROUP: ""}))
+
     def split(self, name: str) -> Split:
         if name not in SPLITS:
             raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
         rows = self.rows[self.rows["split"] == name]
         targets, unknown = (_indicators(rows[name], self.classes) for name in ("labels", "unknown"))
         filepaths = tuple(rows["filepath"])
-        return Split(name, filepaths, self.images, self.classes, targets, mask=1 - unknown)
+        groups = number_groups(rows[GROUP].tolist())
+        return Split(name, filepaths, self.images, self.classes, targets, 1 - unknown, groups)
 
     def without(self, reasons: Mapping[str, str]) -> Dataset:
         """Move images to the quarantine; `reasons` says why, by filepath."""
@@ -172,15 +189,16 @@ def _parse_table(
             if cell in wrong:
                 problems.add(table.source, line, wrong[cell])
     paths, labels = map(_canonical, table.filepaths), [parsed[cell] for cell in table.cells]
-    return _frame(table.split or "", paths, labels, table.source, table.lines)
+    return _frame(table.split or "", paths, labels, table.groups, table.source, table.lines)
 
 
 def _frame(
-    split: str, filepaths: Iterable[str], labels: list[Labels], source: str, lines: Iterable[int]
-) -> pd.DataFrame:
+    split: str, filepaths: Iterable[str], labels: list[Labels], groups: Iterable[str],
+    source: str, lines: Iterable[int],
+) -> pd.DataFrame:  # fmt: skip
     known, unknown = ([pair[place] for pair in labels] for place in (0, 1))
     columns = {"split": split, "filepath": list(filepaths), "labels": known, "unknown": unknown}
-    return pd.DataFrame(columns | {"source": source, "line": lines})
+    return pd.DataFrame(columns | {GROUP: list(groups), "source": source, "line": lines})
 
 
 def _check_count(cell: str, parsed: Labels, settings: Settings) -> None:
@@ -256,10 +274,12 @@ def check_files(
 
 def write_tables(dataset: Dataset, folder: Path) -> None:
     """Write one CSV a split, labels.txt and quarantine.csv; `read_tables` gives them back."""
+    grouped = [GROUP] if dataset.rows[GROUP].any() else []
     for split, name in CSV_NAMES.items():
         rows = dataset.rows[dataset.rows["split"] == split]
         labels = map(cells.join_labels, rows["labels"], rows["unknown"])
-        write_text(folder / name, csv_text(COLUMNS, zip(rows["filepath"], labels, strict=True)))
+        columns = [rows["filepath"], labels, *(rows[column] for column in grouped)]
+        write_text(folder / name, csv_text([*COLUMNS, *grouped], zip(*columns, strict=True)))
     write_text(folder / LABELS, "".join(f"{name}\n" for name in dataset.classes))
     rows = dataset.quarantine[QUARANTINE_COLUMNS].itertuples(index=False)
     write_text(folder / QUARANTINE, csv_text(QUARANTINE_COLUMNS, rows))
@@ -271,10 +291,10 @@ def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None
         classes = read_text(folder / LABELS).splitlines()
     frames = []
     for split, name in CSV_NAMES.items():
-        fields = _read_own(folder / name, COLUMNS)
-        labels = [parse_labels(cell) for _, cell in fields]
+        fields = _read_own(folder / name, COLUMNS, [*COLUMNS, GROUP])
+        labels, groups = [parse_labels(row[1]) for row in fields], [(*row, "")[2] for row in fields]
         lines = range(2, len(fields) + 2)
-        frames.append(_frame(split, [path for path, _ in fields], labels, name, lines))
+        frames.append(_frame(split, [row[0] for row in fields], labels, groups, name, lines))
     rows = pd.concat(frames, ignore_index=True)
     unknown = set().union(*set(rows["labels"]), *set(rows["unknown"])) - set(classes)
     if unknown:
@@ -285,9 +305,9 @@ def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None
     return Dataset(Path(images), tuple(classes), rows, quarantine)
 
 
-def _read_own(path: Path, columns: Sequence[str]) -> list[list[str]]:
+def _read_own(path: Path, *headers: list[str]) -> list[list[str]]:
     rows = [fields for _, fields in cells.csv_rows(read_text(path), path.name)]
-    if rows[:1] != [list(columns)] or any(len(fields) != len(columns) for fields in rows):
+    if not rows or rows[0] not in headers or any(len(row) != len(rows[0]) for row in rows):
         raise DatasetError(f"{path} is damaged. Run 01_dataset_audit again.")
     return [[cells.unguard(field) for field in fields] for fields in rows[1:]]
 
@@ -319,7 +339,8 @@ def _content_digest(rows: pd.DataFrame, sha256: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
     for row in rows.itertuples():
         cell = cells.join_labels(row.labels, row.unknown)
-        line = f"{row.split}\0{row.filepath}\0{sha256[row.filepath]}\0{cell}\n"
+        group = f"\0{row.group}" if row.group else ""
+        line = f"{row.split}\0{row.filepath}\0{sha256[row.filepath]}\0{cell}{group}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

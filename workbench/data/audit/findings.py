@@ -19,7 +19,7 @@ from workbench.data.audit.duplicates import Duplicates, disputed_labels, groups_
 from workbench.data.audit.facts import CONSTANT_RANGE
 from workbench.data.audit.labels import LabelStatistics
 from workbench.data.layouts import SPLITS
-from workbench.data.tables import Dataset
+from workbench.data.tables import Dataset, number_groups
 from workbench.settings import AuditSettings, DatasetSettings, Settings
 
 COLUMNS = ("image", "split", "kind", "severity", "detail")
@@ -130,7 +130,7 @@ def judge(
     add = partial(findings.add_all, readable)
     rows = dataset.rows.rename(columns={"filepath": "image"})
     _judge_files(facts, settings.dataset, findings)
-    _judge_duplicates(rows, duplicates, findings)
+    _judge_copies(rows, duplicates, findings)
     _judge_sizes(readable, settings, add)
     _judge_light(readable, settings.audit, add)
     _judge_labels(rows, statistics, settings.audit, findings)
@@ -165,9 +165,13 @@ def _judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findin
         "EXIF holds coordinates; remove them before sharing")  # fmt: skip
 
 
-def _judge_duplicates(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:
+def _judge_copies(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings) -> None:
     """Add exact and near-duplicates, leaks and conflicting labels; `rows` also has `image`."""
     notes = _Notes(rows)
+    groups = number_groups(rows["group"].tolist())
+    for members in [] if groups is None else groups_of(groups):
+        words = f"of the same group {rows['group'].iloc[members[0]]!r} as"
+        notes.add("leak", members, _first_unlike([notes.splits[one] for one in members]), words)
     for members in groups_of(duplicates.files):
         notes.add("exact_duplicate", members, _first_unlike(members), "the same bytes as")
         notes.compare(members, "the same file as", "error")

@@ -165,6 +165,7 @@ def summarise(
         "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
         "exact_duplicate_groups": len(groups_of(duplicates.files)),
         "photo_groups": len(groups_of(duplicates.photos)),
+        "groups": int(dataset.rows.loc[dataset.rows["group"] != "", "group"].nunique()),
         "near_duplicate_pairs": len(duplicates.pairs),
         "proposed_split": {"moved": int((~aside).sum()), "left_out": int(aside.sum())},
         "labels": _summary_of_labels(statistics), "pictures": _summary_of_pictures(readable),
@@ -230,7 +231,7 @@ def worst_images(
         row = row_of.get(finding["image"])
         rows = [] if row is None else [row]
         if finding["kind"] in ABOUT_PAIRS and row is not None:
-            rows.append(_copy_of(row, dataset.rows["split"], duplicates))
+            rows.append(_copy_of(row, dataset.rows, duplicates))
         labels = dataset.rows["labels"].iloc[row] if rows else ()
         pixels = _side_by_side(dataset, rows, settings)
         exhibits.append(Exhibit(**finding, labels=labels, pixels=pixels))
@@ -245,9 +246,11 @@ def _choose_worst(findings: pd.DataFrame, count: int) -> pd.DataFrame:
     return named.iloc[places[:count]]
 
 
-def _copy_of(row: int, splits: pd.Series, duplicates: Duplicates) -> int:
-    """Choose the copy to show beside: in another split if there is one."""
-    copies = np.flatnonzero(duplicates.photos == duplicates.photos[row])
+def _copy_of(row: int, rows: pd.DataFrame, duplicates: Duplicates) -> int:
+    """Choose the copy to show beside: in another split if there is one; else one of the group."""
+    splits, copies = rows["split"], np.flatnonzero(duplicates.photos == duplicates.photos[row])
+    if len(copies) == 1:
+        copies = np.flatnonzero(rows["group"] == rows["group"].iloc[row])
     copies = copies[copies != row]
     elsewhere = copies[splits.iloc[copies].to_numpy() != splits.iloc[row]]
     return int(elsewhere[0] if len(elsewhere) else copies[0])
