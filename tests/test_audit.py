@@ -221,10 +221,29 @@ def test_a_class_missing_from_train_is_an_error_and_from_val_a_warning(tmp_path)
 
 def test_a_class_with_few_positives_in_val_is_too_small_to_tune(tmp_path):
     rows = [("val", ("cat",))] * 9 + [("val", ())] * 30 + [("val", ("dog",))] * 10
-    rows += [("train", ("cat", "dog")), ("train", ())]
+    rows += [("train", ("cat", "dog"))] * 10 + [("train", ())]
     result = audit_dataset(labelled(tmp_path, rows), QUARANTINE)
     assert "class_too_small" in kinds_about(result, "cat")
     assert "class_too_small" not in kinds_about(result, "dog")
+
+
+def test_a_class_with_three_training_photos_is_too_small_to_learn(tmp_path):
+    rows = [("train", ("cat",))] * 3 + [("train", ("dog",))] * 10 + [("val", ("cat", "dog"))] * 20
+    rows += [("val", ())] * 20
+    findings = audit_dataset(labelled(tmp_path, rows), QUARANTINE).findings
+    small = findings[findings["kind"] == "class_too_small"]
+    assert small["detail"].tolist() == [
+        "class 'cat': 3 positives in train, fewer than audit.min_positives 10: too few to learn it "
+        "from. Collect more"
+    ]
+
+
+def test_a_class_in_every_photo_is_said_to_have_no_negatives(tmp_path):
+    rows = [("train", ("cat", "dog")), ("train", ("dog",)), ("val", ("cat", "dog"))]
+    findings = audit_dataset(labelled(tmp_path, rows), QUARANTINE).findings
+    always = findings[(findings["kind"] == "class_always_on") & (findings["split"] == "train")]
+    assert len(always) == 1
+    assert "'dog' is true of all 2 images of train: without negatives" in always["detail"].iloc[0]
 
 
 def test_a_class_that_drifts_is_found_and_chance_is_not(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.decision_doubles import SCALE, ZERO_POINT, names
-from workbench.compare import compare_on_validation, compare_runs
+from workbench.compare import TeacherComparison, compare_on_validation, compare_runs, judge_teacher
 from workbench.data.tables import TABLES, Dataset, write_tables
 from workbench.decide.levels import Quantization
 from workbench.decide.metrics import Comparison
@@ -180,3 +180,30 @@ def test_a_run_without_test_scores_names_09(runs):
 def test_comparing_needs_no_tensorflow():
     code = "import sys, workbench.compare; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "can"), [(3, 1, True), (1, 1, False), (1, 3, False)]
+)
+def test_a_teacher_that_is_not_clearly_better_than_its_student_cannot_teach(
+    runs, teacher, student, can
+):
+    score(runs[0], "teacher", teacher)
+    score(runs[0], "student", student)
+    found = judge_teacher(runs[0])
+    assert found.other == "the student"
+    assert (found.can_teach, "cannot teach" in found.words) == (can, not can)
+    write_json(runs[0] / found.file, found.to_json())
+    assert TeacherComparison.read(runs[0]) == found
+
+
+@pytest.mark.parametrize(("lift", "can"), [(3, True), (0, False)])
+def test_before_there_is_a_student_a_teacher_must_beat_answers_that_ignore_the_photo(
+    runs, lift, can
+):
+    score(runs[0], "teacher", lift)
+    found = judge_teacher(runs[0])
+    assert found.other == "answers that ignore the photo"
+    assert found.can_teach == can
+    always_yes = 2 * LABELS.mean(0) / (1 + LABELS.mean(0))
+    assert found.other_f1 == pytest.approx(always_yes.mean())

@@ -343,3 +343,13 @@ def test_a_network_nobody_uses_is_forgotten():
     del network
     gc.collect()
     assert len(networks._compiled) < before
+
+
+def test_a_quantized_phase_says_that_it_keeps_no_average(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("workbench"), "propagate", True)
+    caplog.set_level(logging.INFO, "workbench")
+    train(tmp_path, settings_with(ema_decay=0.9), name="small_qat", epochs=0)
+    assert "small_qat: training.ema_decay has no effect" in caplog.text
+    caplog.clear()
+    train(tmp_path, settings_with(ema_decay=0.9), epochs=0)
+    assert "has no effect" not in caplog.text

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import SettingsError
-from workbench.parameters import differences, read_settings
+from workbench.parameters import Layer, differences, read_settings, resolve_layers
 from workbench.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -141,3 +141,19 @@ def test_differences_hold_only_what_was_changed_and_read_back():
     changed = differences(settings)
     assert changed == {"teacher": {"epochs_head": 2}, "augmentation": {"mixup": {"enabled": True}}}
     assert Settings.model_validate(changed) == settings
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"grid_max": 0.8, "grid_step": 0.05}, "not used: threshold_search.grid_max, grid_step,"),
+        ({"grid_max": 0.8, "method": "grid"}, None),
+        ({"objective": "fbeta"}, None),
+    ],
+)
+def test_a_grid_beside_the_exact_method_is_said_not_to_be_used(tmp_path, search, said):
+    layer = Layer("notebook", {"threshold_search": search})
+    lines = resolve_layers(None, {}, [layer], tmp_path).lines
+    assert [line for line in lines if line.startswith("not used")] == (
+        [next(line for line in lines if said in line)] if said else []
+    )

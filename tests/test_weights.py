@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import http.server
 import io
+import logging
 import pickle
 import threading
 import zipfile
@@ -20,7 +21,7 @@ import tf_keras as keras
 from workbench.errors import WeightsError
 from workbench.nets import weights as pretrained
 from workbench.nets.lite import build_lite
-from workbench.nets.teacher import teacher_structure
+from workbench.nets.teacher import build_student, teacher_structure
 from workbench.nets.weights import (
     MAX_BYTES,
     fits_head,
@@ -437,3 +438,30 @@ def test_every_architecture_has_a_published_file_with_a_hash_or_a_size():
 
     assert pretrained.PUBLISHED.keys() == TEACHER_SIZES.keys()
     assert all(file.md5 or file.bytes for file in pretrained.PUBLISHED.values())
+
+
+@pytest.mark.parametrize(
+    ("before", "kept", "why"),
+    [
+        ("ant\nbee\ncat\n", True, "head kept: the same classes in labels.txt"),
+        ("ant\nbee\nfox\n", False, "new head: labels.txt beside it names other classes"),
+        (None, True, "head kept: as many classes, and no labels.txt beside it"),
+    ],
+)
+def test_a_head_is_kept_for_the_same_classes_and_the_reason_is_said(
+    tmp_path, caplog, monkeypatch, before, kept, why
+):
+    monkeypatch.setattr(logging.getLogger("workbench"), "propagate", True)
+    caplog.set_level(logging.INFO, "workbench")
+    student = {"variant": "lite0", "input_size": 32, "weights": "none"}
+    old = build_student(Settings.model_validate({"seed": 7, "student": student}), 3)
+    save_weights(old, tmp_path / "old.h5")
+    if before:
+        (tmp_path / "labels.txt").write_text(before)
+    settings = Settings.model_validate({"student": student | {"weights": str(tmp_path / "old.h5")}})
+    new = build_student(settings, ("ant", "bee", "cat"))
+    kernels = [(one.layers[-1].get_weights()[0], one.get_layer("stem_conv").get_weights()[0])
+               for one in (old, new)]  # fmt: skip
+    head, backbone = (np.array_equal(*pair) for pair in zip(*kernels, strict=True))
+    assert (head, backbone) == (kept, True)
+    assert why in caplog.text

@@ -1,18 +1,23 @@
 """Two run folders side by side, from the files they left. No network is loaded.
 
 `compare_runs` is for finished runs and their test images; `compare_on_validation` is for a what-if
-that has got as far as a teacher, a student or an 8-bit candidate.
+that has got as far as a teacher, a student or an 8-bit candidate. `judge_teacher` holds the two
+networks of one run against each other.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
 
+from workbench.artifacts import Artifact, Positive, Share, Text
 from workbench.data.tables import TABLES, Split, read_tables
+from workbench.decide.intervals import or_none
 from workbench.decide.levels import Quantization
 from workbench.decide.metrics import Comparison, Predictions, compare
 from workbench.decide.outcomes import probabilities
@@ -61,6 +66,66 @@ def _compare(folder: Path, first: Predictions, second: Predictions) -> Compariso
     settings = saved_settings(folder)
     replicates = settings.evaluation.bootstrap_replicates
     return compare(first, second, replicates=replicates, seed=settings.seed)
+
+
+class TeacherComparison(Artifact):
+    """Is the teacher better than the student it taught, or than answers that ignore the photo?"""
+
+    file: ClassVar[str] = "teacher_comparison.json"
+    notebook: ClassVar[str] = "04_distill_student"
+
+    other: Text
+    images: Positive
+    teacher_f1: Share | None
+    other_f1: Share | None
+    difference: float | None
+    interval: tuple[float, float] | None
+
+    @property
+    def can_teach(self) -> bool:
+        return self.interval is not None and self.interval[0] > 0
+
+    @property
+    def words(self) -> str:
+        if self.interval is None or self.difference is None:
+            return f"teacher against {self.other}: F1 macro cannot be compared on these images"
+        verdict = "it has something to teach" if self.can_teach else (
+            "it is not clearly better, so it cannot teach. Train it longer or on larger images, "
+            "or set distillation.enabled: false"
+        )  # fmt: skip
+        return (
+            f"teacher against {self.other}: F1 macro {self.teacher_f1:.3f} against "
+            f"{self.other_f1:.3f}, {self.difference:+.3f} ({self.interval[0]:+.3f} to "
+            f"{self.interval[1]:+.3f}) on {self.images} validation images: {verdict}"
+        )
+
+
+def judge_teacher(folder: str | Path) -> TeacherComparison:
+    """Hold the teacher of a run against its student; before there is one, against a constant."""
+    folder = Path(folder)
+    teacher = validation_predictions(folder, "teacher_scores.npz")
+    try:
+        other, name = validation_predictions(folder, "student_scores.npz"), "the student"
+    except (MissingInputError, InputError):  # none yet, or one of other images
+        other, name = _ignoring_the_photo(teacher), "answers that ignore the photo"
+    found = _compare(folder, other, teacher)
+    row = found.overall.set_index("figure").loc["f1_macro"]
+    ends = row["low"], row["high"]
+    judged = TeacherComparison(
+        other=name, images=found.images, teacher_f1=or_none(row["second"]),
+        other_f1=or_none(row["first"]), difference=or_none(row["difference"]),
+        interval=None if np.isnan(ends).any() else ends,
+    )  # fmt: skip
+    log.info("%s", judged.words)
+    return judged
+
+
+def _ignoring_the_photo(answers: Predictions) -> Predictions:
+    """Say yes to every class, or the most frequent one where only one can be true."""
+    scores = np.ones(answers.y_true.shape)
+    if answers.task == "single_label":
+        scores = np.eye(len(answers.classes))[np.full(len(scores), answers.y_true.sum(0).argmax())]
+    return replace(answers, y_score=scores)
 
 
 def phone_predictions(folder: Path) -> Predictions:

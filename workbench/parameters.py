@@ -77,7 +77,19 @@ def resolve_layers(
     later = range(len(first), len(layers))
     lines = [_change_line(layers[n], states[n], states[n + 1]) for n in later]
     base = states[len(first) + len(dataset)]
-    return Resolved(settings, base, tuple(line for line in lines if line))
+    return Resolved(settings, base, (*(line for line in lines if line), *_unused(settings)))
+
+
+def _unused(settings: Settings) -> Iterable[str]:
+    """Name knobs that were changed and that another one keeps from being read."""
+    search, usual = settings.threshold_search, Settings().threshold_search
+    grid = [knob for knob in ("grid_min", "grid_max", "grid_step")
+            if getattr(search, knob) != getattr(usual, knob)]  # fmt: skip
+    if grid and search.method == "exact":
+        yield (
+            f"not used: threshold_search.{', '.join(grid)}, since method exact tries all 256 INT8 "
+            "levels. Set threshold_search.method: grid to keep to the grid"
+        )
 
 
 def _merged(layers: Iterable[Layer]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class DatasetSettings(Group):
 
 class AuditSettings(Group):
     near_duplicate_bits: Annotated[int, Field(ge=0, le=32)] = knob(10, "perceptual hashes this close are checked as near-duplicates")
-    min_positives: Count = knob(10, "a class with fewer positives in validation is too small to tune a threshold on")
+    min_positives: Count = knob(10, "a class with fewer positives in training or validation is too small to learn, or to tune a threshold on")
     tiny_pixels: Count = knob(32, "a shorter side below this shows too little to recognise anything")
     max_letterbox_waste: Fraction = knob(0.6, "share of the model input that may be black border")
     max_imbalance: Positive = knob(20.0, "most frequent class against the rarest, in one split")

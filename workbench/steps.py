@@ -93,7 +93,7 @@ STEPS: tuple[Step, ...] = (
         knobs=(*PIXEL_KNOBS, *NETWORK_KNOBS, "distillation"),
         reads=DATA_FILES,
         writes=("student_warmup.h5", "student_finetuned.h5", "student_network.json",
-                "student_scores.npz"),
+                "student_scores.npz", "teacher_comparison.json?"),
         code=("nets", *SCORING),
         trains=("student",),
         reads_if=TEACHER,

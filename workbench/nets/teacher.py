@@ -7,13 +7,16 @@ exception: they take what a student takes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tf_keras as keras
 from tf_keras import layers
 
 from workbench import files
+from workbench.data.cells import read_text
+from workbench.data.tables import LABELS
 from workbench.data.views import View
 from workbench.nets.devices import choose_strategy, precision, prepare_devices, seed_everything
 from workbench.nets.lite import build_lite, head, restartable_randomness
@@ -28,14 +31,17 @@ IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
-def build_teacher(settings: Settings, num_classes: int) -> keras.Model:
+Classes = int | Sequence[str]  # how many, or their names: a head is for classes, not for a number
+
+
+def build_teacher(settings: Settings, classes: Classes) -> keras.Model:
     """Build the teacher with its start weights; it gives logits [N, C]."""
-    return _built(settings, num_classes, "teacher", settings.teacher.arch)
+    return _built(settings, classes, "teacher", settings.teacher.arch)
 
 
-def build_student(settings: Settings, num_classes: int) -> keras.Model:
+def build_student(settings: Settings, classes: Classes) -> keras.Model:
     """Build the student with its start weights; it gives logits [N, C]."""
-    return _built(settings, num_classes, "student", f"efficientnet_{settings.student.variant}")
+    return _built(settings, classes, "student", f"efficientnet_{settings.student.variant}")
 
 
 def teacher_view(settings: Settings) -> View:
@@ -73,18 +79,21 @@ def teacher_structure(settings: Settings, num_classes: int) -> keras.Model:
 STRUCTURES = {"teacher": teacher_structure, "student": student_structure}
 
 
-def _built(settings: Settings, num_classes: int, role: str, arch: str) -> keras.Model:
+def _built(settings: Settings, classes: Classes, role: str, arch: str) -> keras.Model:
     """Build on the devices in use; seeding right before keeps out what was built earlier."""
     prepare_devices(settings)
     strategy = choose_strategy(settings)
     seed_everything(settings)
     with precision(settings), strategy.scope():
-        network = STRUCTURES[role](settings, num_classes)
-        _load_start_weights(network, role, getattr(settings, role).weights, arch)
+        count = classes if isinstance(classes, int) else len(classes)
+        network = STRUCTURES[role](settings, count)
+        _load_start_weights(network, role, getattr(settings, role).weights, arch, classes)
     return network
 
 
-def _load_start_weights(network: keras.Model, role: str, source: str, arch: str) -> None:
+def _load_start_weights(
+    network: keras.Model, role: str, source: str, arch: str, classes: Classes
+) -> None:
     """Fill the network with what `weights` names; with `none` it stays random."""
     if source == "none":
         return
@@ -92,10 +101,22 @@ def _load_start_weights(network: keras.Model, role: str, source: str, arch: str)
         load_weights_into(network, imagenet_weights(arch, f"{role}.weights"), backbone_only=True)
         return
     path = files.find_upwards(source)
-    whole = fits_head(network, path)
-    head = "its head included" if whole else "with a new head"
-    logger.info("%s goes on from %s, %s", role, path, head)
-    load_weights_into(network, path, backbone_only=not whole)
+    kept, why = _judge_head(network, path, classes)
+    logger.info("%s goes on from %s, %s: %s", role, path, "head kept" if kept else "new head", why)
+    load_weights_into(network, path, backbone_only=not kept)
+
+
+def _judge_head(network: keras.Model, path: Path, classes: Classes) -> tuple[bool, str]:
+    """Decide whether the head of a file answers for these classes: names count, not how many."""
+    if not fits_head(network, path):
+        return False, "its own is for another number of classes, or it has none"
+    table = path.with_name(LABELS)
+    if isinstance(classes, int) or not table.is_file():
+        return True, f"as many classes, and no {LABELS} beside it says whether they are the same"
+    before = read_text(table).removesuffix("\n").split("\n")
+    if before == list(classes):
+        return True, f"the same classes in {LABELS} beside it"
+    return False, f"{LABELS} beside it names other classes ({', '.join(before)})"
 
 
 def _lite(

@@ -122,6 +122,9 @@ def fit(
     settings, folder = phase.adapted(run.settings), Path(run.folder)
     devices.prepare_devices(settings)
     strategy = devices.choose_strategy(settings)
+    if run.settings.training.ema_decay > settings.training.ema_decay:
+        words = "training.ema_decay has no effect: an average of ranges is no range"
+        logger.info("%s: %s", phase.name, words)
     _check_network(network, feed, strategy)
     with locked(folder), _explained(phase, feed), begun(network, phase.name), precision(settings):
         seed_everything(settings)

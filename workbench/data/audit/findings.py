@@ -320,6 +320,12 @@ def _judge_class(row: dict, audit: AuditSettings, findings: Findings) -> None:
         detail = f"class {name!r} has no positive among the {images} images of {split}"
         severity = "error" if split == "train" else "warning"
         findings.add_general("class_missing", split, detail, severity)
+    elif split == "train" and positives < audit.min_positives:
+        detail = (
+            f"class {name!r}: {positives} positives in train, fewer than audit.min_positives "
+            f"{audit.min_positives}: too few to learn it from. Collect more"
+        )
+        findings.add_general("class_too_small", split, detail)
     elif split == "val" and min(positives, images - positives) < audit.min_positives:
         detail = (
             f"class {name!r}: {positives} positives and {images - positives} negatives in val, one "
@@ -327,7 +333,10 @@ def _judge_class(row: dict, audit: AuditSettings, findings: Findings) -> None:
         )
         findings.add_general("class_too_small", split, detail)
     if 0 < images == positives:
-        detail = f"class {name!r} is true of all {images} images of {split}: nothing to learn"
+        detail = (
+            f"class {name!r} is true of all {images} images of {split}: without negatives there is "
+            "nothing to learn and no threshold to tune. Add photos without it, or leave it out"
+        )
         findings.add_general("class_always_on", split, detail)
 
 
