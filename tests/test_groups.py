@@ -3,10 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from workbench.data.audit.report import audit_dataset
 from workbench.data.prepare import prepare
 from workbench.data.tables import number_groups, read_dataset, read_tables, write_tables
+from workbench.decide.intervals import assign_folds, image_weights
+from workbench.decide.metrics import evaluate
 from workbench.settings import Settings
 
 CLIPS = 24
@@ -132,3 +135,51 @@ def test_prepare_keeps_the_third_column(tmp_path, name):
     prepare(tmp_path / "raw", tmp_path / "done")
     text = (tmp_path / "done" / name).read_text().replace("\t", ",")
     assert text.splitlines() == ["filepath,labels,group", "a.jpg,cat,c1", "b.jpg,dog|cat,"]
+
+
+def test_groups_are_drawn_whole_and_as_many_as_there_are():
+    groups = np.array([5, 5, 2, 9, 2, 5])
+    for weights in image_weights(6, 200, np.random.default_rng(0), groups=groups):
+        for number in (5, 2, 9):
+            assert (weights[groups == number] == weights[groups == number][0]).all()
+        firsts = weights[[0, 2, 3]]
+        assert set(firsts.sum(0)) == {3.0}
+
+
+def test_groups_are_dealt_to_folds_whole_and_rare_labels_evenly():
+    groups = np.repeat(np.arange(50), 4)
+    y_true = np.zeros((200, 2))
+    y_true[:40, 0] = 1  # ten groups
+    folds = assign_folds(y_true, 5, np.random.default_rng(0), groups)
+    assert all(len(set(folds[groups == group])) == 1 for group in range(50))
+    assert [int(y_true[folds == fold, 0].sum()) for fold in range(5)] == [8] * 5
+
+
+def covered(runs: int, clips: int = 60, photos: int = 8) -> dict[str, float]:
+    """How often intervals of the ROC area hold the truth, where a clip is right or wrong
+    as a whole: with its photos drawn one by one, and with the clip drawn.
+    """
+    rng, found = np.random.default_rng(0), {"photos": [], "clips": []}
+    groups = np.repeat(np.arange(clips), photos)
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+        y_true = rng.random((count, 1)) < 0.5
+        score = rng.normal(1.5 * y_true, 1)
+        return np.repeat(y_true, photos, 0), np.repeat(1 / (1 + np.exp(-score)), photos, 0)
+
+    y_true, y_score = drawn(20_000)
+    truth = roc_auc_score(y_true[:, 0], y_score[:, 0])
+    for run in range(runs):
+        y_true, y_score = drawn(clips)
+        for name, numbers in (("photos", None), ("clips", groups)):
+            answers = {"task": "multilabel", "replicates": 200, "seed": run, "groups": numbers}
+            asked = evaluate(y_true, y_score, 0.5, ["cat"], **answers)
+            low, high = asked.overall["roc_auc_macro"].interval
+            found[name].append(low <= truth <= high)
+    return {name: float(np.mean(held)) for name, held in found.items()}
+
+
+def test_intervals_hold_the_truth_of_clips_only_where_clips_are_drawn():
+    share = covered(60)
+    assert share["photos"] < 0.7
+    assert share["clips"] > 0.85

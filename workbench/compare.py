@@ -212,5 +212,5 @@ def _predictions(
         )
     return Predictions(
         name, split.filepaths, split.classes, split.targets, scores, thresholds, settings.task,
-        split.mask,
+        split.mask, split.groups,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_softmax, logit, ndtri
 
 from workbench.decide.intervals import (
+    Groups,
     assign_folds,
     count_cells,
     image_weights,
@@ -240,6 +241,7 @@ class Scores:
     mask: Mask
     task: Task
     source_sha256: str | None = None  # of the file they were read from
+    groups: Groups = None
 
     @property
     def quantization(self) -> Quantization:
@@ -286,7 +288,7 @@ def read_scores(path: Path, task: Task) -> Scores:
         with np.load(path, allow_pickle=False) as held:
             return Scores(
                 held["raw"], float(held["scale"]), int(held["zero_point"]), held["y_true"],
-                held["mask"], task, sha256(path),
+                held["mask"], task, sha256(path), held.get("groups"),
             )  # fmt: skip
     except (ValueError, EOFError, KeyError, BadZipFile):
         raise InputError(f"{path} is damaged. Run 05_quantize_student again") from None

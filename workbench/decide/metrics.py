@@ -17,6 +17,7 @@ from workbench.decide import outcomes
 from workbench.decide.calibration import Bins, calibration_error
 from workbench.decide.intervals import (
     Ends,
+    Groups,
     count_cells,
     image_weights,
     interval,
@@ -77,7 +78,7 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
     columns = np.concatenate([np.where(defined, values, 0), defined], axis=1).astype(np.float32)
     blocks = []
     rng = np.random.default_rng(seed)
-    for weights in image_weights(len(ranks), replicates, rng, ranks.shape[1]):
+    for weights in image_weights(len(ranks), replicates, rng, ranks.shape[1], answers.groups):
         total, images = np.split(weights.T @ columns, 2, axis=1)
         found = np.where(images > 0, ratio(total, images), np.nan)
         means = dict(zip(answers.per_image, found.T, strict=True))
@@ -181,14 +182,14 @@ class Evaluation:
 
 def evaluate(
     y_true: np.ndarray, y_score: np.ndarray, thresholds: Bars, classes: Sequence[str], *,
-    mask: Mask = None, task: Task, replicates: int = 0, seed: int = 0,
+    mask: Mask = None, task: Task, replicates: int = 0, seed: int = 0, groups: Groups = None,
 ) -> Evaluation:  # fmt: skip
     """Evaluate probabilities [N, C] at given thresholds; 0 replicates leave the intervals out.
 
     `thresholds` is one a class, or for single_label the confidence under which the answer is
     unknown.
     """
-    answers = Answers.of(y_true, y_score, thresholds, mask, task)
+    answers = Answers.of(y_true, y_score, thresholds, mask, task, groups)
     check_names(classes, answers.y_score)
     measured = measure(answers)
     drawn = resample(answers, measured, replicates, seed) if replicates else Figures({}, {})
@@ -266,6 +267,7 @@ class Predictions:
     thresholds: Bars
     task: Task
     mask: Mask = None
+    groups: Groups = None
 
     def chosen(self, rows: np.ndarray, columns: np.ndarray) -> Predictions:
         """Return the predictions for some images and classes, in that order."""
@@ -278,11 +280,13 @@ class Predictions:
             self, filepaths=tuple(self.filepaths[row] for row in rows),
             classes=tuple(self.classes[column] for column in columns),
             y_true=y_true, y_score=y_score, thresholds=thresholds, mask=mask,
+            groups=None if self.groups is None else self.groups[rows],
         )  # fmt: skip
 
     def answers(self) -> Answers:
         check_names(self.classes, self.y_score)
-        return Answers.of(self.y_true, self.y_score, self.thresholds, self.mask, self.task)
+        arrays = self.y_true, self.y_score, self.thresholds, self.mask
+        return Answers.of(*arrays, self.task, self.groups)
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,13 @@ class Answers:
     mask: Mask
     decisions: np.ndarray
     task: Task
+    groups: np.ndarray | None = None  # [N], of images that belong together
 
     @classmethod
     def of(
-        cls, y_true: np.ndarray, y_score: np.ndarray, thresholds: Bars, mask: Mask, task: Task
-    ) -> Answers:
+        cls, y_true: np.ndarray, y_score: np.ndarray, thresholds: Bars, mask: Mask, task: Task,
+        groups: np.ndarray | None = None,
+    ) -> Answers:  # fmt: skip
         """Check the arrays and decide at the given thresholds."""
         y_true, y_score = np.asarray(y_true), np.asarray(y_score)
         check_scores(y_true, y_score, mask)
@@ -54,7 +56,7 @@ class Answers:
             raise InputError(
                 "scores must be probabilities, 0 to 1; apply sigmoid or softmax to the logits first"
             )
-        return cls(y_true, y_score, mask, decide(y_score, thresholds, task), task)
+        return cls(y_true, y_score, mask, decide(y_score, thresholds, task), task, groups)
 
     @cached_property
     def cells(self) -> np.ndarray:

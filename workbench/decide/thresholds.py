@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.decide.intervals import (
+    Groups,
     assign_folds,
     interval,
     interval_ends,
@@ -63,7 +64,7 @@ TIE = 1e-12  # values this close are one value; means of floats differ in the la
 def search(
     y_true: np.ndarray, raw: np.ndarray, scale: float, zero_point: int,
     settings: ThresholdSearchSettings, classes: Sequence[str], seed: int, *,
-    mask: Mask = None, split: str = "val", source_sha256: str | None = None,
+    mask: Mask = None, split: str = "val", source_sha256: str | None = None, groups: Groups = None,
 ) -> Thresholds:  # fmt: skip
     """Search thresholds on int8 scores [N, C] and say how far each can be trusted."""
     check_raw(y_true, raw, mask)
@@ -74,7 +75,7 @@ def search(
     folds = _count_folds(y_true, raw, mask, min(FOLDS, len(raw)), rng)
     counts = folds.total
     choice = choose(folds, rules, rng)
-    blocks = resampled_levels(y_true, raw, mask, settings.bootstrap_replicates, rng)
+    blocks = resampled_levels(y_true, raw, mask, settings.bootstrap_replicates, rng, groups)
     found = (
         (*tune(block, rules), _value_at(block, choice.integers, rules.objective))
         for block in blocks
@@ -112,7 +113,7 @@ def search_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) 
         known["replicates"] = knobs.bootstrap_replicates
         return search_unknown(labels, scores.logits, settings.single_label, classes, seed, **known)
     answers = scores.raw, scores.scale, scores.zero_point
-    return search(labels, *answers, knobs, classes, seed, **known)
+    return search(labels, *answers, knobs, classes, seed, groups=scores.groups, **known)
 
 
 def best_thresholds(

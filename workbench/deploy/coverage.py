@@ -15,6 +15,7 @@ class Labelled(Protocol):
 
     targets: np.ndarray  # float32 [N, C]
     mask: np.ndarray  # float32 [N, C], 0 where the label is unknown
+    groups: np.ndarray | None  # int64 [N], None where no photo has a group
 
 
 def covering_rows(split: Labelled, size: int, seed: int) -> np.ndarray:

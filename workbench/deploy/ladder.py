@@ -117,7 +117,7 @@ def _drop_interval(
     )
     differences = [
         _resampled_f1(before, weights) - _resampled_f1(after, weights)
-        for weights in image_weights(len(ours), replicates, rng)
+        for weights in image_weights(len(ours), replicates, rng, groups=labels.groups)
     ]
     return interval(np.concatenate(differences)) or (None, None)
 
@@ -349,10 +349,11 @@ class Ladder:
     def _write_scores(self, rung: Rung) -> None:
         """Keep the candidate's raw integers: thresholds are tuned on exactly these."""
         scale, zero_point = tflite.output_quantization(rung.model)
+        grouped = {} if self.labels.groups is None else {"groups": self.labels.groups}
         with writing(self.folder / SCORES) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file, raw=rung.raw, scale=np.float64(scale), zero_point=np.int64(zero_point),
-                y_true=self.labels.targets, mask=self.labels.mask,
+                y_true=self.labels.targets, mask=self.labels.mask, **grouped,
             )  # fmt: skip
 
     def layer_errors(self, calibration: Sequence[np.ndarray]) -> pd.DataFrame:

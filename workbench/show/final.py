@@ -144,11 +144,12 @@ def keep_scores(
     path: Path, raw: np.ndarray, float_score: np.ndarray, split: Split, settings: Settings
 ) -> dict[str, str]:
     """Write what `verify` derives the figures from again; return its entry in metrics.json."""
+    grouped = {} if split.groups is None else {"groups": split.groups}
     return write_test_scores(
         path, raw, split.targets, split.mask, split.filepaths,
         lambda rows: letterboxed(split, settings.student_size, settings, rows),
         spot_checks=settings.evaluation.spot_checks, seed=settings.seed,
-        float_probability=float_score,
+        float_probability=float_score, **grouped,
     )  # fmt: skip
 
 

@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 def write_scores(path: Path, logits: np.ndarray, split: Split) -> None:
     """Keep logits [N, C] beside the labels; the same values give the same bytes."""
+    grouped = {} if split.groups is None else {"groups": split.groups}
     with writing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, logits=logits, y_true=split.targets, mask=split.mask)
+        np.savez(file, logits=logits, y_true=split.targets, mask=split.mask, **grouped)
 
 
 def read_scores(path: Path) -> np.ndarray:
