@@ -3,13 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
+from tests.prove.groups import run
 from workbench.data.audit.report import audit_dataset
 from workbench.data.prepare import prepare
 from workbench.data.tables import number_groups, read_dataset, read_tables, write_tables
 from workbench.decide.intervals import assign_folds, image_weights
-from workbench.decide.metrics import evaluate
 from workbench.settings import Settings
 
 CLIPS = 24
@@ -155,31 +154,7 @@ def test_groups_are_dealt_to_folds_whole_and_rare_labels_evenly():
     assert [int(y_true[folds == fold, 0].sum()) for fold in range(5)] == [8] * 5
 
 
-def covered(runs: int, clips: int = 60, photos: int = 8) -> dict[str, float]:
-    """How often intervals of the ROC area hold the truth, where a clip is right or wrong
-    as a whole: with its photos drawn one by one, and with the clip drawn.
-    """
-    rng, found = np.random.default_rng(0), {"photos": [], "clips": []}
-    groups = np.repeat(np.arange(clips), photos)
-
-    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
-        y_true = rng.random((count, 1)) < 0.5
-        score = rng.normal(1.5 * y_true, 1)
-        return np.repeat(y_true, photos, 0), np.repeat(1 / (1 + np.exp(-score)), photos, 0)
-
-    y_true, y_score = drawn(20_000)
-    truth = roc_auc_score(y_true[:, 0], y_score[:, 0])
-    for run in range(runs):
-        y_true, y_score = drawn(clips)
-        for name, numbers in (("photos", None), ("clips", groups)):
-            answers = {"task": "multilabel", "replicates": 200, "seed": run, "groups": numbers}
-            asked = evaluate(y_true, y_score, 0.5, ["cat"], **answers)
-            low, high = asked.overall["roc_auc_macro"].interval
-            found[name].append(low <= truth <= high)
-    return {name: float(np.mean(held)) for name, held in found.items()}
-
-
 def test_intervals_hold_the_truth_of_clips_only_where_clips_are_drawn():
-    share = covered(60)
-    assert share["photos"] < 0.7
-    assert share["clips"] > 0.85
+    held = run(runs=40, clips=80)["held"]
+    for name in held["clips"]:
+        assert held["photos"][name] < 0.75 < 0.85 <= held["clips"][name]
