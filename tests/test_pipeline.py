@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -138,6 +139,13 @@ def test_batches_keep_their_values_while_later_ones_are_made(split):
     kept = list(batches.dataset.take(12))
     for number, (views, _, _) in enumerate(batches.dataset.take(12)):
         assert all(np.array_equal(a, b) for a, b in zip(kept[number][0], views, strict=True))
+
+
+def test_opencv_starts_no_threads_beside_those_of_the_batches(split):
+    """They queue up for the same cores: a fifth of the images a second was lost to it."""
+    cv2.setNumThreads(4)
+    training_batches(split, VIEWS, 2, OFF)
+    assert cv2.getNumThreads() == 1
 
 
 def test_shards_share_the_images_and_have_equally_many_steps(split):

@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import tensorflow as tf
 
@@ -185,6 +186,7 @@ def _assembler(
     split: Split, views: tuple[View, ...]
 ) -> Callable[[Sequence[int], Callable[[int], Squares]], Batch]:
     """Return what turns indices, and the squares of each, into the float32 arrays of one batch."""
+    cv2.setNumThreads(0)  # batches run side by side; OpenCV's own threads would only queue up
     buffers = Buffers()
 
     def assemble(indices: Sequence[int], squares_of: Callable[[int], Squares]) -> Batch:
