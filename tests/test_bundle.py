@@ -60,7 +60,9 @@ def read(folder, name):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundle"))
+    folder = make_bundle(tmp_path_factory.mktemp("bundle"))
+    seal(folder)
+    return folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,6 +211,12 @@ def test_sums_cover_every_file_but_themselves(packed):
     listed = {line.split("  ", 1)[1] for line in (packed / "SHA256SUMS").read_text().splitlines()}
     there = {p.relative_to(packed).as_posix() for p in packed.rglob("*") if p.is_file()}
     assert there - listed == {"SHA256SUMS"}
+
+
+def test_a_bundle_written_anew_takes_the_seal_away(tmp_path):
+    seal(make_bundle(tmp_path))
+    make_bundle(tmp_path)
+    assert not (tmp_path / "SHA256SUMS").exists()
 
 
 def test_sealing_again_takes_in_what_came_later(tmp_path):

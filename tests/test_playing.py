@@ -19,6 +19,7 @@ from tests.playing import (
     run_chain,
     saved,
 )
+from workbench.deploy.verify import verify
 from workbench.files import read_json, sha256, write_json
 from workbench.parameters import read_yaml
 from workbench.status import state_of
@@ -261,7 +262,7 @@ def test_an_interrupted_training_goes_on_in_the_same_kernel(project):
 
 
 @pytest.mark.parametrize(("name", "number"), [
-    ("app", "08"), ("verify.py", "08"), ("golden", "08"), ("SHA256SUMS", "09"),
+    ("app", "08"), ("verify.py", "08"), ("golden", "08"),
     ("student_qat.h5", "05"), ("confusion_matrix.png", "09"),
     ("html/06_tune_thresholds.html", "06"),
 ])  # fmt: skip
@@ -269,6 +270,32 @@ def test_a_deleted_file_makes_its_step_outdated(project, name, number):
     path = project / "outputs/demo" / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert outdated(project) == [number]
+
+
+def seal_of(project: Path) -> tuple[str, list[str]]:
+    """Return what `verify` says of the seal, and the files that it covers."""
+    folder = project / "outputs/demo"
+    seal = {check.name: check.detail for check in verify(folder).checks}["hashes"]
+    return seal, (folder / "SHA256SUMS").read_text().splitlines()
+
+
+def test_the_seal_covers_every_page_and_comes_back_when_it_was_deleted(project):
+    said, lines = seal_of(project)
+    assert f"{len(lines)} files are as they were written" in said
+    pages = {f"html/{step.page}" for step in STEPS} | {"html/index.html"}
+    assert pages <= {line.split("  ", 1)[1] for line in lines}
+    (project / "outputs/demo/SHA256SUMS").unlink()
+    assert " runs: " not in run_chain(project)
+    assert "are as they were written" in seal_of(project)[0]
+
+
+def test_a_run_half_computed_anew_no_longer_fits_its_seal(project):
+    with at_notebook(project, "06") as person:
+        person.run_all('threshold_search = {"objective": "cost"}')
+    assert "threshold_recommendation.json" in seal_of(project)[0]
+    assert "sealed" not in run_chain(project, "--to", "07").replace("not sealed", "")
+    run_chain(project)
+    assert "are as they were written" in seal_of(project)[0]
 
 
 def test_a_rewritten_page_is_not_up_to_date(project):

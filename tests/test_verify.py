@@ -14,9 +14,10 @@ from workbench.decide import metrics
 from workbench.decide.outcomes import probabilities
 from workbench.deploy import bundle, tflite
 from workbench.deploy.bundle import write_test_scores
-from workbench.deploy.verify import verify
-from workbench.files import sha256, write_json
+from workbench.deploy.verify import sealed_files, verify
+from workbench.files import sha256, write_json, write_text
 from workbench.settings import Settings
+from workbench.steps import STEPS
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +208,33 @@ def test_any_changed_file_is_named_by_the_sums(copy):
 def test_a_file_that_the_sums_leave_out_is_named(copy):
     path = copy / "SHA256SUMS"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    assert broken(copy)["hashes"].startswith("SHA256SUMS does not list app/swift")
+    assert broken(copy)["hashes"].startswith("SHA256SUMS does not list verify.py")
+
+
+def test_all_that_the_steps_leave_is_sealed_but_weights(tmp_path):
+    handed_on = {name.rstrip("?") for step in STEPS for name in step.writes}
+    handed_on -= {name for name in handed_on if name.endswith(".h5")} | {"candidates"}
+    inside = {name if "." in name else f"{name}/part.bin" for name in handed_on}
+    for name in inside | {f"html/{step.page}" for step in STEPS}:
+        write_text(tmp_path / name, "made")
+    assert set(sealed_files(tmp_path)) >= inside | {f"html/{step.page}" for step in STEPS}
+
+
+def test_a_page_changed_after_the_seal_is_named(copy):
+    write_text(copy / "html/09_eval_report.html", "F1 0.93")
+    bundle.seal(copy)
+    write_text(copy / "html/09_eval_report.html", "F1 0.98")
+    assert broken(copy)["hashes"].endswith("since they were written: html/09_eval_report.html")
+
+
+def test_what_python_leaves_beside_a_sealed_file_is_no_part_of_the_bundle(copy):
+    write_text(copy / "app/python/__pycache__/verify.pyc", "")
+    assert broken(copy) == {}
+
+
+def test_a_finished_run_without_a_seal_is_named(copy):
+    (copy / "SHA256SUMS").unlink()
+    assert "SHA256SUMS cannot be read" in broken(copy)["hashes"]
 
 
 def test_a_bundle_before_the_evaluation_has_no_test_figures_to_check(tmp_path):

@@ -125,6 +125,20 @@ def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> No
                 _run_step(run, step, verdict, plan, started)
         _render_index(run)
         machine.write_run_metadata(run)
+        _seal(run)
+
+
+def _seal(run: Run) -> None:
+    """Seal the run, pages included, once every step is up to date: here and nowhere else.
+
+    Half computed anew it keeps a seal that no longer fits, and `verify` names what changed.
+    """
+    from workbench.deploy.bundle import seal
+
+    if waiting := outdated(run):
+        log.info("not sealed: %s is not up to date", waiting[0].title)
+    else:
+        log.info("sealed: SHA256SUMS has sha256 %s", seal(run.folder))
 
 
 def _sweep(folder: Path) -> None:
@@ -339,6 +353,7 @@ def render_all(run: Run) -> Path:
         if status.state_of(run.folder, step).get("page"):
             _record_page(run, step)
     _render_index(run)
+    _seal(run)
     return run.path("html") / "index.html"
 
 

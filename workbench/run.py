@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOG_MARK = "\u2063"  # invisible; the command line takes it away again
+OF_THE_CHAIN = ("html", "notebooks", "SHA256SUMS")  # pages and their seal: made when it has run
 RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -174,7 +175,7 @@ class Run:
         resolved = resolve_settings(self.root, None, layers_of((), knobs), changes)
         partial = folder.with_name(f"{files.PARTIAL}{name}")
         shutil.rmtree(partial, ignore_errors=True)
-        skip = shutil.ignore_patterns(LOCK_NAME, f"{files.PARTIAL}*", "html", "notebooks")
+        skip = shutil.ignore_patterns(LOCK_NAME, f"{files.PARTIAL}*", *OF_THE_CHAIN)
         with self.locked():
             shutil.copytree(self.folder, partial, ignore=skip)
         made = Run(partial, resolved.settings, self.root)

@@ -141,7 +141,7 @@ STEPS: tuple[Step, ...] = (
         knobs=("seed", "task", "dataset.exif", "evaluation"),
         reads=(*DATA_FILES, "inference_config.json", "model_qat_int8.tflite",
                *STUDENT, "threshold_recommendation.json"),
-        writes=("metrics.json", "test_scores.npz", "SHA256SUMS"),
+        writes=("metrics.json", "test_scores.npz"),
         code=(*PIXELS, "nets", "decide", "deploy"),
     ),
 )  # fmt: skip

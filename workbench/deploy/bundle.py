@@ -27,6 +27,9 @@ from workbench.errors import StepError
 from workbench.files import sha256, write_bytes, write_json, write_text, writing
 from workbench.settings import Settings
 
+FILES = (verify.MODEL, verify.LABELS, verify.CONFIG, verify.METADATA, verify.RECOMMENDATION,
+         "verify.py")  # fmt: skip
+FOLDERS = ("golden", "app")
 LONGEST = 640  # pixels; larger photos are thinned out: this is a test vector, not the photo
 RIM = {  # sizes where implementations of a resize part ways: (height, width)
     "dot": (1, 1),
@@ -131,14 +134,20 @@ def _png(pixels: np.ndarray) -> bytes:
 def write_bundle(
     folder: Path, config: InferenceConfig, sources: Mapping[str, str]
 ) -> tuple[Path, ...]:
-    """Write what `config` says, the sources of the app and `verify.py`; seal all there is."""
+    """Write what `config` says, the sources of the app and `verify.py`; return what an app takes.
+
+    An earlier seal goes: the run is sealed anew when all its steps are up to date.
+    """
     folder = Path(folder)
+    (folder / verify.SUMS).unlink(missing_ok=True)
     write_json(folder / verify.CONFIG, config.to_json())
     write_json(folder / verify.METADATA, model_metadata(config).to_json())
     for name, text in sources.items():
         write_text(folder / "app" / name, text)
     write_bytes(folder / "verify.py", Path(verify.__file__).read_bytes())
-    return seal(folder)
+    there = (folder / name for name in (*FILES, *FOLDERS))
+    inside = (path.rglob("*") if path.is_dir() else (path,) for path in there)
+    return tuple(sorted(path for group in inside for path in group if path.is_file()))
 
 
 @contextmanager
@@ -154,19 +163,19 @@ def withdrawn_on_failure(folder: Path) -> Iterator[None]:
 def withdraw(folder: Path) -> None:
     """Remove a bundle and the figures about it; labels and thresholds stay, others wrote them."""
     stay = (verify.LABELS, verify.RECOMMENDATION)
-    for name in (*verify.SINGLE_FILES, verify.SUMS):
+    for name in (*FILES, verify.METRICS, verify.SCORES, verify.SUMS):
         if name not in stay:
             (folder / name).unlink(missing_ok=True)
-    for name in verify.FOLDERS:
+    for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def seal(folder: Path) -> tuple[Path, ...]:
-    """Write SHA256SUMS over what is there; 09 seals again with its metrics and test scores."""
+def seal(folder: Path) -> str:
+    """Write SHA256SUMS over all that is handed on, pages included, and return its own sha256."""
     names = verify.sealed_files(folder)
     lines = "".join(f"{sha256(folder / name)}  {name}\n" for name in names)
     write_text(folder / verify.SUMS, lines)
-    return tuple(folder / name for name in (*names, verify.SUMS))
+    return sha256(folder / verify.SUMS)
 
 
 def write_test_scores(
