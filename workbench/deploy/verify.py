@@ -8,6 +8,7 @@ Run it as `python verify.py [FOLDER]` or `python -m workbench verify RUN`.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -16,9 +17,10 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,11 @@ VECTORS = "golden/vectors.json"
 RECOMMENDATION = "threshold_recommendation.json"
 METRICS = "metrics.json"
 SCORES = "test_scores.npz"
+LADDER = "quantization_ladder.json"
+VALIDATION = "candidate_scores.npz"
+STUDENT = "student_scores.npz"
+SETTINGS = "training_config.json"
+CURVE = "threshold_curve.csv"
 MODEL = "model_qat_int8.tflite"
 LABELS = "labels.txt"
 SEALED = (  # all that is handed on, and all that figures are derived from
@@ -42,6 +49,8 @@ UNSEALED = ("status.json", "threshold_choice.json")  # go on changing: when it r
 TOLERANCE = 1e-6  # of figures that were written as decimal text
 FAINTEST = 2**-12  # a probability of 0 or 1 has no logit
 NEVER = 128  # as a threshold: one above the highest int8
+BINS = 15  # of a calibration error
+PAIRS = 50  # of confused classes that are written
 LEVELS = 8  # kernels of other CPUs round sums otherwise; TFLite's own differ by up to 6 levels
 
 
@@ -50,6 +59,10 @@ MALFORMED = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
     *(SyntaxError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error),
 )
+
+
+Tree = dict[str, Any]  # a part of a file, or what was derived in its place
+Arrays = dict[str, np.ndarray]
 
 
 class MismatchError(Exception):
@@ -112,6 +125,20 @@ class Bundle:
             return json.loads(self.bytes(name))
         except ValueError as error:
             raise MismatchError(f"{name} is not valid JSON ({error})") from None
+
+    def arrays(self, name: str) -> Arrays:
+        with np.load(io.BytesIO(self.bytes(name)), allow_pickle=False) as held:
+            return {key: held[key] for key in held.files}
+
+    def table(self, name: str) -> Tree:
+        """Read a CSV by column; what is empty is None."""
+        rows = csv.DictReader(io.StringIO(self.bytes(name).decode("utf-8")))
+        words = {"": None, "True": True, "False": False}
+        columns: Tree = {key: [] for key in rows.fieldnames or ()}
+        for row in rows:
+            for key, text in row.items():
+                columns[key].append(words[text] if text in words else float(text))
+        return columns
 
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
@@ -334,31 +361,11 @@ def _gap(raw: np.ndarray, recorded: np.ndarray) -> int:
     return int(np.abs(raw.astype(np.int32) - recorded.astype(np.int32)).max())
 
 
-def test_metrics(bundle: Bundle) -> str:
-    """Compute the figures of metrics.json again from the raw test outputs."""
+def test_answers(bundle: Bundle) -> str:
+    """Run the model on the few test images whose pixels are there."""
     if not bundle.has(METRICS):
         return f"not here: no {METRICS}, 09_eval_report has not run"
-    stated = bundle.json(METRICS)
-    if "test_scores" in stated:
-        _same(f"sha256 of {SCORES}", bundle.sha256(SCORES), stated["test_scores"]["sha256"])
-    with np.load(io.BytesIO(bundle.bytes(SCORES)), allow_pickle=False) as scores:
-        arrays = {name: scores[name] for name in scores.files}
-    rerun = _rerun(bundle, arrays)
-    overall, by_class = evaluate(arrays["raw"], arrays["y_true"], arrays["mask"], bundle.config)
-    compared = 0
-    for name, figure in stated["test"]["overall"].items():
-        if name in overall:
-            _near_or_null(f"{METRICS}, {name}", figure["value"], overall[name])
-            compared += 1
-    for row in stated["test"]["classes"]:
-        for name, value in by_class[row["class"]].items():
-            _near_or_null(f"{METRICS}, {name} of {row['class']}", row[name], value)
-            compared += 1
-    return f"{compared} figures derived from {len(arrays['raw'])} test images; {rerun}"
-
-
-def _rerun(bundle: Bundle, arrays: dict[str, np.ndarray]) -> str:
-    """Run the model on the few test images whose pixels are there."""
+    arrays = bundle.arrays(SCORES)
     if "images" not in arrays:
         return f"{SCORES} keeps no pixels to run again"
     interpreter = open_model(bundle.model())
@@ -367,43 +374,465 @@ def _rerun(bundle: Bundle, arrays: dict[str, np.ndarray]) -> str:
         gap = _gap(run_model(interpreter, table[image]), arrays["raw"][row])
         if gap > LEVELS:
             raise MismatchError(f"test image {row}: the model is {gap} levels off {SCORES}")
-    return f"{len(arrays['rows'])} of them run again"
+    return f"{len(arrays['rows'])} of {len(arrays['raw'])} test images run again"
 
 
-def evaluate(
-    raw: np.ndarray, y_true: np.ndarray, mask: np.ndarray, config: dict[str, Any]
-) -> tuple[dict[str, float | None], dict[str, dict[str, float | None]]]:
-    """Compute overall figures and figures per class from raw outputs [N, C]."""
-    answers = decide(raw, config)
+def derive_metrics(bundle: Bundle, stated: Tree) -> Tree:
+    """Evaluate the raw test outputs again."""
+    arrays = bundle.arrays(SCORES)
+    found: Tree = {"test": derive_test(bundle, arrays, stated["test"])}
+    if "test_scores" in stated:
+        found["test_scores"] = {"file": SCORES, "sha256": bundle.sha256(SCORES)}
+    if "model_bytes" in stated:
+        found["model_bytes"] = len(bundle.model())
+    if "float_test" in stated:
+        found["float_test"] = derive_float_test(bundle, arrays, stated["float_test"])
+        found["float_against_int8"] = derive_differences(
+            found["float_test"], found["test"], stated["float_against_int8"]
+        )
+    if bundle.has(LADDER) and "quantization" in stated:
+        ladder = bundle.json(LADDER)
+        kept = ("chosen", "title", "forced", "rungs")
+        found["quantization"] = {key: ladder[key] for key in kept}
+        found["validation_float"] = ladder["float"]
+    return found
+
+
+def derive_test(bundle: Bundle, arrays: Arrays, stated: Tree) -> Tree:
+    """Evaluate what the phone file answered."""
+    config = bundle.config
+    score, bars = probabilities(arrays["raw"], config), probability_thresholds(config)
+    answers = decide(arrays["raw"], config)
     said = np.array([[name in found for name in config["labels"]] for found in answers])
-    known, true = mask > 0, y_true > 0
-    hits, wrong, missed = ((part & known) for part in (said & true, said & ~true, ~said & true))
-    tp, fp, fn = (part.sum(0) for part in (hits, wrong, missed))
-    score = probabilities(raw, config)
-    by_class = {
-        name: {
+    known = {"y_true": arrays["y_true"] > 0, "known": arrays["mask"] > 0}
+    return evaluate(Answers(**known, score=score, said=said, config=config), bars, stated)
+
+
+def derive_float_test(bundle: Bundle, arrays: Arrays, stated: Tree) -> Tree:
+    """Evaluate what the float student answered, at the thresholds as they were tuned."""
+    config, score = bundle.config, arrays["float_probability"].astype(np.float64)
+    tuned = bundle.json(RECOMMENDATION)
+    if config["task"] == "single_label":
+        bars = float(tuned["unknown"]["probability"])
+        sure = (score.max(1) >= bars)[:, None]
+        said = sure & (np.arange(score.shape[1]) == score.argmax(1)[:, None])
+    else:
+        bars = np.array([row["probability"] for row in tuned["classes"]])
+        said = score >= bars
+    known = {"y_true": arrays["y_true"] > 0, "known": arrays["mask"] > 0}
+    return evaluate(Answers(**known, score=score, said=said, config=config), bars, stated)
+
+
+def derive_differences(first: Tree, second: Tree, stated: Tree) -> Tree:
+    """Put two evaluations of the same images beside each other, second less first."""
+    overall = [{"figure": row["figure"], **_difference(
+                    *(side["overall"][row["figure"]]["value"] for side in (first, second)))}
+               for row in stated["overall"]]  # fmt: skip
+    sides = [{row["class"]: row for row in side["classes"]} for side in (first, second)]
+    classes = [{"class": row["class"], "figure": row["figure"], **_difference(
+                    *(side[row["class"]][row["figure"]] for side in sides))}
+               for row in stated["classes"]]  # fmt: skip
+    return {"images": second["images"], "left_out": [0, 0], "overall": overall, "classes": classes}
+
+
+def _difference(first: float | None, second: float | None) -> Tree:
+    both = first is not None and second is not None
+    return {"first": first, "second": second, "difference": second - first if both else None}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Labels, which of them are known, probabilities and answers, all [N, C]."""
+
+    y_true: np.ndarray
+    known: np.ndarray
+    score: np.ndarray
+    said: np.ndarray
+    config: dict[str, Any]
+
+    @property
+    def outcomes(self) -> tuple[np.ndarray, ...]:
+        """Return which known labels are true negatives, false positives, missed and found."""
+        true, said = self.y_true, self.said
+        cells = (~said & ~true, said & ~true, ~said & true, said & true)
+        return tuple(cell & self.known for cell in cells)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        return (self.y_true & self.known).any(1)
+
+    @property
+    def judged(self) -> np.ndarray:
+        """Images whose one answer is right or wrong."""
+        return self.labelled | self.known.all(1)
+
+    @property
+    def right(self) -> np.ndarray:
+        return (self.score.argmax(1) == self.y_true.argmax(1)) & self.labelled
+
+
+def evaluate(answers: Answers, bars: np.ndarray | float, stated: Tree) -> Tree:
+    """Derive an evaluation; from what is stated only the size of the resampling is taken."""
+    config = answers.config
+    rows = class_figures(answers, np.broadcast_to(bars, len(config["labels"])))
+    overall = overall_figures(answers, rows)
+    return {
+        "task": config["task"], "images": len(answers.score),
+        "unknown_labels": int((~answers.known).sum()),
+        "overall": {name: {"value": value} for name, value in overall.items()
+                    if name in stated["overall"]},
+        "classes": rows, "confusion": confusion(answers), "confused_pairs": confused(answers),
+    }  # fmt: skip
+
+
+def class_figures(answers: Answers, bars: np.ndarray) -> list[Tree]:
+    """Count and rate the answers to each class."""
+    tn, fp, fn, tp = (cell.sum(0) for cell in answers.outcomes)
+    rows = []
+    for i, name in enumerate(answers.config["labels"]):
+        column = answers.y_true[:, i], answers.score[:, i], answers.known[:, i]
+        rows.append({
+            "class": name, "positives": tp[i] + fn[i], "negatives": tn[i] + fp[i],
+            "threshold": bars[i], "tp": tp[i], "fp": fp[i], "fn": fn[i], "tn": tn[i],
             "precision": _ratio(tp[i], tp[i] + fp[i]),
             "recall": _ratio(tp[i], tp[i] + fn[i]),
             "f1": _ratio(2 * tp[i], 2 * tp[i] + fp[i] + fn[i]) if tp[i] + fn[i] else None,
-            "average_precision": _average_precision(true[:, i], score[:, i], known[:, i]),
-        }
-        for i, name in enumerate(config["labels"])
-    }
-    occurring = [figures for figures in by_class.values() if figures["recall"] is not None]
-    images = known.any(1)
-    overall = {
-        "f1_macro": _mean([figures["f1"] for figures in occurring]),
-        "f1_micro": _ratio(2 * tp.sum(), 2 * tp.sum() + fp.sum() + fn.sum()),
-        "precision_macro": _mean([figures["precision"] or 0.0 for figures in occurring]),
-        "precision_micro": _ratio(tp.sum(), tp.sum() + fp.sum()),
-        "recall_macro": _mean([figures["recall"] for figures in occurring]),
-        "recall_micro": _ratio(tp.sum(), tp.sum() + fn.sum()),
-        "hamming_loss": _ratio(fp.sum() + fn.sum(), known.sum()),
-        "exact_match": _mean(list(~(wrong | missed).any(1)[images])),
-        "no_label_rate": _mean(list(~(said & known).any(1)[images])),
+            "average_precision": _average_precision(*column), "roc_auc": _roc_area(*column),
+        })  # fmt: skip
+    return rows
+
+
+def overall_figures(answers: Answers, rows: list[Tree]) -> dict[str, float | None]:
+    """Derive the figures over all classes: means of the classes that occur, sums, images."""
+    tn, fp, fn, tp = (int(cell.sum()) for cell in answers.outcomes)
+    occurring = [row for row in rows if row["positives"]]
+    areas = [row["roc_auc"] for row in rows if row["roc_auc"] is not None]
+    return {
+        "f1_macro": _mean([row["f1"] for row in occurring]),
+        "f1_micro": _ratio(2 * tp, 2 * tp + fp + fn),
+        "precision_macro": _mean([row["precision"] or 0.0 for row in occurring]),
+        "precision_micro": _ratio(tp, tp + fp),
+        "recall_macro": _mean([row["recall"] for row in occurring]),
+        "recall_micro": _ratio(tp, tp + fn),
+        "hamming_loss": _ratio(fp + fn, tn + fp + fn + tp),
         "map": _mean([row["average_precision"] for row in occurring]),
+        "roc_auc_macro": _mean(areas),
+        **{
+            name: _mean(list(values[~np.isnan(values)]))
+            for name, values in per_image(answers).items()
+        },
+        "calibration_error": _calibration_error(*to_calibrate(answers)),
     }
-    return overall, by_class
+
+
+def per_image(answers: Answers) -> dict[str, np.ndarray]:
+    """Derive the figures whose mean over the images counts: [N] each, NaN where undefined."""
+    _, fp, fn, tp = (cell.sum(1) for cell in answers.outcomes)
+    told = answers.known.any(1)
+    alike = np.where(tp + fp + fn > 0, 2 * tp / np.maximum(2 * tp + fp + fn, 1), 1.0)
+    found = {
+        "f1_samples": alike, "exact_match": fp + fn == 0, "no_label_rate": tp + fp == 0,
+        "true_no_label_rate": tp + fn == 0,
+    }  # fmt: skip
+    found = {name: np.where(told, values, np.nan) for name, values in found.items()}
+    found["top5"] = _top_five(answers)
+    if answers.config["task"] == "single_label":
+        given = answers.said.any(1)
+        found["accuracy"] = np.where(answers.labelled, answers.right, np.nan)
+        found["coverage"] = given.astype(np.float64)
+        found["accepted_accuracy"] = np.where(given & answers.judged, answers.right, np.nan)
+    return found
+
+
+def _top_five(answers: Answers) -> np.ndarray:
+    """Is a true label among the five best? Of equal scores the later class is better."""
+    if answers.score.shape[1] <= 5:
+        return np.full(len(answers.score), np.nan)
+    score = np.where(answers.known, answers.score, -1)
+    place = np.arange(score.shape[1])
+    hits = []
+    for row in score:
+        better = (row[None] > row[:, None]) | (
+            (row[None] == row[:, None]) & (place[None] > place[:, None])
+        )
+        hits.append(better.sum(1) < 5)
+    true = answers.y_true & answers.known
+    return np.where(true.any(1), (np.array(hits) & true).any(1), np.nan)
+
+
+def to_calibrate(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and probabilities whose calibration counts: of all, or of the one answer."""
+    if answers.config["task"] == "multilabel":
+        return answers.y_true[answers.known], answers.score[answers.known]
+    return answers.right[answers.judged], answers.score.max(1)[answers.judged]
+
+
+def _calibration_error(true: np.ndarray, score: np.ndarray) -> float | None:
+    """Mean distance of prediction and reality in 15 bins of equal width."""
+    place = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), score, "right") - 1, 0, BINS - 1)
+    gaps = [abs(float((score - true)[place == one].sum())) for one in range(BINS)]
+    return _ratio(sum(gaps), len(score))
+
+
+def confusion(answers: Answers) -> list:
+    """Count right and wrong a class, or what was said instead of what, unknown last."""
+    if answers.config["task"] == "multilabel":
+        counts = np.stack([cell.sum(0) for cell in answers.outcomes], axis=-1)
+        return counts.reshape(-1, 2, 2).tolist()
+    classes = answers.score.shape[1]
+    said = np.where(answers.said.any(1), answers.said.argmax(1), classes)
+    true, counted = answers.y_true.argmax(1), answers.labelled
+    return [[int((counted & (true == i) & (said == j)).sum()) for j in range(classes + 1)]
+            for i in range(classes)]  # fmt: skip
+
+
+def confused(answers: Answers) -> list[Tree]:
+    """List which class was missed while which was wrongly said, most frequent first."""
+    names, (_, wrong, missed, _) = answers.config["labels"], answers.outcomes
+    pairs = missed.T.astype(int) @ wrong.astype(int)
+    places = np.argsort(-pairs, axis=None, kind="stable")[:PAIRS]
+    found = [(*divmod(int(place), len(names)), int(pairs.flat[place])) for place in places]
+    return [{"missed": names[i], "said": names[j], "images": n} for i, j, n in found if n]
+
+
+def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
+    """Search the thresholds again on the validation scores; only who adopted what is taken."""
+    settings, arrays = bundle.json(SETTINGS), bundle.arrays(VALIDATION)
+    scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(VALIDATION)}
+    replicates = settings["threshold_search"]["bootstrap_replicates"]
+    found = {key: settings[key] for key in ("task", "seed")}
+    found |= {"scores": scores, "bootstrap_replicates": replicates}
+    if settings["task"] == "single_label":
+        return found | derive_unknown(settings["single_label"], arrays, stated)
+    levels = {name: arrays[name].item() for name in ("scale", "zero_point")}
+    scores |= {"unknown_labels": int((arrays["mask"] <= 0).sum()), **levels}
+    search = Search.of(arrays, settings["threshold_search"])
+    return found | derive_thresholds(search, stated, bundle.config["labels"])
+
+
+def derive_thresholds(search: Search, stated: Tree, names: list[str]) -> Tree:
+    shared, own = search.best()
+    edits = {name: ends[1] for edit in stated["edits"] for name, ends in edit["changes"].items()}
+    adopted = [row["adopted"] for row in stated["classes"]]
+    searched = [own[i] if one else shared for i, one in enumerate(adopted)]
+    rows = []
+    for i, row in enumerate(stated["classes"]):
+        integer = int(edits.get(names[i], searched[i]))
+        positives, negatives = search.positives[i].sum(), search.negatives[i].sum()
+        rows.append({
+            "name": names[i], **search.forms(integer, row["integer_interval"]),
+            "created_by": "person" if names[i] in edits else "search",
+            "adopted": bool(row["adopted"]), "positives": positives, "negatives": negatives,
+            "prevalence": _ratio(positives, positives + negatives),
+        })  # fmt: skip
+    found = {
+        "method": search.knobs["method"], "objective": {"name": search.knobs["objective"]},
+        "created_by": "person" if edits else "search", "classes": rows,
+        "global": search.forms(shared, stated["global"]["integer_interval"]),
+    }  # fmt: skip
+    if not edits:  # a person's thresholds hide which of them the search had adopted
+        found["expected"] = {"apparent": search.value_at(searched)}
+    return found
+
+
+@dataclass(frozen=True)
+class Search:
+    """Validation images by class and level, [C, 256] each, and the rule that chooses."""
+
+    positives: np.ndarray
+    negatives: np.ndarray
+    scale: float
+    zero_point: int
+    knobs: dict[str, Any]
+
+    @classmethod
+    def of(cls, arrays: Arrays, knobs: dict[str, Any]) -> Search:
+        true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
+        sides = [
+            np.stack([np.bincount(raw[chosen].astype(int) + 128, minlength=256)
+                      for raw, chosen in zip(arrays["raw"].T, (side & known).T, strict=True)])
+            for side in (true, ~true)
+        ]  # fmt: skip
+        return cls(*sides, arrays["scale"].item(), arrays["zero_point"].item(), knobs)
+
+    def forms(self, integer: int, ends: Sequence[int]) -> Tree:
+        """Derive logit and probabilities of a threshold: halfway between two levels."""
+        logits = (np.array([integer, *ends]) - 0.5 - self.zero_point) * self.scale
+        probability, *both = sigmoid(logits).tolist()
+        return {"integer": integer, "logit": logits[0], "probability": probability,
+                "probability_interval": both}  # fmt: skip
+
+    @cached_property
+    def yes(self) -> tuple[np.ndarray, np.ndarray]:
+        """True and false positives of every threshold, -128 to 128: [C, 257] each."""
+        return _from_above(self.positives), _from_above(self.negatives)
+
+    @cached_property
+    def integers(self) -> np.ndarray:
+        """Thresholds that may be chosen: their probability decides as they do."""
+        every = np.arange(-128, 129)
+        between = sigmoid((every - 0.5 - self.zero_point) * self.scale)
+        below, here = (sigmoid((every - one - self.zero_point) * self.scale) for one in (1, 0))
+        margin = 8 * np.finfo(float).eps * np.maximum(here, np.finfo(float).tiny)
+        apart = (between - below > margin) & ((here - between > margin) | (every == 128))
+        apart[0] = True
+        if self.knobs["method"] == "exact":
+            return every[apart]
+        low, high, step = (self.knobs[f"grid_{name}"] for name in ("min", "max", "step"))
+        grid = low + step * np.arange(int(np.floor((high - low) / step + 1e-9)) + 1)
+        chosen = np.unique(np.searchsorted(here[:-1], grid - 1e-12)) - 128
+        return chosen[np.isin(chosen, every[apart])]
+
+    def values(self, tp, fp, positives, negatives) -> np.ndarray:
+        """Rate thresholds by the objective; NaN where a class does not occur."""
+        knobs, name = self.knobs, self.knobs["objective"]
+        if name in ("f1_macro", "fbeta"):
+            weight = 1.0 if name == "f1_macro" else knobs["beta"] ** 2
+            found = _share((1 + weight) * tp, weight * positives + tp + fp)
+        elif name in ("precision_floor", "recall_floor"):
+            kept, wanted = _share(tp, tp + fp), _share(tp, positives)
+            if name == "recall_floor":
+                kept, wanted = wanted, kept
+            found = np.where(kept >= knobs["floor"], wanted, kept - knobs["floor"])
+            found = np.where(tp + fp > 0, found, -1.0)
+        elif name == "cost":
+            costs = knobs["cost_false_positive"] * fp
+            costs = costs + knobs["cost_false_negative"] * (positives - tp)
+            found = -_share(costs, positives + negatives)
+        else:
+            found = -_share(np.abs(tp + fp - positives), positives + negatives)
+        return np.where(positives > 0, found, np.nan)
+
+    def best(self) -> tuple[int, list[int]]:
+        """Return the best threshold for all classes, and that of each, pulled towards it."""
+        positives, negatives = (side.sum(1) for side in (self.positives, self.negatives))
+        values = self.values(*self.yes, positives[:, None], negatives[:, None])
+        pooled = _mean_of_defined(values)
+        if self.knobs["objective"].endswith("floor"):
+            sums = [side.sum(0) for side in self.yes]
+            pooled = self.values(*sums, positives.sum(), negatives.sum())
+        neutral = self._nearest(self.zero_point)
+        shared = neutral if np.isnan(pooled[0]) else self._optimum(pooled)
+        own = []
+        for row, count in zip(values, positives, strict=True):
+            best = shared if np.isnan(row[0]) else self._optimum(row)
+            pull = self.knobs["smoothing_positives"]
+            trust = count / (count + pull) if pull else 1.0
+            own.append(self._nearest(trust * best + (1 - trust) * shared) if pull else best)
+        return shared, own
+
+    def _optimum(self, values: np.ndarray) -> int:
+        """Pick the middle of the longest run of equally good thresholds."""
+        values = values[self.integers + 128]
+        longest, end, length = 0, 0, 0
+        for place, good in enumerate(values >= values.max() - 1e-12):
+            length = length + 1 if good else 0
+            if length > longest:
+                longest, end = length, place
+        return int(self.integers[end - longest // 2])
+
+    def _nearest(self, wanted: float) -> int:
+        return int(min(self.integers, key=lambda one: (abs(one - wanted), one)))
+
+    def value_at(self, integers: Sequence[int]) -> float | None:
+        """Return the objective's mean over the classes at a threshold for each."""
+        at = [side[np.arange(len(integers)), np.array(integers) + 128] for side in self.yes]
+        counts = (side.sum(1) for side in (self.positives, self.negatives))
+        value = _mean_of_defined(self.values(*at, *counts)[:, None])[0]
+        return None if np.isnan(value) else float(value)
+
+
+def derive_unknown(knobs: Tree, arrays: Arrays, stated: Tree) -> Tree:
+    """Derive what the confidence under which the answer is "unknown" gives on validation."""
+    logits = (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
+    true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
+    judged = known.all(1) | (true & known).any(1)
+    score, true = softmax(logits)[judged], true[judged]
+    right = (score.argmax(1) == true.argmax(1)) & true.any(1)
+    answered = score.max(1) >= stated["unknown"]["probability"]
+    hits, wrong = int((answered & right).sum()), int((answered & ~right).sum())
+    accuracy, coverage = _ratio(hits, hits + wrong), float(answered.mean())
+    return {
+        "scores": {"images": int(judged.sum())},
+        "objective": {
+            "target_accept_accuracy": knobs["threshold_target_accept_accuracy"],
+            "min_coverage": knobs["threshold_min_coverage"],
+            "penalty_incorrect": knobs["threshold_penalty_incorrect"],
+        },
+        "unknown": {
+            "coverage": coverage, "accepted_accuracy": accuracy,
+            "utility": (hits - knobs["threshold_penalty_incorrect"] * wrong) / len(right),
+        },
+    }  # fmt: skip
+
+
+def derive_curve(bundle: Bundle, stated: Tree) -> Tree:
+    """Derive what each shared threshold would give, or each confidence."""
+    settings, arrays = bundle.json(SETTINGS), bundle.arrays(VALIDATION)
+    if settings["task"] == "single_label":
+        return derive_unknown_curve(stated["threshold"], settings["single_label"], arrays)
+    return derive_shared_curve(Search.of(arrays, settings["threshold_search"]))
+
+
+def derive_shared_curve(search: Search) -> Tree:
+    """Rate every threshold that all classes could share: a list of 257 a column."""
+    tp, fp = search.yes
+    positives, negatives = (side.sum(1)[:, None] for side in (search.positives, search.negatives))
+    integers, occurs = np.arange(-128, 129), positives[:, 0] > 0
+    logits = (integers - 0.5 - search.zero_point) * search.scale
+    shared, _ = search.best()
+    macro = {
+        "f1_macro": _share(2 * tp, tp + fp + positives), "precision_macro": _share(tp, tp + fp),
+        "recall_macro": _share(tp, positives),
+    }  # fmt: skip
+    every = {name: values[occurs].mean(0) if occurs.any() else np.full(257, np.nan)
+             for name, values in macro.items()}  # fmt: skip
+    tp, fp, total = tp.sum(0), fp.sum(0), positives.sum()
+    values = search.values(*search.yes, positives, negatives)
+    pooled = search.values(tp, fp, total, negatives.sum())
+    floors = search.knobs["objective"].endswith("floor")
+    columns = {
+        "integer": integers, "logit": logits, "probability": sigmoid(logits), **every,
+        "f1_micro": _share(2 * tp, tp + fp + total), "precision_micro": _share(tp, tp + fp),
+        "recall_micro": _share(tp, total), "yes_answers": tp + fp,
+        "objective": pooled if floors else _mean_of_defined(values), "chosen": integers == shared,
+    }  # fmt: skip
+    return {name: _or_none(values) for name, values in columns.items()}
+
+
+def derive_unknown_curve(thresholds: list[float], knobs: Tree, arrays: Arrays) -> Tree:
+    """Rate the answers to validation above each confidence."""
+    found = [derive_unknown(knobs, arrays, {"unknown": {"probability": one}})["unknown"]
+             for one in thresholds]  # fmt: skip
+    return {name: [row[name] for row in found] for name in found[0]} if found else {}
+
+
+def derive_ladder(bundle: Bundle, stated: Tree) -> Tree:
+    """Score the rung that ships, and the float student beside it, again on validation."""
+    arrays = bundle.arrays(VALIDATION)
+    levels = (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
+    names = {"y_true": arrays["y_true"] > 0.5, "known": arrays["mask"] > 0.5,
+             "config": bundle.config}  # fmt: skip
+    ours, theirs = (
+        _at_one_half(logits, names) for logits in (levels, bundle.arrays(STUDENT)["logits"])
+    )
+    ours |= {"state": "shipped", "drop": theirs["f1_macro"] - ours["f1_macro"]}
+    rungs = [ours if row["rung"] == stated["chosen"] else {} for row in stated["rungs"]]
+    shipped = bundle.config["shipped"]
+    about = {"chosen": shipped["rung"], "title": shipped["title"], "forced": shipped["forced"]}
+    return {**about, "float": theirs, "rungs": rungs}
+
+
+def _at_one_half(logits: np.ndarray, known: dict[str, Any]) -> Tree:
+    """Rate logits before any threshold is tuned."""
+    said = logits >= 0
+    if known["config"]["task"] == "single_label":
+        said = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
+    answers = Answers(score=logits, said=said, **known)
+    rows = class_figures(answers, np.full(logits.shape[1], np.nan))
+    occurring = [row for row in rows if row["positives"]]
+    return {"f1_macro": _mean([row["f1"] for row in occurring]) or 0.0,
+            "map": _mean([row["average_precision"] for row in occurring])}  # fmt: skip
 
 
 def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
@@ -411,10 +840,7 @@ def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     values = (raw.astype(np.float64) - output["zero_point"]) * output["scale"]
     if not output["is_logits"]:
         return values
-    if config["task"] == "single_label":
-        powers = np.exp(values - values.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
-    return 1 / (1 + np.exp(-values))
+    return softmax(values) if config["task"] == "single_label" else sigmoid(values)
 
 
 def probability_thresholds(config: dict[str, Any]) -> np.ndarray | float:
@@ -422,6 +848,36 @@ def probability_thresholds(config: dict[str, Any]) -> np.ndarray | float:
     if config["task"] == "single_label":
         return float(config["thresholds"]["unknown_below"])
     return np.array([entry["probability"] for entry in config["thresholds"]["classes"]])
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _from_above(counts: np.ndarray) -> np.ndarray:
+    sums = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+    return np.concatenate([sums, np.zeros((len(counts), 1), sums.dtype)], axis=1)
+
+
+def _share(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Divide; 0 where there is nothing to divide by."""
+    return np.where(below > 0, above / np.maximum(below, 1e-300), 0.0)
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of what is not NaN."""
+    defined = ~np.isnan(values)
+    total = np.where(defined, values, 0).sum(0)
+    return np.where(defined.any(0), total / np.maximum(defined.sum(0), 1), np.nan)
+
+
+def _or_none(values: np.ndarray) -> list:
+    return [None if value != value else value for value in values.tolist()]
 
 
 def _average_precision(true: np.ndarray, score: np.ndarray, known: np.ndarray) -> float | None:
@@ -434,12 +890,19 @@ def _average_precision(true: np.ndarray, score: np.ndarray, known: np.ndarray) -
     return float((np.diff(found, prepend=0) * found / shown).sum() / true.sum())
 
 
+def _roc_area(true: np.ndarray, score: np.ndarray, known: np.ndarray) -> float | None:
+    """Chance that an image with the class scores above one without, ties half."""
+    there, rest = score[known & true], np.sort(score[known & ~true])
+    below, upto = (np.searchsorted(rest, there, side) for side in ("left", "right"))
+    return _ratio((below + upto).sum() / 2, len(there) * len(rest))
+
+
 def _ratio(above: float, below: float) -> float | None:
     return float(above / below) if below else None
 
 
-def _mean(values: list[float | None]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
 
 
 def open_model(model: bytes) -> Interpreter:
@@ -543,6 +1006,49 @@ def found_type(details: dict[str, Any]) -> str:
     return f"{port['dtype']} (scale {port['scale']:g}, zero point {port['zero_point']})"
 
 
+def agree(name: str, bundle: Bundle) -> str:
+    """Compare a file with what was derived, figure by figure; name what nobody derives."""
+    derive, needed = FIGURES[name]
+    if missing := [file for file in (name, *needed) if not bundle.has(file)]:
+        return f"not here: {', '.join(missing)}"
+    stated = bundle.table(name) if name.endswith(".csv") else bundle.json(name)
+    figures, left = compare(name, stated, derive(bundle, stated))
+    last = sorted({place.split(", ")[-1] for place in left})
+    return f"{figures} figures derived" + (f"; not derived: {', '.join(last)}" if last else "")
+
+
+def compare(what: str, stated: Any, derived: Any) -> tuple[int, set[str]]:
+    """Return how many figures agree, and the places of those that nobody derives."""
+    if isinstance(derived, dict):
+        _same(f"{what}: keys that are missing", sorted(derived.keys() - stated.keys()), [])
+        parts = [compare(f"{what}, {key}", stated[key], derived[key]) for key in derived]
+        left = {f"{what}, {key}" for key in stated if key not in derived}
+    elif isinstance(derived, list):
+        _same(f"{what}: number of entries", len(stated), len(derived))
+        rows = enumerate(zip(stated, derived, strict=True))
+        parts = [compare(f"{what}, {_row_name(one, n)}", one, two) for n, (one, two) in rows]
+        left = set()
+    else:
+        _same_or_near(what, stated, derived)
+        return 1, set()
+    return sum(part[0] for part in parts), left.union(*(part[1] for part in parts))
+
+
+def _row_name(row: Any, number: int) -> str:
+    keys = ("class", "name", "figure", "rung")
+    named = [str(row[key]) for key in keys if isinstance(row, dict) and key in row]
+    return " ".join(named) or str(number)
+
+
+def _same_or_near(what: str, stated: Any, derived: Any) -> None:
+    numbers = all(isinstance(one, int | float | np.number) and not isinstance(one, bool)
+                  for one in (stated, derived))  # fmt: skip
+    if numbers:
+        _near(what, stated, derived)
+    else:
+        _same(what, stated, derived)
+
+
 def _same(what: str, found: Any, stated: Any) -> None:
     if found != stated:
         shown = "" if isinstance(found, bytes) else f": {_short(found)} instead of {_short(stated)}"
@@ -559,13 +1065,6 @@ def _same_array(what: str, found: np.ndarray, stated: np.ndarray) -> None:
         raise MismatchError(f"{what} differs from the recorded bytes")
 
 
-def _near_or_null(what: str, found: float | None, derived: float | None) -> None:
-    if found is None or derived is None:
-        _same(what, found, derived)
-    else:
-        _near(what, found, derived)
-
-
 def _near(what: str, found: float, expected: float) -> None:
     if not abs(found - expected) <= TOLERANCE * max(1.0, abs(expected)):
         raise MismatchError(f"{what} is {found}, derived {expected}")
@@ -579,7 +1078,18 @@ BUNDLE_CHECKS: Checks = (
     ("thresholds", thresholds),
     ("golden", golden),
 )
-CHECKS: Checks = (("hashes", hashes), *BUNDLE_CHECKS, ("test metrics", test_metrics))
+FIGURES: dict[str, tuple[Callable[[Bundle, Tree], Tree], tuple[str, ...]]] = {
+    RECOMMENDATION: (derive_recommendation, (VALIDATION, SETTINGS)),
+    CURVE: (derive_curve, (VALIDATION, SETTINGS)),
+    LADDER: (derive_ladder, (VALIDATION, STUDENT)),
+    METRICS: (derive_metrics, (SCORES,)),
+}  # by file: what derives its figures, and from which files
+CHECKS: Checks = (
+    ("hashes", hashes),
+    *BUNDLE_CHECKS,
+    ("test answers", test_answers),
+    *((name, partial(agree, name)) for name in FIGURES),
+)
 
 if __name__ == "__main__":
     outcome = verify(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent))
