@@ -17,6 +17,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from PIL import Image
 
 from tests.conftest import opening, promised, write_notebook
+from workbench import batch
 from workbench.__main__ import main
 from workbench.cli import BENCHMARKS
 from workbench.show import report
@@ -74,6 +75,18 @@ def test_every_step_leaves_an_executed_notebook_and_a_page(project):
     assert (out / "notebooks/01_dataset_audit.ipynb").exists()
     assert (out / "html/01_dataset_audit.html").exists()
     assert "01 dataset_audit" in (out / "html/index.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_is_sealed_with_its_pages_once_every_step_is_up_to_date(project, capsys, monkeypatch):
+    monkeypatch.setattr(report, "render_index", lambda folder: "pretended figures have no index")
+    monkeypatch.setattr(batch, "closing_lines", lambda run: [])
+    seal = project / "outputs/mine/SHA256SUMS"
+    assert run_mine("--to", "08") == 0
+    assert "not sealed: 09 eval_report" in capsys.readouterr().err and not seal.exists()
+    assert run_mine("--from", "09") == 0
+    names = {line.split("  ", 1)[1] for line in seal.read_text().splitlines()}
+    assert names >= {f"html/{step.page}" for step in STEPS} | {"html/index.html", "labels.txt"}
 
 
 @pytest.mark.slow
