@@ -52,7 +52,9 @@ def write_metrics(folder: Path, images: int) -> None:
         folder / "test_scores.npz", raw, y_true, mask, [f"{n}.jpg" for n in range(images)],
         lambda rows: [pixels[row] for row in rows], spot_checks=4, seed=1,
     )  # fmt: skip
-    write_json(folder / "metrics.json", {"test": found.to_json(), "test_scores": entry})
+    write_json(
+        folder / "metrics.json", {"schema": 1, "test": found.to_json(), "test_scores": entry}
+    )
 
 
 def broken(folder: Path) -> dict[str, str]:

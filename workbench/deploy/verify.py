@@ -49,7 +49,10 @@ UNSEALED = ("status.json", "threshold_choice.json")  # go on changing: when it r
 TOLERANCE = 1e-6  # of figures that were written as decimal text
 FAINTEST = 2**-12  # a probability of 0 or 1 has no logit
 NEVER = 128  # as a threshold: one above the highest int8
+BLOCK = 64  # resamplings at a time
 BINS = 15  # of a calibration error
+LOWER_IS_BETTER = ("hamming_loss", "calibration_error")
+NEITHER_IS_BETTER = ("no_label_rate", "true_no_label_rate", "coverage")
 PAIRS = 50  # of confused classes that are written
 LEVELS = 8  # kernels of other CPUs round sums otherwise; TFLite's own differ by up to 6 levels
 
@@ -380,16 +383,28 @@ def test_answers(bundle: Bundle) -> str:
 def derive_metrics(bundle: Bundle, stated: Tree) -> Tree:
     """Evaluate the raw test outputs again."""
     arrays = bundle.arrays(SCORES)
-    found: Tree = {"test": derive_test(bundle, arrays, stated["test"])}
+    phone = phone_answers(bundle, arrays)
+    found: Tree = {"test": evaluate(*phone, stated["test"])}
+    if "float_test" in stated:
+        student = float_answers(bundle, arrays)
+        found["float_test"] = evaluate(*student, stated["float_test"])
+        sides = (student[0], found["float_test"]), (phone[0], found["test"])
+        found["float_against_int8"] = derive_differences(sides, stated["float_against_int8"])
+    if bundle.has(SETTINGS):
+        settings = bundle.json(SETTINGS)
+        replicates = settings["evaluation"]["bootstrap_replicates"]
+        for part in found.values():
+            part |= {"seed": settings["seed"], "bootstrap_replicates": replicates}
+    return found | derive_description(bundle, stated)
+
+
+def derive_description(bundle: Bundle, stated: Tree) -> Tree:
+    """Gather what metrics.json repeats of other files."""
+    found: Tree = {"schema": 1}
     if "test_scores" in stated:
         found["test_scores"] = {"file": SCORES, "sha256": bundle.sha256(SCORES)}
     if "model_bytes" in stated:
         found["model_bytes"] = len(bundle.model())
-    if "float_test" in stated:
-        found["float_test"] = derive_float_test(bundle, arrays, stated["float_test"])
-        found["float_against_int8"] = derive_differences(
-            found["float_test"], found["test"], stated["float_against_int8"]
-        )
     if bundle.has(LADDER) and "quantization" in stated:
         ladder = bundle.json(LADDER)
         kept = ("chosen", "title", "forced", "rungs")
@@ -398,18 +413,17 @@ def derive_metrics(bundle: Bundle, stated: Tree) -> Tree:
     return found
 
 
-def derive_test(bundle: Bundle, arrays: Arrays, stated: Tree) -> Tree:
-    """Evaluate what the phone file answered."""
+def phone_answers(bundle: Bundle, arrays: Arrays) -> tuple[Answers, np.ndarray | float]:
+    """Return what the phone file answered on test, and at which thresholds."""
     config = bundle.config
     score, bars = probabilities(arrays["raw"], config), probability_thresholds(config)
     answers = decide(arrays["raw"], config)
     said = np.array([[name in found for name in config["labels"]] for found in answers])
-    known = {"y_true": arrays["y_true"] > 0, "known": arrays["mask"] > 0}
-    return evaluate(Answers(**known, score=score, said=said, config=config), bars, stated)
+    return Answers(**labels_of(arrays), score=score, said=said, config=config), bars
 
 
-def derive_float_test(bundle: Bundle, arrays: Arrays, stated: Tree) -> Tree:
-    """Evaluate what the float student answered, at the thresholds as they were tuned."""
+def float_answers(bundle: Bundle, arrays: Arrays) -> tuple[Answers, np.ndarray | float]:
+    """Return what the float student answered, at the thresholds as they were tuned."""
     config, score = bundle.config, arrays["float_probability"].astype(np.float64)
     tuned = bundle.json(RECOMMENDATION)
     if config["task"] == "single_label":
@@ -419,25 +433,49 @@ def derive_float_test(bundle: Bundle, arrays: Arrays, stated: Tree) -> Tree:
     else:
         bars = np.array([row["probability"] for row in tuned["classes"]])
         said = score >= bars
-    known = {"y_true": arrays["y_true"] > 0, "known": arrays["mask"] > 0}
-    return evaluate(Answers(**known, score=score, said=said, config=config), bars, stated)
+    return Answers(**labels_of(arrays), score=score, said=said, config=config), bars
 
 
-def derive_differences(first: Tree, second: Tree, stated: Tree) -> Tree:
-    """Put two evaluations of the same images beside each other, second less first."""
-    overall = [{"figure": row["figure"], **_difference(
-                    *(side["overall"][row["figure"]]["value"] for side in (first, second)))}
-               for row in stated["overall"]]  # fmt: skip
-    sides = [{row["class"]: row for row in side["classes"]} for side in (first, second)]
-    classes = [{"class": row["class"], "figure": row["figure"], **_difference(
-                    *(side[row["class"]][row["figure"]] for side in sides))}
-               for row in stated["classes"]]  # fmt: skip
-    return {"images": second["images"], "left_out": [0, 0], "overall": overall, "classes": classes}
+def labels_of(arrays: Arrays) -> Arrays:
+    """Return what is known of the images of a scores file."""
+    grouped = {"groups": arrays["groups"]} if "groups" in arrays else {}
+    return {"y_true": arrays["y_true"] > 0.5, "known": arrays["mask"] > 0.5, **grouped}
 
 
-def _difference(first: float | None, second: float | None) -> Tree:
+def derive_differences(sides: Sequence[tuple[Answers, Tree]], stated: Tree) -> Tree:
+    """Compare two evaluations of the same images, drawn alike, second less first."""
+    resampling = stated["bootstrap_replicates"], stated["seed"]
+    drawn = [resample(answers, measured, *resampling) for answers, measured in sides]
+    found = [measured for _, measured in sides]
+    overall, classes = [], []
+    for row in stated["overall"]:
+        name = row["figure"]
+        both = [side["overall"][name]["value"] for side in found]
+        differences = drawn[1].overall[name] - drawn[0].overall[name]
+        overall.append({"figure": name, **_difference(row, *both, differences)})
+    places = {row["class"]: i for i, row in enumerate(found[0]["classes"])}
+    for row in stated["classes"]:
+        name, i = row["figure"], places[row["class"]]
+        both = [side["classes"][i][name] for side in found]
+        differences = drawn[1].classes[name][:, i] - drawn[0].classes[name][:, i]
+        classes.append({"class": row["class"], "figure": name,
+                        **_difference(row, *both, differences)})  # fmt: skip
+    images = len(sides[0][0].score)
+    return {"images": images, "left_out": [0, 0], "overall": overall, "classes": classes}
+
+
+def _difference(row: Tree, first: float | None, second: float | None, drawn: np.ndarray) -> Tree:
+    """The verdict follows from the stated ends: one may lie a rounding away from 0."""
+    low, high = ends(drawn) or (None, None)
+    verdict = "open"
+    if low is not None and (row["low"] > 0 or row["high"] < 0):
+        better = (row["low"] > 0) != (row["figure"] in LOWER_IS_BETTER)
+        verdict = "better" if better else "worse"
+        verdict = "differs" if row["figure"] in NEITHER_IS_BETTER else verdict
     both = first is not None and second is not None
-    return {"first": first, "second": second, "difference": second - first if both else None}
+    difference = second - first if both else None
+    return {"first": first, "second": second, "difference": difference, "low": low, "high": high,
+            "verdict": verdict}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -449,6 +487,14 @@ class Answers:
     score: np.ndarray
     said: np.ndarray
     config: dict[str, Any]
+    groups: np.ndarray | None = None  # [N], where photos come in clips or bursts
+
+    @property
+    def units(self) -> np.ndarray:
+        """Number what is drawn together: images, or their groups. [N]"""
+        if self.groups is None:
+            return np.arange(len(self.score))
+        return np.unique(self.groups, return_inverse=True)[1]
 
     @property
     def outcomes(self) -> tuple[np.ndarray, ...]:
@@ -595,12 +641,128 @@ def confused(answers: Answers) -> list[Tree]:
     return [{"missed": names[i], "said": names[j], "images": n} for i, j, n in found if n]
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """Every figure on images drawn again, [R], or [R, C] of the classes; NaN where undefined."""
+
+    overall: Arrays
+    classes: Arrays
+
+
+def resample(answers: Answers, measured: Tree, replicates: int, seed: int) -> Resampled:
+    """Draw the images again by seed, as often as stated; areas and errors lie around the measured.
+
+    Areas of scores finer than 256 steps are drawn on steps, and an error can only grow by noise.
+    """
+    ranks = _ranks(answers)
+    drawn = _draw(answers.units, replicates, seed)
+    blocks = [_drawn(answers, ranks, weights) for weights in drawn]
+    once = _drawn(answers, ranks, np.ones((1, len(ranks))))
+    sides = zip(*((block.overall, block.classes) for block in blocks), strict=True)
+    found = Resampled(*(
+        {name: np.concatenate([part[name] for part in side]) for name in side[0]} for side in sides
+    ))  # fmt: skip
+    for name, mean in (("average_precision", "map"), ("roc_auc", "roc_auc_macro")):
+        stated = np.array([row[name] for row in measured["classes"]], np.float64)
+        found.classes[name] += stated - once.classes[name][0]
+        found.overall[mean] += _mean_of_defined(stated[:, None])[0] - once.overall[mean][0]
+    errors, error = found.overall["calibration_error"], measured["overall"]["calibration_error"]
+    if error["value"] is not None:
+        found.overall["calibration_error"] = np.maximum(
+            errors + error["value"] - _mean_of_defined(errors[:, None])[0], 0
+        )
+    return found
+
+
+def _draw(units: np.ndarray, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each image is drawn, [B, N]; images of one unit are drawn together."""
+    rng, count = np.random.default_rng(seed), int(units.max()) + 1
+    for start in range(0, replicates, BLOCK):
+        rows = [np.bincount(rng.integers(0, count, count), minlength=count)[units]
+                for _ in range(min(BLOCK, replicates - start))]  # fmt: skip
+        yield np.array(rows, np.float64)
+
+
+def _drawn(answers: Answers, ranks: np.ndarray, weights: np.ndarray) -> Resampled:
+    """Derive every figure for weights [B, N] of the images."""
+    tn, fp, fn, tp = (weights @ cell for cell in answers.outcomes)
+    occurs = tp + fn > 0
+    classes = {
+        "precision": _defined(tp, tp + fp), "recall": _defined(tp, tp + fn),
+        "f1": np.where(occurs, _share(2 * tp, 2 * tp + fp + fn), np.nan), **_areas(ranks, weights),
+    }  # fmt: skip
+    precision = np.where(occurs, np.nan_to_num(classes["precision"]), np.nan)
+    sums = [count.sum(1) for count in (tn, fp, fn, tp)]
+    tn, fp, fn, tp = sums
+    overall = {
+        "f1_macro": _mean_of_defined(classes["f1"].T),
+        "f1_micro": _defined(2 * tp, 2 * tp + fp + fn),
+        "precision_macro": _mean_of_defined(precision.T),
+        "precision_micro": _defined(tp, tp + fp),
+        "recall_macro": _mean_of_defined(classes["recall"].T),
+        "recall_micro": _defined(tp, tp + fn),
+        "hamming_loss": _defined(fp + fn, sum(sums)),
+        "map": _mean_of_defined(classes["average_precision"].T),
+        "roc_auc_macro": _mean_of_defined(classes["roc_auc"].T),
+        "calibration_error": _drawn_error(answers, weights),
+    }
+    for name, values in per_image(answers).items():
+        told = ~np.isnan(values)
+        overall[name] = _defined(weights @ np.where(told, values, 0), weights @ told)
+    return Resampled(overall, classes)
+
+
+def _ranks(answers: Answers) -> np.ndarray:
+    """Number scores and labels on at most 256 steps, [N, C]; 512 where the label is unknown."""
+    ranks = np.empty(answers.score.shape, int)
+    for i, column in enumerate(answers.score.T):
+        known, true = answers.known[:, i], answers.y_true[:, i]
+        starts = np.unique(column[known])[1:]
+        if len(starts) >= 256:
+            found = np.unique(column[true & known])
+            starts = found[np.linspace(0, len(found) - 1, min(len(found), 255)).astype(int)]
+        steps = np.searchsorted(starts, column, side="right")
+        ranks[:, i] = np.where(known, steps + 256 * true, 512)
+    return ranks
+
+
+def _areas(ranks: np.ndarray, weights: np.ndarray) -> Arrays:
+    """Areas under the precision-recall and the ROC curve of every class, [B, C] each."""
+    found: dict[str, list] = {"average_precision": [], "roc_auc": []}
+    for column in ranks.T:
+        counts = weights @ (column[:, None] == np.arange(512))
+        negatives, positives = counts[:, :256], counts[:, 256:]
+        tp, fp = _from_above(positives), _from_above(negatives)
+        total, rest = positives.sum(1), negatives.sum(1)
+        steps = (positives * _share(tp, tp + fp)[:, :-1]).sum(1)
+        above = (negatives * (tp[:, 1:] + tp[:, :-1])).sum(1) / 2
+        found["average_precision"].append(_defined(steps, total))
+        found["roc_auc"].append(_defined(above, total * rest))
+    return {name: np.stack(columns, axis=1) for name, columns in found.items()}
+
+
+def _drawn_error(answers: Answers, weights: np.ndarray) -> np.ndarray:
+    """Calibration error of drawn images, [B]; bins and their mean predictions stay."""
+    true, score, counted = answers.y_true, answers.score, answers.known
+    if answers.config["task"] == "single_label":
+        true, score, counted = (values[:, None] for values in (
+            answers.right, answers.score.max(1), answers.judged))  # fmt: skip
+    place = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), score, "right") - 1, 0, BINS - 1)
+    distance = np.zeros(len(weights))
+    for one in range(BINS):
+        inside = (place == one) & counted
+        predicted = score[inside].mean() if inside.any() else 0.0
+        images, hits = weights @ inside.sum(1), weights @ (inside & true).sum(1)
+        distance += np.abs(images * predicted - hits)
+    return _defined(distance, weights @ counted.sum(1))
+
+
 def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
     """Search the thresholds again on the validation scores; only who adopted what is taken."""
     settings, arrays = bundle.json(SETTINGS), bundle.arrays(VALIDATION)
     scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(VALIDATION)}
     replicates = settings["threshold_search"]["bootstrap_replicates"]
-    found = {key: settings[key] for key in ("task", "seed")}
+    found = {"schema": 1} | {key: settings[key] for key in ("task", "seed")}
     found |= {"scores": scores, "bootstrap_replicates": replicates}
     if settings["task"] == "single_label":
         return found | derive_unknown(settings["single_label"], arrays, stated)
@@ -811,8 +973,7 @@ def derive_ladder(bundle: Bundle, stated: Tree) -> Tree:
     """Score the rung that ships, and the float student beside it, again on validation."""
     arrays = bundle.arrays(VALIDATION)
     levels = (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
-    names = {"y_true": arrays["y_true"] > 0.5, "known": arrays["mask"] > 0.5,
-             "config": bundle.config}  # fmt: skip
+    names = labels_of(arrays) | {"config": bundle.config}
     ours, theirs = (
         _at_one_half(logits, names) for logits in (levels, bundle.arrays(STUDENT)["logits"])
     )
@@ -867,6 +1028,20 @@ def _from_above(counts: np.ndarray) -> np.ndarray:
 def _share(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Divide; 0 where there is nothing to divide by."""
     return np.where(below > 0, above / np.maximum(below, 1e-300), 0.0)
+
+
+def _defined(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Divide; NaN where there is nothing to divide by."""
+    return np.where(below > 0, _share(above, below), np.nan)
+
+
+def ends(drawn: np.ndarray) -> tuple[float, float] | None:
+    """Return the ends of the 95 % that lie in the middle of what is defined."""
+    defined = drawn[~np.isnan(drawn)]
+    if not len(defined):
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,83 @@
+"""Verify against edits: a figure that was changed and sealed again is found in its file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.prove import edited_figures
+from tests.run_doubles import make_run
+from workbench.deploy import verify
+from workbench.deploy.bundle import seal
+from workbench.files import write_json
+
+KINDS = [
+    {},
+    {"tflite_export": {"sigmoid_in_model": True}},
+    {"threshold_search": {"objective": "cost", "method": "grid", "smoothing_positives": 0}},
+    {"threshold_search": {"objective": "recall_floor"}},
+    {"task": "single_label"},
+]
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_what_decide_computed_is_derived_by_other_code(tmp_path, kind):
+    found = verify.verify(make_run(tmp_path, kind))
+    assert found.passed, found.text
+
+
+def test_no_edited_figure_passes_that_verify_says_it_derives(sealed):
+    rows = edited_figures.edit_run(sealed, "drawn", every=5)
+    assert [place for row in rows for place in row["missed"]] == []
+    assert sum(row["found"] for row in rows) > 60
+
+
+@pytest.mark.parametrize(("name", "place"), [
+    ("metrics.json", ("test", "overall", "f1_samples", "value")),
+    ("metrics.json", ("test", "classes", 0, "roc_auc")),
+    ("metrics.json", ("test", "confusion", 1, 0, 1)),
+    ("metrics.json", ("float_against_int8", "overall", 0, "high")),
+    ("metrics.json", ("float_test", "overall", "calibration_error", "value")),
+    ("quantization_ladder.json", ("rungs", 0, "f1_macro")),
+])  # fmt: skip
+def test_an_edited_figure_that_was_sealed_again_is_named(sealed, tmp_path, name, place):
+    folder = Path(shutil.copytree(sealed, tmp_path / "run"))
+    stated = json.loads((folder / name).read_text())
+    edited_figures.edit(stated, place)
+    write_json(folder / name, stated)
+    seal(folder)
+    failed = {check.name: check.detail for check in verify.verify(folder).checks
+              if check.passed is False}  # fmt: skip
+    assert set(failed) >= {name} and f"{place[-1]} is" in failed[name]
+
+
+def test_a_threshold_moved_in_every_file_at_once_is_found_by_searching_again(sealed, tmp_path):
+    folder = Path(shutil.copytree(sealed, tmp_path / "run"))
+    found = json.loads((folder / verify.RECOMMENDATION).read_text())
+    level = found["scores"]
+    for row in [found["global"], *found["classes"]]:
+        row["integer"] += 2
+        row["logit"] = (row["integer"] - 0.5 - level["zero_point"]) * level["scale"]
+        row["probability"] = 1 / (1 + np.exp(-row["logit"]))
+    config = json.loads((folder / verify.CONFIG).read_text())
+    for row, moved in zip(config["thresholds"]["classes"], found["classes"], strict=True):
+        row.update({key: moved[key] for key in ("integer", "logit", "probability")})
+    write_json(folder / verify.RECOMMENDATION, found)
+    write_json(folder / verify.CONFIG, config)
+    seal(folder)
+    failed = {check.name: check.detail for check in verify.verify(folder).checks
+              if check.passed is False}  # fmt: skip
+    assert "integer is" in failed[verify.RECOMMENDATION]
+
+
+def test_photos_of_one_group_are_drawn_together(tmp_path):
+    units = verify.Answers(*[np.zeros((4, 1))] * 4, {}, np.array([7, 7, 9, 9])).units
+    for drawn in verify._draw(units, 20, seed=1):
+        assert (drawn[:, 0] == drawn[:, 1]).all() and (drawn.sum(1) % 2 == 0).all()
