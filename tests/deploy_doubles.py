@@ -142,6 +142,7 @@ class Labels:
 
     targets: np.ndarray
     mask: np.ndarray
+    groups: np.ndarray | None = None
 
 
 def labels(rows: list[list[int]], classes: int) -> Labels:
