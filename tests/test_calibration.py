@@ -14,8 +14,8 @@ from workbench.decide.calibration import (
     class_errors,
     fit_lines,
     reliability,
-    wilson,
 )
+from workbench.decide.intervals import wilson
 from workbench.decide.levels import Quantization, count_levels
 from workbench.settings import CalibrationSettings
 

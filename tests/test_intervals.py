@@ -9,6 +9,8 @@ from workbench.decide.intervals import (
     interval,
     interval_ends,
     resampled_levels,
+    share_interval,
+    wilson,
 )
 from workbench.decide.levels import count_levels
 from workbench.decide.metrics import Predictions, compare, evaluate
@@ -167,3 +169,44 @@ def test_runs_without_a_common_image_are_refused():
             first.chosen(np.array([2, 3]), np.arange(4)),
             replicates=10, seed=0,
         )  # fmt: skip
+
+
+def ends_of_f1(right, wrong):
+    """The interval of the F1 of one class with so many hits and missed photos."""
+    y_true = np.ones((right + wrong + 300, 1))
+    y_true[right + wrong :] = 0
+    scores = np.zeros_like(y_true)
+    scores[:right] = 1
+    found = evaluate(y_true, scores, 0.5, ["a"], task="multilabel", replicates=5)
+    return found.table.f1_low[0], found.table.f1_high[0]
+
+
+def test_46_of_46_is_no_certainty():
+    low, high = ends_of_f1(46, 0)
+    assert (low, high) == pytest.approx((0.923, 1.0), abs=0.001)  # as Wilson says of 46 of 46
+
+
+def test_a_share_of_independent_answers_has_the_interval_of_wilson():
+    hits = np.repeat([1.0, 0.0], [9, 31])
+    low, high = share_interval([(hits, np.ones(40))])
+    assert (low, high) == pytest.approx(np.ravel(wilson(9, 40)), abs=1e-12)
+
+
+def test_answers_that_come_in_clumps_widen_the_interval():
+    alone = share_interval([(np.repeat([1.0, 0.0], [40, 60]), np.ones(100))])
+    clumps = share_interval([(np.repeat([10.0, 0.0], [4, 6]), np.full(10, 10.0))])
+    assert clumps[1] - clumps[0] > 2.5 * (alone[1] - alone[0])
+
+
+def test_four_images_are_too_few_for_an_interval():
+    assert share_interval([(np.ones(4), np.ones(4))]) is None
+    assert share_interval([(np.ones(5), np.ones(5))]) is not None
+    assert share_interval([]) is None
+
+
+def test_a_class_of_four_photos_has_no_interval_and_the_run_says_why():
+    y_true = np.eye(2)[[0, 0, 0]]
+    found = evaluate(y_true, y_true, 0.5, ["a", "b"], task="multilabel", replicates=5)
+    assert found.overall["f1_macro"].withheld == "3 images; an interval needs 5"
+    assert np.isnan(found.table.f1_low).all()
+    assert found.to_json()["macro_means"] == "macro over 1 of 2 classes; undefined: b"

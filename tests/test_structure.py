@@ -13,9 +13,9 @@ PACKAGE = ROOT / "workbench"
 
 # A package may import itself and what stands before it; the command line stands last.
 ORDER = (
-    "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
-    "data", "nets", "train", "deploy", "steps", "status", "changes", "notebook", "freshness", "run",
-    "show", "compare", "machine", "benchmarks", "batch", "cli", "__main__",
+    "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "cautions",
+    "decide", "data", "nets", "train", "deploy", "steps", "status", "changes", "notebook",
+    "freshness", "run", "show", "compare", "machine", "benchmarks", "batch", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import errors, freshness, machine, status
+from workbench.cautions import cautions
 from workbench.errors import InputError, StepError, WorkbenchError
 from workbench.files import PARTIAL, read_json, sha256, write_json, write_text
 from workbench.freshness import Verdict
@@ -361,7 +362,9 @@ def closing_lines(run: Run) -> list[str]:
     """Build the last lines of a run from what lies in its folder."""
     marks = [f"{'✓' if run.path(name).exists() else '✗'} {name}" for name in MANDATORY]
     lines = ["PIPELINE COMPLETE", "Mandatory outputs:  " + "  ".join(marks)]
-    lines.append("Final test metrics:  " + _final_metrics(run))
+    test = read_json(run.path("metrics.json"))["test"]
+    lines.append("Final test metrics:  " + _final_metrics(test))
+    lines += [f"Mind:  {caution}" for caution in cautions(run.folder)]
     lines.append(f"Report: {relative(run)}/html/index.html")
     return lines
 
@@ -374,15 +377,17 @@ FINAL_FIGURES = {
 }
 
 
-def _final_metrics(run: Run) -> str:
-    figures = read_json(run.path("metrics.json"))["test"]["overall"]
+def _final_metrics(test: dict[str, Any]) -> str:
+    figures = test["overall"]
     parts = [f"{title} {_with_interval(figures[key])}" for title, key in FINAL_FIGURES.items()]
-    return "  ".join(parts) + "   (95 % intervals)"
+    return "  ".join(parts) + f"   (95 % intervals; {test['macro_means']})"
 
 
 def _with_interval(figure: dict[str, Any]) -> str:
     if figure["value"] is None:
         return "undefined"
+    if figure["interval"] is None:
+        return f"{figure['value']:.3f} [no interval: {figure['withheld']}]"
     low, high = figure["interval"]
     return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
 

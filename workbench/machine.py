@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 
 from workbench import __version__, status
-from workbench.run import Run
+from workbench.files import read_json
+from workbench.run import METADATA, Run
 from workbench.settings import STUDENT_SIZES, TEACHER_SIZES
 from workbench.steps import STEPS, Step
 
@@ -123,7 +124,9 @@ def batch_advice(run: Run) -> list[str]:
 
 def write_run_metadata(run: Run) -> None:
     """Write run_metadata.json: system, devices, versions and times, without names or paths."""
-    run.write_json("run_metadata.json", {
+    before = read_json(run.path(METADATA)) if run.path(METADATA).exists() else {}
+    kept = {key: before[key] for key in ("test_split",) if key in before}
+    run.write_json(METADATA, kept | {
         "run": run.name,
         "workbench": __version__,
         "system": describe_system(),

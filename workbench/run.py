@@ -30,11 +30,12 @@ from workbench.settings import Settings
 from workbench.steps import STEPS, Step, find_step, writer_of
 
 if TYPE_CHECKING:
-    from workbench.data.tables import Dataset
+    from workbench.data.tables import Dataset, Split
     from workbench.show.tables import Table
 
 log = logging.getLogger(__name__)
 
+METADATA = "run_metadata.json"
 LOG_MARK = "\u2063"  # invisible; the command line takes it away again
 OF_THE_CHAIN = ("html", "notebooks", "SHA256SUMS")  # pages and their seal: made when it has run
 RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -98,6 +99,23 @@ class Run:
 
         self.need("dataset_manifest.json")
         return load_dataset(self.folder, self.root)
+
+    def open_test(self) -> Split:
+        """Return the test split, and count in run_metadata.json that this run opened it.
+
+        Whoever writes that file keeps the count, and a fork inherits it: what a person saw of a
+        test split cannot be unseen by a copy of the run. Another split starts at 1.
+        """
+        dataset = self.dataset()
+        split = {"sha256": files.digest_of(self.path("splits/test_labels.csv"))}
+        with self.locked():
+            path = self.path(METADATA)
+            known = files.read_json(path) if path.exists() else {}
+            counted = known.get("test_split", {})
+            opened = counted["opened"] + 1 if counted.get("sha256") == split["sha256"] else 1
+            files.write_json(path, known | {"test_split": split | {"opened": opened}})
+        log.info("times this run has opened the test split: %d", opened)
+        return dataset.split("test")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, log_softmax, logit, ndtri
+from scipy.special import expit, log_softmax, logit
 
 from workbench.decide.intervals import (
     Groups,
@@ -26,6 +26,7 @@ from workbench.decide.intervals import (
     image_weights,
     interval_ends,
     records,
+    wilson,
 )
 from workbench.decide.levels import (
     LOWEST,
@@ -89,18 +90,6 @@ def _bin_edges(probability: np.ndarray, bins: int, binning: Binning) -> np.ndarr
 def _place_in(probability: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Number the bin of each probability; 1.0 belongs to the last."""
     return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, len(edges) - 2)
-
-
-def wilson(
-    hits: np.ndarray, count: np.ndarray, confidence: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of a frequency; honest near 0 and 1, where the usual one leaves [0, 1]."""
-    z = ndtri((1 + confidence) / 2)
-    count = np.maximum(np.asarray(count, np.float64), 1e-9)
-    share = np.asarray(hits) / count
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 
 def calibration_error(

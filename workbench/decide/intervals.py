@@ -1,27 +1,74 @@
-"""How sure are we: resample the images with replacement and look at the figure again.
+"""How sure are we: what other images of the same kind would have said.
 
-Every class of an image is drawn together, and two runs on the same images are drawn alike, so
-differences are paired; images of one group (a clip, a patient) come and go together. All randomness
-comes from the generator that is passed in.
+Shares, like precision and F1, take a formula; everything else resamples the images with
+replacement and looks at the figure again. Every class of an image is drawn together, and two runs
+on the same images are drawn alike, so differences are paired; images of one group (a clip, a
+patient) come and go together. All randomness comes from the generator that is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csc_matrix
+from scipy.special import ndtri
 
 from workbench.decide.levels import CELLS, LevelCounts, Mask, chunks, level_cells, part
 
 LEVEL = 0.95  # of every interval of the workbench
+LEAST_IMAGES = 5  # that a figure needs for an interval: below, one image moves it by a quarter
 BLOCK_REPLICATES = 64  # at a time: fewer waste the sparse products, more leave the cache
 BLOCK_WEIGHTS = 1 << 24  # and no more than this many weights, 64 MB
 BLOCK_CELLS = 1 << 22  # nor counts, for thousands of classes
 Groups = np.ndarray | None  # numbers [N] of what belongs together; None: every image for itself
 Ends = tuple[float, float] | None  # of a 95 % interval; None where nothing could be resampled
+
+
+def wilson(
+    hits: np.ndarray, count: np.ndarray, confidence: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of a share; honest near 0 and 1, where the usual one leaves [0, 1]."""
+    z = ndtri((1 + confidence) / 2)
+    count = np.maximum(np.asarray(count, np.float64), 1e-9)
+    share = np.asarray(hits) / count
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
+    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
+
+
+def share_interval(
+    classes: Iterable[tuple[np.ndarray, np.ndarray]], groups: Groups = None
+) -> Ends:  # fmt: skip
+    """Interval of the mean over classes of hits among trials, given image by image: [N] each.
+
+    It is Wilson's, with as many trials as the variance between the images, or groups, is worth:
+    answers to one image are not independent, and an F1 counts a hit twice. One image more that
+    varies as independent answers do steadies what few mistakes say of it. A class without trials
+    is 0.
+    """
+    place = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    shares, inverse_trials, mistakes, deviation, told = [], 0.0, 0.0, 0.0, False
+    for hits, trials in classes:
+        if place is not None:
+            hits, trials = (np.bincount(place, weights=side) for side in (hits, trials))
+        total = max(trials.sum(), 1.0)
+        shares.append(hits.sum() / total)
+        inverse_trials += np.square(trials).sum() / total**2
+        mistakes += min(hits.sum(), trials.sum() - hits.sum())
+        deviation = deviation + (hits - shares[-1] * trials) / total
+        told = told | (trials > 0)
+    if np.sum(told) < LEAST_IMAGES:
+        return None
+    share, trials = np.mean(shares), len(shares) ** 2 / inverse_trials
+    independent = share * (1 - share) / trials
+    found = np.square(deviation).sum() / len(shares) ** 2
+    design = (mistakes * found / independent + 1) / (mistakes + 1) if independent > 0 else 1.0
+    low, high = wilson(share * trials / design, trials / design)
+    return float(low), float(high)
 
 
 def interval(replicates: np.ndarray) -> Ends:
@@ -43,6 +90,26 @@ def interval_ends(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         end = np.where(last >= 0, low + (high - low) * (place - below), np.nan)
         ends.append(end.reshape(replicates.shape[1:]))
     return ends[0], ends[1]
+
+
+def discoveries(luck: np.ndarray) -> np.ndarray:
+    """Tell which of [..., C] one-sided p-values are more than luck, over all classes together.
+
+    At most 1 - LEVEL of those found are expected to be luck, and where all is luck that is the
+    chance to find any (two-stage step-up of Benjamini, Krieger and Yekutieli 2006).
+    """
+    allowed = (1 - LEVEL) / (2 - LEVEL)
+    first = _step_up(luck, allowed)
+    left = np.maximum(luck.shape[-1] - first.sum(-1, keepdims=True), 1)
+    return _step_up(luck, allowed * luck.shape[-1] / left) & (luck <= 1 - LEVEL)
+
+
+def _step_up(luck: np.ndarray, allowed: float | np.ndarray) -> np.ndarray:
+    """Accept all up to the last that lies below its place's share of what is allowed."""
+    place = np.arange(1, luck.shape[-1] + 1)
+    ordered = np.sort(luck, axis=-1)
+    below = ordered <= allowed * place / luck.shape[-1]
+    return luck <= np.where(below, ordered, -1).max(-1, keepdims=True)
 
 
 def or_none(value: float) -> float | None:

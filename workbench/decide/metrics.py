@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ import pandas as pd
 from workbench.decide import outcomes
 from workbench.decide.calibration import Bins, calibration_error
 from workbench.decide.intervals import (
+    LEAST_IMAGES,
     Ends,
     Groups,
     count_cells,
     image_weights,
-    interval,
     interval_ends,
     or_none,
     records,
+    share_interval,
 )
 from workbench.decide.levels import (
     CELLS,
@@ -40,6 +42,7 @@ from workbench.decide.outcomes import Answers, Bars, Task
 from workbench.errors import InputError
 
 PAIRS_WRITTEN = 50
+AREAS = ("average_precision", "roc_auc")
 LOWER_IS_BETTER = frozenset({"hamming_loss", "calibration_error"})
 NEITHER_IS_BETTER = frozenset({"no_label_rate", "true_no_label_rate", "coverage"})
 
@@ -143,12 +146,59 @@ def rank_cells(answers: Answers) -> np.ndarray:
     return np.where(known, cells + positive * np.int32(LEVELS), np.int32(CELLS))
 
 
+Spans = dict[str, list[Ends]]  # intervals of a figure: one, or one a class
+
+
+def share_spans(answers: Answers) -> tuple[Spans, Spans]:
+    """Intervals of the figures that are hits among trials: overall ones, and those of classes.
+
+    By a formula, also where every answer is right and resampling the images sees no doubt.
+    """
+    occurs = outcomes.count_outcomes(answers.cells)[:, [outcomes.FN, outcomes.TP]].any(1)
+    by_image = outcomes.count_outcomes(answers.cells, axis=1)
+    overall, per_class, groups = {}, {}, answers.groups
+    for name in outcomes.SHARES:
+        columns = [partial(outcomes.hits_and_trials, name, column) for column in answers.cells.T]
+        per_class[name] = [share_interval([column()], groups) for column in columns]
+        macro = (column() for column, there in zip(columns, occurs, strict=True) if there)
+        overall[f"{name}_macro"] = [share_interval(macro, groups)]
+        overall[f"{name}_micro"] = [share_interval([outcomes.summed(name, by_image)], groups)]
+    overall["hamming_loss"] = overall.pop("hamming_loss_micro")
+    for name, values in answers.per_image.items():
+        defined = ~np.isnan(values)
+        overall[name] = [share_interval([(np.where(defined, values, 0), defined)], groups)]
+    return overall, per_class
+
+
+def resampled_spans(drawn: dict[str, np.ndarray]) -> Spans:
+    """Intervals of resampled figures, [R] or [R, C] each; none where nothing ever changes."""
+    ends = {name: np.column_stack(interval_ends(values)) for name, values in drawn.items()}
+    return {name: [_span(*pair) for pair in pairs] for name, pairs in ends.items()}
+
+
+def _span(low: float, high: float) -> Ends:
+    return (float(low), float(high)) if low < high else None
+
+
 @dataclass(frozen=True)
 class Figure:
-    """A figure and its 95 % interval; None where it is undefined."""
+    """A figure and its 95 % interval; None where it is undefined or nothing can be said."""
 
     value: float | None
     interval: Ends
+    withheld: str = ""  # why there is no interval, where one was asked for
+
+    @classmethod
+    def of(cls, value: float, span: Ends, images: int) -> Figure:
+        """Pair a figure with its interval, or with the reason why there is none."""
+        reason = ""
+        if np.isnan(value):
+            reason = "undefined"
+        elif images < LEAST_IMAGES:
+            reason = f"{images} images; an interval needs {LEAST_IMAGES}"
+        elif span is None:
+            reason = "too few images tell"
+        return cls(or_none(value), None if reason else span, reason)
 
 
 @dataclass(frozen=True)
@@ -169,10 +219,25 @@ class Evaluation:
     def value(self, name: str) -> float | None:
         return self.overall[name].value
 
+    @property
+    def undefined(self) -> tuple[str, ...]:
+        """Name the classes that no image is known to have: means over classes leave them out."""
+        return tuple(self.table["class"][self.table["positives"] == 0])
+
+    @property
+    def macro_means(self) -> str:
+        """Say which classes the macro means are over."""
+        classes, undefined = len(self.classes), self.undefined
+        if not undefined:
+            return f"macro over all {classes} classes"
+        over = classes - len(undefined)
+        return f"macro over {over} of {classes} classes; undefined: {', '.join(undefined)}"
+
     def to_json(self) -> dict[str, Any]:
         """Return strict JSON: null where a figure is undefined."""
         return {
             "task": self.task, "images": self.images, "unknown_labels": self.unknown_labels,
+            "macro_means": self.macro_means, "undefined_classes": list(self.undefined),
             "overall": {name: asdict(figure) for name, figure in self.overall.items()},
             "classes": records(self.table), "confusion": self.confusion.tolist(),
             "confused_pairs": _most_confused(self.confused_pairs, self.classes),
@@ -191,16 +256,21 @@ def evaluate(
     """
     answers = Answers.of(y_true, y_score, thresholds, mask, task, groups)
     check_names(classes, answers.y_score)
-    measured = measure(answers)
-    drawn = resample(answers, measured, replicates, seed) if replicates else Figures({}, {})
-    overall = {
-        name: Figure(or_none(value), interval(drawn.overall[name]) if replicates else None)
-        for name, value in measured.overall.items()
-    }
+    measured, images = measure(answers), len(answers.y_true)
+    overall = {name: Figure(or_none(value), None) for name, value in measured.overall.items()}
+    spans: Spans = {}
+    if replicates:
+        drawn, shares = resample(answers, measured, replicates, seed), share_spans(answers)
+        found = resampled_spans(drawn.overall) | shares[0]
+        overall = {
+            name: Figure.of(value, found[name][0], images)
+            for name, value in measured.overall.items()
+        }
+        spans = resampled_spans(drawn.per_class) | shares[1]
     return Evaluation(
         task=task, images=len(answers.y_true), classes=tuple(classes), overall=overall,
         unknown_labels=int((answers.cells == outcomes.UNKNOWN).sum()),
-        table=_table(classes, answers, thresholds, measured.per_class, drawn.per_class),
+        table=_table(classes, answers, thresholds, measured.per_class, spans),
         confusion=_confusion(answers), confused_pairs=outcomes.confused_pairs(answers.cells),
         seed=seed, replicates=replicates,
     )  # fmt: skip
@@ -225,14 +295,17 @@ def mean_average_precision(
     return float(np.mean(defined)) if len(defined) else None
 
 
-def _table(classes, answers: Answers, thresholds, per_class, drawn) -> pd.DataFrame:
+def _table(classes, answers: Answers, thresholds, per_class, spans: Spans) -> pd.DataFrame:
     tn, fp, fn, tp = outcomes.count_outcomes(answers.cells).T
     bars = np.broadcast_to(np.asarray(thresholds, np.float64), len(classes))
     counts = {"positives": tp + fn, "negatives": tn + fp, "threshold": bars}
     columns = {"class": list(classes), **counts, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
     ends = {}
-    for name, values in drawn.items():
-        ends[f"{name}_low"], ends[f"{name}_high"] = interval_ends(values)
+    for name, values in per_class.items() if spans else ():
+        told = ~np.isnan(values) & ((tp + fn >= LEAST_IMAGES) | (name not in AREAS))
+        found = (span if is_told else None for span, is_told in zip(spans[name], told, strict=True))
+        pairs = [span or (np.nan, np.nan) for span in found]
+        ends[f"{name}_low"], ends[f"{name}_high"] = np.array(pairs).T
     return pd.DataFrame(columns | per_class | ends)
 
 

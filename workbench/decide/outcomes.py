@@ -25,6 +25,13 @@ TN, FP, FN, TP = range(4)  # cell = 2 * label + answer
 OUTCOMES = 4
 UNKNOWN = 4  # cell of a masked label
 MISTAKES = {"false positive": FP, "false negative": FN}
+# Figures that are hits among trials: what an outcome adds to either, in the order of the cells.
+SHARES = {
+    "precision": ((0, 0, 0, 1, 0), (0, 1, 0, 1, 0)),
+    "recall": ((0, 0, 0, 1, 0), (0, 0, 1, 1, 0)),
+    "f1": ((0, 0, 0, 2, 0), (0, 1, 1, 2, 0)),
+    "hamming_loss": ((0, 1, 1, 0, 0), (1, 1, 1, 1, 0)),
+}
 
 
 def probabilities(logits: np.ndarray, task: Task) -> np.ndarray:
@@ -131,42 +138,44 @@ def outcome_cells(y_true: np.ndarray, decisions: np.ndarray, mask: Mask) -> np.n
     return cells
 
 
-def count_outcomes(cells: np.ndarray) -> np.ndarray:
-    """Count per class: [C, 4] int64."""
-    return np.stack([(cells == outcome).sum(0) for outcome in range(OUTCOMES)], axis=-1)
+def count_outcomes(cells: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Count per class, [C, 4] int64, or per image on the other axis, [N, 4]."""
+    return np.stack([(cells == outcome).sum(axis) for outcome in range(OUTCOMES)], axis=-1)
+
+
+def hits_and_trials(name: str, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn outcomes into the hits and trials of a figure of `SHARES`, in the same shape."""
+    hits, trials = (np.array(added, np.float64)[cells] for added in SHARES[name])
+    return hits, trials
+
+
+def summed(name: str, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum the hits and trials of a figure of `SHARES` over [..., 4] counts: [...] each."""
+    hits, trials = (counts @ np.array(added[:OUTCOMES], np.float64) for added in SHARES[name])
+    return hits, trials
+
+
+def _share(name: str, counts: np.ndarray) -> np.ndarray:
+    hits, trials = summed(name, counts)
+    return np.where(trials > 0, ratio(hits, trials), np.nan)
 
 
 def class_figures(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall and F1 from [..., C, 4] counts: [..., C] each, NaN where undefined."""
-    _, fp, fn, tp = np.moveaxis(counts, -1, 0)
-    occurs = tp + fn > 0
-    return {
-        "precision": np.where(tp + fp > 0, ratio(tp, tp + fp), np.nan),
-        "recall": np.where(occurs, ratio(tp, tp + fn), np.nan),
-        "f1": np.where(occurs, ratio(2 * tp, 2 * tp + fp + fn), np.nan),
-    }
+    precision, recall, f1 = (_share(name, counts) for name in ("precision", "recall", "f1"))
+    return {"precision": precision, "recall": recall, "f1": np.where(np.isnan(recall), np.nan, f1)}
 
 
 def overall_figures(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Macro and micro figures from [..., C, 4] counts: [...] each, NaN where undefined."""
-    figures = class_figures(counts)
+    figures, pooled = class_figures(counts), counts.sum(-2)
     occurs = ~np.isnan(figures["recall"])
-    precision = np.where(occurs, np.nan_to_num(figures["precision"]), np.nan)
-    pooled = counts.sum(-2)
-    _, fp, fn, tp = np.moveaxis(pooled, -1, 0)
-    return {
-        "f1_macro": mean_defined(figures["f1"], -1),
-        "f1_micro": _where(tp + fp + fn, 2 * tp, 2 * tp + fp + fn),
-        "precision_macro": mean_defined(precision, -1),
-        "precision_micro": _where(tp + fp, tp, tp + fp),
-        "recall_macro": mean_defined(figures["recall"], -1),
-        "recall_micro": _where(tp + fn, tp, tp + fn),
-        "hamming_loss": _where(pooled.sum(-1), fp + fn, pooled.sum(-1)),
-    }
-
-
-def _where(defined: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.where(defined > 0, ratio(above, below), np.nan)
+    figures["precision"] = np.where(occurs, np.nan_to_num(figures["precision"]), np.nan)
+    found = {}
+    for name in ("f1", "precision", "recall"):
+        found[f"{name}_macro"] = mean_defined(figures[name], -1)
+        found[f"{name}_micro"] = _share(name, pooled)
+    return found | {"hamming_loss": _share("hamming_loss", pooled)}
 
 
 def image_figures(cells: np.ndarray) -> dict[str, np.ndarray]:

@@ -33,10 +33,14 @@ NETWORKS = ("teacher_finetuned.h5", "student_finetuned.h5")
 
 
 def overall(evaluation: Evaluation) -> pd.DataFrame:
-    """One row a figure, with the ends of its 95 % interval."""
-    rows = [(name, one.value, *(one.interval or (None, None)))
-            for name, one in evaluation.overall.items()]  # fmt: skip
-    return pd.DataFrame(rows, columns=["figure", "value", "from", "to"])
+    """One row a figure: its 95 % interval or why there is none, and what a mean is over."""
+    macro = {name: evaluation.macro_means for name in evaluation.overall
+             if name.endswith("_macro") or name == "map"}  # fmt: skip
+    rows = [
+        (name, one.value, *(one.interval or (None, None)), one.withheld or macro.get(name, ""))
+        for name, one in evaluation.overall.items()
+    ]
+    return pd.DataFrame(rows, columns=["figure", "value", "from", "to", "note"])
 
 
 def per_class(evaluation: Evaluation) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import status
+from workbench.cautions import cautions
 from workbench.files import read_json
 from workbench.show.panel import MIME, SCRIPTS, fragment
 from workbench.steps import MANDATORY, STEPS, Step
@@ -146,6 +147,7 @@ def render_index(folder: Path) -> str:
         [
             f"<h1>{name}</h1><p class='lead'>{html.escape(_headline(records))}</p>",
             _figures(folder / "metrics.json"),
+            _cautions(folder),
             _steps_table(folder / "html", records),
             _files_table(folder, records),
             _pictures(folder),
@@ -180,16 +182,22 @@ HEADLINES = (
 def _figures(path: Path) -> str:
     if not path.exists():
         return ""
-    overall = read_json(path)["test"]["overall"]
+    test = read_json(path)["test"]
+    overall = test["overall"]
     tiles = [_tile(title, overall[key]) for title, key in HEADLINES if key in overall]
-    note = "<p>Phone file on the test split, 95 % intervals.</p>"
-    return f"<div class='tiles'>{''.join(tiles)}</div>{note}"
+    note = f"Phone file on the test split, 95 % intervals; {html.escape(test['macro_means'])}."
+    return f"<div class='tiles'>{''.join(tiles)}</div><p>{note}</p>"
+
+
+def _cautions(folder: Path) -> str:
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in cautions(folder))
+    return f"<h2>Mind</h2><ul class='cautions'>{items}</ul>" if items else ""
 
 
 def _tile(title: str, figure: dict[str, Any]) -> str:
     value = "–" if figure["value"] is None else f"{figure['value']:.3f}"
     interval = figure["interval"]
-    span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "undefined"
+    span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else figure["withheld"]
     return f"<div class='tile'><b>{value}</b><span>{title}</span><small>{span}</small></div>"
 
 

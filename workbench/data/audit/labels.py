@@ -21,7 +21,7 @@ from scipy import sparse
 from workbench.data.cells import csv_rows, csv_text, read_text, unguard
 from workbench.data.layouts import SPLITS
 from workbench.data.tables import Dataset, Split
-from workbench.decide.calibration import wilson
+from workbench.decide.intervals import wilson
 from workbench.errors import InputError
 from workbench.files import write_text
 from workbench.settings import Settings
