@@ -11,8 +11,10 @@ from tests.conftest import write_notebook
 from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, tuned, tuned_unknown
 from workbench.decide.choice import accept
 from workbench.decide.levels import LOWEST, count_levels
+from workbench.decide.objectives import Objective
 from workbench.decide.recommendation import from_json
-from workbench.decide.thresholds import Objective, best, search
+from workbench.decide.thresholds import search
+from workbench.decide.tuning import best
 from workbench.errors import InputError
 from workbench.settings import ThresholdSearchSettings
 from workbench.show.explorer import explorer

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from workbench.decide import thresholds
-from workbench.decide.intervals import assign_folds, interval
+from workbench.decide.intervals import assign_folds, discoveries, interval, wilson
 from workbench.decide.levels import LOWEST, NEVER, Quantization, count_levels, level_cells
-from workbench.decide.thresholds import Objective, best, candidates, search, smooth
+from workbench.decide.objectives import Objective
+from workbench.decide.thresholds import search
+from workbench.decide.tuning import best, best_thresholds, candidates, rules_of, smooth
 from workbench.decide.unknown import answers, search_unknown
 from workbench.errors import InputError
 from workbench.settings import SingleLabelSettings, ThresholdSearchSettings
@@ -55,11 +56,13 @@ def brute_value(objective, label, answer):
         case "precision_floor":
             if tp + fp == 0:
                 return -1
-            return recall if precision >= objective.floor else precision - objective.floor
+            least = float(wilson(tp, tp + fp)[0])
+            return recall if least >= objective.floor else least - objective.floor
         case "recall_floor":
             if tp + fp == 0:
                 return -1
-            return precision if recall >= objective.floor else recall - objective.floor
+            least = float(wilson(tp, tp + fn)[0])
+            return precision if least >= objective.floor else least - objective.floor
         case "cost":
             cost = fp * objective.cost_false_positive + fn * objective.cost_false_negative
             return -cost / len(label)
@@ -244,7 +247,7 @@ def test_per_class_can_be_turned_off():
 
 
 def test_a_class_seen_as_often_as_the_pull_goes_half_the_way():
-    rules = thresholds.rules_of(knobs(smoothing_positives=10.0), Quantization(SCALE, ZERO_POINT))
+    rules = rules_of(knobs(smoothing_positives=10.0), Quantization(SCALE, ZERO_POINT))
     own, shared, positives = np.array([100, 100, 100]), np.array([0]), np.array([10, 1, 990])
     assert smooth(own, shared, positives, rules).tolist() == [50, 9, 99]
 
@@ -261,9 +264,7 @@ def test_where_the_plain_grid_overfits_ours_does_not_over_50_seeds():
     for seed in range(50):
         y_true, raw = draw(2 * seed, images=300, classes=20, prevalence=0.04)
         test_true, test_raw = draw(2 * seed + 1, images=10_000, classes=20, prevalence=0.04)
-        plain = thresholds.best_thresholds(
-            y_true, raw, knobs(method="grid"), Quantization(SCALE, ZERO_POINT)
-        )
+        plain = best_thresholds(y_true, raw, knobs(method="grid"), Quantization(SCALE, ZERO_POINT))
         ours = find(y_true, raw, seed)
         scores = [
             macro_f1(test_true, test_raw >= integers)
@@ -277,27 +278,71 @@ def test_where_the_plain_grid_overfits_ours_does_not_over_50_seeds():
     assert np.mean(ours_against_global) > -0.001
 
 
-def test_the_held_out_estimate_is_nearer_to_the_truth_than_the_apparent_one():
+def test_the_corrected_value_is_nearer_to_the_truth_than_the_apparent_one():
     errors = []
     for seed in range(20):
         y_true, raw = draw(2 * seed, images=300, classes=10, prevalence=0.05)
         test_true, test_raw = draw(2 * seed + 1, images=10_000, classes=10, prevalence=0.05)
         found = find(y_true, raw, seed, settings=knobs(per_class_improvement_threshold=0.0))
         truth = macro_f1(test_true, found.decide(test_raw))
-        errors.append((found.expected.apparent - truth, found.expected.cross_fitted - truth))
-    apparent, held_out = np.mean(errors, axis=0)
+        errors.append((found.expected.apparent - truth, found.expected.corrected - truth))
+    apparent, corrected = np.mean(errors, axis=0)
     assert apparent > 0
-    assert abs(held_out) < apparent / 2
+    assert abs(corrected) < apparent / 2
 
 
-def test_a_gain_is_measured_on_images_that_did_not_choose_it():
+def test_the_luck_of_choosing_is_taken_off_a_gain():
     """Where classes score alike, tuning gains on its own images and cannot on others."""
-    gains, rules = [], knobs(bootstrap_replicates=1, smoothing_positives=0.0)
+    gains, seeming, rules = [], [], knobs(bootstrap_replicates=50, smoothing_positives=0.0)
     for seed in range(10):
         y_true, raw = draw(seed, images=300, classes=10, prevalence=0.05)
         found = find(y_true, raw, seed, settings=rules)
-        gains += [entry.gain for entry in found.classes if entry.gain is not None]
-    assert np.mean(gains) < 0
+        values = Objective("f1_macro", 1, 0, 1, 1).class_values(count_levels(y_true, raw))
+        own = best(values, np.arange(LOWEST, NEVER + 1)) - LOWEST
+        shared = values[:, found.shared.integer - LOWEST]
+        seeming += list(np.take_along_axis(values, own[:, None], -1)[:, 0] - shared)
+        gains += [entry.gain for entry in found.classes]
+    assert np.mean(seeming) > 0.05 and np.mean(gains) < np.mean(seeming) / 2
+
+
+def test_a_class_says_in_how_many_resamplings_it_would_keep_its_own():
+    y_true, raw = draw(0, images=3000, shift=np.array([0, 0, 0, 40]))
+    found = find(y_true, raw)
+    assert found.classes[3].adopted_in > 190 > found.classes[0].adopted_in
+    assert f"adopted in {found.classes[3].adopted_in} of 200 resamplings" in found.classes[3].reason
+
+
+def test_another_seed_decides_alike():
+    y_true, raw = draw(0, images=1000, shift=np.array([0, 5, 15, 40]))
+    choices = [find(y_true, raw, seed).integer.tolist() for seed in range(8)]
+    assert all(choice == choices[0] for choice in choices)
+
+
+def test_one_resampling_proves_nothing():
+    y_true, raw = draw(0, images=3000, shift=np.array([0, 0, 0, 40]))
+    assert not find(y_true, raw, settings=knobs(bootstrap_replicates=1)).adopted.any()
+
+
+def test_luck_over_many_classes_is_no_discovery():
+    drawn = np.random.default_rng(0).random((4000, 40))
+    assert discoveries(drawn).any(-1).mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_what_is_no_luck_is_found_beside_what_may_be():
+    luck = np.array([0.0001, 0.9, 0.002, 0.3, 0.06])
+    assert discoveries(luck).tolist() == [True, False, True, False, False]
+    assert not discoveries(np.full(5, 0.06)).any()
+
+
+def test_a_floor_is_promised_only_where_its_lower_end_holds():
+    label = np.repeat([True, False], [46, 400])[:, None]
+    raw = np.where(label, 100, -100).astype(np.int8)
+    settings = knobs(objective="precision_floor", floor=0.95)
+    entry = find(label, raw, settings=settings).classes[0]
+    assert not entry.adopted
+    assert "95% cannot be promised" in entry.reason and "at best 92.3% is sure" in entry.reason
+    kept = find(label, raw, settings=knobs(objective="precision_floor", floor=0.9)).classes[0]
+    assert "aimed at 90%, held-out 100.0% [92.3%, 100.0%]" in kept.reason
 
 
 def test_masked_labels_change_nothing():

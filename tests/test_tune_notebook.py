@@ -68,7 +68,7 @@ def test_every_figure_says_in_words_what_it_shows(scores):
 
 
 def test_thresholds_are_compared_on_the_same_images(scores):
-    shown = threshold_figures.side_by_side(scores, {"half": 0.5, "never": 1.0}).frame
+    shown = threshold_figures.side_by_side(scores, {"half": 0.5, "never": 1.0}, CLASSES).frame
     assert shown.thresholds.tolist() == ["half", "never"]
     assert shown.no_label_rate.tolist()[1] == 1.0 and shown.f1_macro[0] > shown.f1_macro[1]
 

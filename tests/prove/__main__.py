@@ -16,7 +16,9 @@ def main(words: list[str]) -> None:
     known = [module.name for module in pkgutil.iter_modules(tests.prove.__path__)]
     for name in names or [name for name in known if name != "__main__"]:
         proof = importlib.import_module(f"tests.prove.{name}")
-        figures = proof.run(**{key: int(value) for key, value in knobs.items()})
+        figures = proof.run(
+            **{key: int(value) if value.isdigit() else value for key, value in knobs.items()}
+        )
         text = json.dumps(figures) if "--json" in words else proof.table(figures)
         sys.stdout.write(f"{name}\n{text}\n")
 

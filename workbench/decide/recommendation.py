@@ -115,8 +115,9 @@ class ClassThreshold(Level, _Named):  # in this order the name comes first in th
     positives: int
     negatives: int
     prevalence: float | None
-    gain: float | None
+    gain: float | None  # of the own threshold over the shared one, the luck of choosing taken off
     gain_interval: Ends
+    adopted_in: int  # of so many resamplings the same choice would give it its own threshold
 
 
 def forms(quantization: Quantization, integer: int, interval: tuple[int, int]) -> dict[str, Any]:
@@ -141,12 +142,12 @@ class LevelScores(Record):
 
 
 class Expected(Record):
-    """The objective on the images that chose, and by the same procedure on unseen ones."""
+    """The objective on the images that chose, and what is left of it without their luck."""
 
     apparent: float | None
-    apparent_interval: Ends
-    cross_fitted: float | None
-    optimism: float | None  # the difference: the luck of tuning and scoring on the same images
+    optimism: float | None  # the luck of choosing and scoring on the same images
+    corrected: float | None
+    corrected_interval: Ends
 
 
 class Thresholds(Recommendation):
@@ -190,8 +191,8 @@ class Thresholds(Recommendation):
     @property
     def table(self) -> pd.DataFrame:
         """One row a class, to be read by people."""
-        columns = ["name", "probability", "logit", "integer", "adopted", "positives", "gain",
-                   "reason", "note"]  # fmt: skip
+        columns = ["name", "probability", "logit", "integer", "adopted", "adopted_in", "positives",
+                   "gain", "reason", "note"]  # fmt: skip
         rows = [[getattr(entry, name) for name in columns] for entry in self.classes]
         table = pd.DataFrame(rows, columns=["class", *columns[1:]]).astype({"gain": float})
         return table.assign(probability=self.probability, logit=self.logit)

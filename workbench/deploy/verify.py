@@ -852,10 +852,11 @@ class Search:
             weight = 1.0 if name == "f1_macro" else knobs["beta"] ** 2
             found = _share((1 + weight) * tp, weight * positives + tp + fp)
         elif name in ("precision_floor", "recall_floor"):
-            kept, wanted = _share(tp, tp + fp), _share(tp, positives)
+            trials, wanted = tp + fp, _share(tp, positives)
             if name == "recall_floor":
-                kept, wanted = wanted, kept
-            found = np.where(kept >= knobs["floor"], wanted, kept - knobs["floor"])
+                trials, wanted = positives, _share(tp, tp + fp)
+            least = wilson(tp, trials)[0]
+            found = np.where(least >= knobs["floor"], wanted, least - knobs["floor"])
             found = np.where(tp + fp > 0, found, -1.0)
         elif name == "cost":
             costs = knobs["cost_false_positive"] * fp
@@ -878,7 +879,8 @@ class Search:
         own = []
         for row, count in zip(values, positives, strict=True):
             best = shared if np.isnan(row[0]) else self._optimum(row)
-            pull = self.knobs["smoothing_positives"]
+            floors = self.knobs["objective"].endswith("floor")
+            pull = 0.0 if floors else self.knobs["smoothing_positives"]
             trust = count / (count + pull) if pull else 1.0
             own.append(self._nearest(trust * best + (1 - trust) * shared) if pull else best)
         return shared, own
@@ -1033,6 +1035,16 @@ def _share(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def _defined(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Divide; NaN where there is nothing to divide by."""
     return np.where(below > 0, _share(above, below), np.nan)
+
+
+def wilson(hits: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval of a share by the formula of Wilson (1927)."""
+    z, trials = 1.959963984540054, np.maximum(trials, 1e-9)
+    share, rest = hits / trials, 1 + z**2 / trials
+    half = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / rest
+    centre = (share + z**2 / (2 * trials)) / rest
+    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
 
 
 def ends(drawn: np.ndarray) -> tuple[float, float] | None:

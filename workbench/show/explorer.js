@@ -112,6 +112,15 @@ function figures(entry, integer) {
 }
 
 // The same rules as `Objective` in workbench/decide; a test holds the two together.
+/* Value what is wanted where the lower end of Wilson's interval keeps the floor; as in Python. */
+function aboveFloor(tp, fp, trials, floor, wanted) {
+  if (tp + fp === 0) return -1;
+  const z = 1.959963984540054, share = tp / trials, square = z * z / trials;
+  const half = z * Math.sqrt(share * (1 - share) / trials + square / (4 * trials));
+  const least = share <= 0 ? 0 : Math.max(0, (share + square / 2 - half) / (1 + square));
+  return least >= floor ? wanted : least - floor;
+}
+
 function value(entry, integer, rule) {
   const { tp, fp, fn, recall, precision } = figures(entry, integer);
   const positives = entry.tp[0], all = positives + entry.fp[0], beta = rule.beta ** 2;
@@ -119,9 +128,9 @@ function value(entry, integer, rule) {
     case "f1_macro": return ratio(2 * tp, positives + tp + fp);
     case "fbeta": return ratio((1 + beta) * tp, beta * positives + tp + fp);
     case "precision_floor":
-      return tp + fp === 0 ? -1 : precision >= rule.floor ? recall : precision - rule.floor;
+      return aboveFloor(tp, fp, tp + fp, rule.floor, recall);
     case "recall_floor":
-      return tp + fp === 0 ? -1 : recall >= rule.floor ? precision : recall - rule.floor;
+      return aboveFloor(tp, fp, positives, rule.floor, precision);
     case "cost": return -ratio(rule.costFp * fp + rule.costFn * fn, all);
     default: return -ratio(Math.abs(tp + fp - positives), all);
   }

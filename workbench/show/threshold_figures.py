@@ -26,24 +26,26 @@ def expected(thresholds: AnyThresholds) -> Table:
     if thresholds.task == "single_label":
         return table(thresholds.table)
     found = thresholds.expected
-    low, high = found.apparent_interval or (None, None)
+    low, high = found.corrected_interval or (None, None)
     rows = [
-        {"on": "the images that chose", "value": found.apparent, "from": low, "to": high},
-        {"on": "held-out folds, chosen anew each time", "value": found.cross_fitted},
-        {"on": "the difference: the luck of tuning", "value": found.optimism},
+        {"on": "the images that chose", "value": found.apparent},
+        {"on": "of that the luck of choosing", "value": found.optimism},
+        {"on": "other images", "value": found.corrected, "from": low, "to": high},
     ]
     return table(rows)
 
 
-def side_by_side(scores: Scores, choices: Mapping[str, Any]) -> Table:
+def side_by_side(
+    scores: Scores, choices: Mapping[str, Any], classes: Sequence[str]
+) -> Table:  # fmt: skip
     """Show what different thresholds reach on the images: name → probability or one a class."""
     names = ("f1_macro", "precision_macro", "recall_macro", "exact_match", "no_label_rate")
-    classes = [str(number) for number in range(scores.raw.shape[1])]
     rows = []
     for name, probability in choices.items():
         asked = scores.y_true, scores.probability, probability, classes
         found = evaluate(*asked, mask=scores.mask, task=scores.task)
-        rows.append({"thresholds": name} | {figure: found.value(figure) for figure in names})
+        figures = {figure: found.value(figure) for figure in names}
+        rows.append({"thresholds": name} | figures | {"means": found.macro_means})
     return table(rows)
 
 

@@ -1,0 +1,111 @@
+"""What a good threshold is: rules that value saying yes to so many images of a class.
+
+All of it works on counts per level and class; nothing is chosen here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from workbench.decide.intervals import wilson
+from workbench.decide.levels import LevelCounts, mean_defined, ratio
+
+if TYPE_CHECKING:
+    from workbench.settings import ThresholdSearchSettings
+
+Name = Literal["f1_macro", "fbeta", "precision_floor", "recall_floor", "cost", "prevalence"]
+NEVER_ANSWERS = -1.0  # below every other value of a floor objective: never a yes meets no floor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A rule for good thresholds, with the figures that belong to it."""
+
+    name: Name
+    beta: float
+    floor: float
+    cost_false_positive: float
+    cost_false_negative: float
+
+    @classmethod
+    def of(cls, knobs: ThresholdSearchSettings) -> Objective:
+        names = ("objective", "beta", "floor", "cost_false_positive", "cost_false_negative")
+        return cls(*(getattr(knobs, name) for name in names))
+
+    def values(
+        self, tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray
+    ) -> np.ndarray:
+        """Value of saying yes to `tp` of `positives` and to `fp` of `negatives` images."""
+        tp, fp, positives, negatives = np.broadcast_arrays(tp, fp, positives, negatives)
+        match self.name:
+            case "f1_macro" | "fbeta":
+                weight = 1.0 if self.name == "f1_macro" else self.beta**2
+                values = ratio((1 + weight) * tp, weight * positives + tp + fp)
+            case "precision_floor":
+                values = self._above_floor(tp, fp, tp + fp, ratio(tp, positives))
+            case "recall_floor":
+                values = self._above_floor(tp, fp, positives, ratio(tp, tp + fp))
+            case "cost":
+                cost = self.cost_false_positive * fp + self.cost_false_negative * (positives - tp)
+                values = -ratio(cost, positives + negatives)
+            case "prevalence":
+                values = -ratio(np.abs(tp + fp - positives), positives + negatives)
+        return np.where(positives > 0, values, np.nan)
+
+    @property
+    def has_floor(self) -> bool:
+        return self.name in ("precision_floor", "recall_floor")
+
+    def _above_floor(self, tp, fp, trials: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Value what is `wanted` where the lower end of what is to be kept holds the floor.
+
+        Where it does not, the value is below 0: by how much the floor is missed.
+        """
+        least = wilson(tp, trials)[0]
+        values = np.where(least >= self.floor, wanted, least - self.floor)
+        return np.where(tp + fp > 0, values, NEVER_ANSWERS)
+
+    def shared_values(self, counts: LevelCounts, values: np.ndarray) -> np.ndarray:
+        """Value of one threshold for all classes, [..., 257], given the values of each class.
+
+        The floors are kept on the answers of all classes together; the others are class means.
+        """
+        if self.has_floor:
+            sides = counts.positives, counts.negatives
+            pooled = LevelCounts(*(side.sum(-2, keepdims=True) for side in sides))
+            return self.class_values(pooled)[..., 0, :]
+        return mean_defined(values, axis=-2)
+
+    def class_values(self, counts: LevelCounts) -> np.ndarray:
+        """Value of every integer threshold for every class: [..., C, 257]."""
+        tp, fp = counts.at_least()
+        positives, negatives = counts.totals
+        return self.values(tp, fp, positives[..., None], negatives[..., None])
+
+    @property
+    def described(self) -> dict[str, str | float]:
+        """Name the rule, the figures that belong to it, and what it means in plain words."""
+        chosen = {name: getattr(self, name) for name in FIGURES.get(self.name, ())}
+        return {"name": self.name, **chosen, "meaning": SENTENCES[self.name].format(self)}
+
+
+FIGURES = {
+    "fbeta": ("beta",), "precision_floor": ("floor",), "recall_floor": ("floor",),
+    "cost": ("cost_false_positive", "cost_false_negative"),
+}  # fmt: skip
+SENTENCES = {
+    "f1_macro": "the best balance of finding the class and being right about it (F1)",
+    "fbeta": "the best balance where finding counts {0.beta:g} times as much as being right",
+    "precision_floor": (
+        "find as many as possible while surely at least {0.floor:.0%} of the yes are right"
+    ),
+    "recall_floor": "be right as often as possible while surely finding at least {0.floor:.0%}",
+    "cost": (
+        "the lowest cost: a wrong yes costs {0.cost_false_positive:g},"
+        " a missed one {0.cost_false_negative:g}"
+    ),
+    "prevalence": "say yes as often as the class really occurs",
+}
