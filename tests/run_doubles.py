@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, photos
 from workbench.artifacts import FloatScore
@@ -15,8 +16,11 @@ from workbench.decide.outcomes import decide, probabilities
 from workbench.decide.thresholds import search_scores
 from workbench.deploy import bundle, tflite, verify
 from workbench.deploy.bundle import write_test_scores
-from workbench.files import sha256, write_json
+from workbench.files import read_json, sha256, write_json, write_text
 from workbench.settings import Settings
+from workbench.show.explorer import explorer_data
+from workbench.show.panel import fragment
+from workbench.show.tables import table
 
 REPLICATES = 40
 LEVELS = tflite.output_quantization(colour_file())
@@ -43,8 +47,35 @@ def make_run(folder: Path, kind: dict | None = None, images: int = 60) -> Path:
     write_json(folder / "calibration.json", calibrated.to_json())
     _write_ladder(folder, scores, settings)
     _write_metrics(folder, found, settings, images)
+    _write_pages(folder, scores, found)
     bundle.seal(folder)
     return folder
+
+
+def _write_pages(folder: Path, scores: Scores, found) -> None:
+    """Write the tables and tiles of the pages, and the sliders, as notebooks and index do."""
+    test = read_json(folder / verify.METRICS)["test"]
+    spans = [one["interval"] or (None, None) for one in test["overall"].values()]
+    overall = pd.DataFrame({
+        "figure": list(test["overall"]),
+        "value": [one["value"] for one in test["overall"].values()],
+        "from": [low for low, _ in spans], "to": [high for _, high in spans],
+    })  # fmt: skip
+    words = {"tp": "found", "fp": "wrongly said", "fn": "missed"}
+    per_class = pd.DataFrame(test["classes"]).rename(columns=words)
+    cost = pd.DataFrame(read_json(folder / verify.METRICS)["float_against_int8"]["overall"])
+    cost = cost.rename(columns={"first": "float", "second": "INT8"})
+    tables = [table(one)._repr_html_() for one in (overall, per_class, cost)]
+    write_text(folder / verify.PAGE_09, "".join(tables))
+    sliders = {"module": "explorer", "data": explorer_data(scores.counts, found, "")}
+    write_text(folder / verify.PAGE_06, table(found.table)._repr_html_() + fragment(sliders))
+    tiles = []
+    for title, name in verify.TITLES.items():
+        one = test["overall"][name]
+        span = "{:.3f} to {:.3f}".format(*one["interval"]) if one["interval"] else "undefined"
+        text = f"<b>{one['value']:.3f}</b><span>{title}</span><small>{span}</small>"
+        tiles.append(f"<div class='tile'>{text}</div>")
+    write_text(folder / verify.INDEX, "".join(tiles))
 
 
 def labels(raw: np.ndarray, settings: Settings, seed: int) -> tuple[np.ndarray, np.ndarray]:

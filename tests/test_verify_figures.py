@@ -77,6 +77,19 @@ def test_a_threshold_moved_in_every_file_at_once_is_found_by_searching_again(sea
     assert "integer is" in failed[verify.RECOMMENDATION]
 
 
+def test_a_page_whose_sliders_count_other_images_is_named(sealed, tmp_path):
+    folder = Path(shutil.copytree(sealed, tmp_path / "run"))
+    page = (folder / verify.PAGE_06).read_text("utf-8")
+    edited = page.replace('"classes": [[[0', '"classes": [[[1').replace(
+        '"classes":[[[0', '"classes":[[[1'
+    )
+    assert edited != page
+    (folder / verify.PAGE_06).write_text(edited, "utf-8")
+    seal(folder)
+    failed = {check.name for check in verify.verify(folder).checks if check.passed is False}
+    assert failed == {"sliders"}
+
+
 def test_photos_of_one_group_are_drawn_together(tmp_path):
     units = verify.Answers(*[np.zeros((4, 1))] * 4, {}, np.array([7, 7, 9, 9])).units
     for drawn in verify._draw(units, 20, seed=1):

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import sys
 import zipfile
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,14 @@ SEALED = (  # all that is handed on, and all that figures are derived from
 )
 UNSEALED = ("status.json", "threshold_choice.json")  # go on changing: when it ran, what is wished
 TOLERANCE = 1e-6  # of figures that were written as decimal text
+PAGE_06, PAGE_09 = "html/06_tune_thresholds.html", "html/09_eval_report.html"
+INDEX = "html/index.html"
+TITLES = {"F1 macro": "f1_macro", "F1 micro": "f1_micro", "Precision": "precision_macro",
+          "Recall": "recall_macro", "mAP": "map"}  # fmt: skip
+TILE = re.compile("<div class='tile'><b>(.*?)</b><span>(.*?)</span><small>(.*?)</small>")
+PANEL = re.compile(r'<script type="application/json"[^>]*>(.*?)</script>', re.DOTALL)
+ROUNDING = 0.0005 + 1e-6  # of figures in tables
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 FAINTEST = 2**-12  # a probability of 0 or 1 has no logit
 NEVER = 128  # as a threshold: one above the highest int8
 BLOCK = 64  # resamplings at a time
@@ -998,6 +1008,175 @@ def _at_one_half(logits: np.ndarray, known: dict[str, Any]) -> Tree:
             "map": _mean([row["average_precision"] for row in occurring])}  # fmt: skip
 
 
+def pages(bundle: Bundle) -> str:
+    """Compare the tables of 06, 09 and the index with the files whose figures they show."""
+    shown = {name: derive for name, derive in PAGES.items() if bundle.has(name)}
+    if not shown:
+        return "not here: the pages of 06 and 09"
+    figures, left = 0, set()
+    for name, derive in shown.items():
+        tables = page_tables(bundle.bytes(name).decode("utf-8"))
+        expected = derive(bundle)
+        for head, rows in tables:
+            columns = next((one for one in expected if set(list(one)[:2]) <= set(head)), None)
+            if columns is None:
+                left.add(" and ".join(head[:2]))
+                continue
+            figures += _compare_table(name, head, rows, columns)
+            left |= {one for one in head if one not in columns}
+            expected.remove(columns)
+    if not figures:
+        raise MismatchError(f"{', '.join(shown)} show none of the tables that they are to show")
+    return f"{figures} cells of {len(shown)} pages; not compared: {', '.join(sorted(left))}"
+
+
+def _compare_table(page: str, head: list[str], rows: list[list[str]], columns: Tree) -> int:
+    """Compare the cells of a table with its columns as far as they are known."""
+    compared = 0
+    for name, values in columns.items():
+        if name not in head:
+            continue
+        _same(f"{page}: rows under {name}", len(rows), len(values))
+        for row, value in zip(rows, values, strict=True):
+            _same_cell(f"{page}: {name} of {row[0]}", row[head.index(name)], value)
+            compared += 1
+    return compared
+
+
+def _same_cell(what: str, text: str, value: Any) -> None:
+    """Compare the text of a cell with a value, or with several that it shows."""
+    parts = value if isinstance(value, tuple | list) else [value]
+    if all(part is None for part in parts):
+        _same(what, text, "–")
+    elif isinstance(value, str | bool):
+        _same(what, text, str(value))
+    else:
+        shown = [float(number) for number in NUMBER.findall(text)]
+        _same(f"{what}: numbers", len(shown), len(parts))
+        for one, other in zip(shown, parts, strict=True):
+            if not abs(one - other) <= ROUNDING:
+                raise MismatchError(f"{what} shows {text}, derived {other}")
+
+
+class _Tables(HTMLParser):
+    """Collects the text of every table, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr" and self.tables:
+            self.tables[-1].append([])
+        elif tag in ("td", "th") and self.tables and self.tables[-1]:
+            self.tables[-1][-1].append("")
+            self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+def page_tables(page: str) -> list[tuple[list[str], list[list[str]]]]:
+    """Return the tables of a page: names of the columns, and rows of cells, all text."""
+    parser = _Tables()
+    parser.feed(page)
+    return [(rows[0], rows[1:]) for rows in parser.tables if rows]
+
+
+def shown_in_06(bundle: Bundle) -> list[Tree]:
+    """Gather the tables of 06 by column; after a person's edits they show the search before."""
+    found = bundle.json(RECOMMENDATION)
+    if found["edits"] or bundle.config["task"] == "single_label":
+        return []
+    names = ("probability", "logit", "integer", "adopted", "positives", "gain", "reason", "note")
+    rows = [{"class": row["name"], **row} for row in found["classes"]]
+    tables = [_columns(rows, ("class", *names))]
+    if bundle.has(VALIDATION):
+        chosen = np.array([row["probability"] for row in rows])
+        choices = {"one half": np.full(len(rows), 0.5), "searched": chosen, "in use": chosen}
+        tables.append(_side_by_side(bundle, choices))
+    return tables
+
+
+def _side_by_side(bundle: Bundle, choices: Arrays) -> Tree:
+    """Rate the answers on validation at different thresholds."""
+    arrays = bundle.arrays(VALIDATION)
+    score = sigmoid((arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"])
+    rows = []
+    for name, bars in choices.items():
+        about = {"config": bundle.config, **labels_of(arrays)}
+        answers = Answers(score=score, said=score >= bars, **about)
+        overall = overall_figures(answers, class_figures(answers, bars))
+        rows.append({"thresholds": name, **overall})
+    names = ("f1_macro", "precision_macro", "recall_macro", "exact_match", "no_label_rate")
+    return _columns(rows, ("thresholds", *names))
+
+
+def explorer(bundle: Bundle) -> str:
+    """Compare what the sliders of 06 hold with the recommendation and the validation scores."""
+    if not (bundle.has(PAGE_06) and bundle.has(VALIDATION)):
+        return "not here: the page of 06, or the scores that its sliders count"
+    page, found = bundle.bytes(PAGE_06).decode("utf-8"), bundle.json(RECOMMENDATION)
+    held = (json.loads(data) for data in PANEL.findall(page))
+    panel = next((one for one in held if "recommendation" in one), None)
+    if panel is None:
+        raise MismatchError(f"{PAGE_06} has no sliders")
+    derived: Tree = {"recommendation": found}
+    if bundle.config["task"] == "multilabel":
+        search = Search.of(bundle.arrays(VALIDATION), {})
+        sides = zip(search.positives.tolist(), search.negatives.tolist(), strict=True)
+        derived["classes"] = [list(pair) for pair in sides]
+    return f"{compare(PAGE_06, panel, derived)[0]} figures of the sliders of 06"
+
+
+def index(bundle: Bundle) -> str:
+    """Compare the first figures of the index with metrics.json."""
+    if not (bundle.has(INDEX) and bundle.has(METRICS)):
+        return f"not here: {INDEX}"
+    overall = bundle.json(METRICS)["test"]["overall"]
+    tiles = TILE.findall(bundle.bytes(INDEX).decode("utf-8"))
+    _same(f"{INDEX}: figures", {title for _, title, _ in tiles}, set(TITLES))
+    for value, title, span in tiles:
+        stated = overall[TITLES[title]]
+        _same_cell(f"{INDEX}: {title}", value, stated["value"])
+        if stated["interval"]:
+            _same_cell(f"{INDEX}: interval of {title}", span, stated["interval"])
+    return f"{len(tiles)} figures on the index"
+
+
+def shown_in_09(bundle: Bundle) -> list[Tree]:
+    """Gather the tables of 09 from metrics.json, by column."""
+    found = bundle.json(METRICS)
+    test, cost = found["test"], found["float_against_int8"]
+    spans = [one["interval"] or (None, None) for one in test["overall"].values()]
+    overall = {
+        "figure": list(test["overall"]),
+        "value": [one["value"] for one in test["overall"].values()],
+        "from": [low for low, _ in spans], "to": [high for _, high in spans],
+    }  # fmt: skip
+    words = {"found": "tp", "wrongly said": "fp", "missed": "fn"}
+    kept = ("class", "positives", "threshold", *words, "precision", "recall", "f1", "f1_low",
+            "f1_high", "average_precision")  # fmt: skip
+    rows = [{name: row.get(words.get(name, name)) for name in kept} for row in test["classes"]]
+    sides = [{**row, "float": row["first"], "INT8": row["second"]} for row in cost["overall"]]
+    shown = ("figure", "difference", "float", "INT8", "low", "high", "verdict")
+    differences = _columns(sides, shown)
+    return [overall, _columns(rows, kept), differences]
+
+
+def _columns(rows: list[Tree], names: Sequence[str]) -> Tree:
+    """Turn rows into columns, those that every row has."""
+    return {name: [row[name] for row in rows] for name in names if all(name in row for row in rows)}
+
+
 def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     output = config["output"]
     values = (raw.astype(np.float64) - output["zero_point"]) * output["scale"]
@@ -1271,11 +1450,15 @@ FIGURES: dict[str, tuple[Callable[[Bundle, Tree], Tree], tuple[str, ...]]] = {
     LADDER: (derive_ladder, (VALIDATION, STUDENT)),
     METRICS: (derive_metrics, (SCORES,)),
 }  # by file: what derives its figures, and from which files
+PAGES: dict[str, Callable[[Bundle], list[Tree]]] = {PAGE_06: shown_in_06, PAGE_09: shown_in_09}
 CHECKS: Checks = (
     ("hashes", hashes),
     *BUNDLE_CHECKS,
     ("test answers", test_answers),
     *((name, partial(agree, name)) for name in FIGURES),
+    ("pages", pages),
+    ("sliders", explorer),
+    ("index", index),
 )
 
 if __name__ == "__main__":
