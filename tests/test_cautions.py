@@ -58,6 +58,17 @@ def test_a_class_that_nobody_tuned_or_whose_threshold_never_answers_is_named(run
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("low", "said"), [(-0.1, 1), (0.01, 0)])
+def test_a_teacher_that_is_not_clearly_better_than_its_student_is_named(run, low, said):
+    found = {"other": "the student", "images": 90, "teacher_f1": 0.84, "other_f1": 0.93}
+    write_json(
+        run.folder / "teacher_comparison.json", found | {"difference": -0.09, "interval": [low, 1]}
+    )
+    lines = cautions(run.folder)
+    assert len(lines) == said
+    assert all("F1 macro 0.840 against 0.930" in line and "cannot teach" in line for line in lines)
+
+
 def test_a_sound_run_gives_nothing_to_mind(run):
     y_true = np.eye(2)[np.arange(20) % 2]
     judged(run.folder, y_true, y_true, ["a", "b"])

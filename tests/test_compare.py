@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from tests.decision_doubles import SCALE, ZERO_POINT, names
-from workbench.compare import TeacherComparison, compare_on_validation, compare_runs, judge_teacher
+from workbench.artifacts import TeacherComparison
+from workbench.compare import compare_on_validation, compare_runs, judge_teacher
 from workbench.data.tables import TABLES, Dataset, write_tables
 from workbench.decide.levels import Quantization
 from workbench.decide.metrics import Comparison

@@ -193,6 +193,7 @@ def test_a_class_that_every_image_has_keeps_the_global_threshold():
     y_true[:, 1] = True
     entry = find(y_true, raw).classes[1]
     assert not entry.adopted and "every image" in entry.note
+    assert entry.reason == "global threshold: without negatives there is nothing to tune on"
 
 
 @pytest.mark.parametrize("value", [LOWEST, 0, 127])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from workbench.artifacts import TeacherComparison
 from workbench.files import read_json
 
 KINDS_SHOWN = 3
@@ -19,12 +20,12 @@ ALWAYS, NEVER = -128, 128  # thresholds that answer alike whatever the photo
 
 
 def cautions(folder: Path) -> list[str]:
-    """Say in a sentence each what the audit, the thresholds and the test split give to doubt."""
+    """Say in a sentence each what the audit, teacher, thresholds and test split give to doubt."""
     test = _read(folder, "metrics.json").get("test", {"classes": ()})
     tuned = _read(folder, "threshold_recommendation.json")
     tuned = tuned if tuned.get("task") == "multilabel" else {"classes": ()}
     opened = _read(folder, "run_metadata.json").get("test_split", {"opened": 0})["opened"]
-    lines = [*_audit_errors(folder / "audit.csv")]
+    lines = [*_audit_errors(folder / "audit.csv"), *_teacher(folder)]
     lines += _named("absent from val, so nobody tuned them", _absent(tuned["classes"], "name"))
     lines += _named("absent from test, so nobody judged them", _absent(test["classes"], "class"))
     lines += _named("the answer is always yes", _trivial(test, tuned, ALWAYS))
@@ -54,6 +55,15 @@ def _audit_errors(path: Path) -> Iterator[str]:
         yield f"the audit found {kind}: {of_what}: {first['detail']}{more}"
     if rest := sum(count for _, count in counts.most_common()[KINDS_SHOWN:]):
         yield f"the audit found {rest} more errors, see audit.csv"
+
+
+def _teacher(folder: Path) -> Iterator[str]:
+    """Name a teacher that taught although it was not clearly better than its student."""
+    taught = _read(folder, "training_config.json").get("distillation", {}).get("enabled", True)
+    if taught and (folder / TeacherComparison.file).exists():
+        found = TeacherComparison.read(folder)
+        if not found.can_teach:
+            yield found.words
 
 
 def _absent(classes: list[dict[str, Any]], key: str) -> list[str]:

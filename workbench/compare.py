@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
 
-from workbench.artifacts import Artifact, Positive, Share, Text
+from workbench.artifacts import TeacherComparison
 from workbench.data.tables import TABLES, Split, read_tables
 from workbench.decide.intervals import or_none
 from workbench.decide.levels import Quantization
@@ -66,38 +65,6 @@ def _compare(folder: Path, first: Predictions, second: Predictions) -> Compariso
     settings = saved_settings(folder)
     replicates = settings.evaluation.bootstrap_replicates
     return compare(first, second, replicates=replicates, seed=settings.seed)
-
-
-class TeacherComparison(Artifact):
-    """Is the teacher better than the student it taught, or than answers that ignore the photo?"""
-
-    file: ClassVar[str] = "teacher_comparison.json"
-    notebook: ClassVar[str] = "04_distill_student"
-
-    other: Text
-    images: Positive
-    teacher_f1: Share | None
-    other_f1: Share | None
-    difference: float | None
-    interval: tuple[float, float] | None
-
-    @property
-    def can_teach(self) -> bool:
-        return self.interval is not None and self.interval[0] > 0
-
-    @property
-    def words(self) -> str:
-        if self.interval is None or self.difference is None:
-            return f"teacher against {self.other}: F1 macro cannot be compared on these images"
-        verdict = "it has something to teach" if self.can_teach else (
-            "it is not clearly better, so it cannot teach. Train it longer or on larger images, "
-            "or set distillation.enabled: false"
-        )  # fmt: skip
-        return (
-            f"teacher against {self.other}: F1 macro {self.teacher_f1:.3f} against "
-            f"{self.other_f1:.3f}, {self.difference:+.3f} ({self.interval[0]:+.3f} to "
-            f"{self.interval[1]:+.3f}) on {self.images} validation images: {verdict}"
-        )
 
 
 def judge_teacher(folder: str | Path) -> TeacherComparison:

@@ -140,7 +140,9 @@ def _describe(
         ends = _integer_interval(drawn[:, index])
         images = positives + negatives
         gain, low, high = map(or_none, choice.gain[:, index])
-        if held_out is None:
+        if positives and not negatives:
+            reason = "global threshold: without negatives there is nothing to tune on"
+        elif held_out is None:
             reason = _reason(choice, index, rules)
         else:
             reason = _floor_reason(choice, index, rules, *(side[index] for side in held_out))
