@@ -11,8 +11,9 @@ import pytest
 
 from tests.deploy_doubles import LABELS, colour_file, make_bundle, photos, recommendation
 from workbench.decide import metrics
-from workbench.decide.outcomes import probabilities
+from workbench.decide.outcomes import decide, probabilities
 from workbench.deploy import bundle, tflite
+from workbench.deploy import verify as checker
 from workbench.deploy.bundle import write_test_scores
 from workbench.deploy.verify import sealed_files, verify
 from workbench.files import sha256, write_json, write_text
@@ -275,3 +276,28 @@ def test_a_failed_check_is_the_exit_code(copy):
     flip_bit(copy / "labels.txt", 0)
     done = subprocess.run([sys.executable, "verify.py"], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 1 and "FAILED" in done.stdout
+
+
+@pytest.mark.parametrize("task", ["multilabel", "single_label"])
+@pytest.mark.parametrize("clips", [None, 12])
+def test_intervals_of_shares_are_derived_from_the_answers_alone(task, clips):
+    rng = np.random.default_rng(4)
+    y_true = np.eye(4)[rng.integers(0, 3, 60)]  # the last class never occurs
+    y_score = rng.dirichlet(np.ones(4), 60) * 0.5 + y_true * 0.5
+    mask = (rng.random(y_true.shape) < 0.9).astype(float)
+    groups = None if clips is None else rng.integers(0, clips, 60)
+    stated = metrics.evaluate(
+        y_true, y_score, 0.6, ["a", "b", "c", "d"], mask=mask, task=task, replicates=5,
+        groups=groups,
+    ).to_json()  # fmt: skip
+    said = decide(y_score, 0.6, task)
+    config = {"labels": ["a", "b", "c", "d"], "task": task}
+    answers = checker.Answers(y_true > 0, mask > 0, y_score, said, config, groups)
+    derived = checker.evaluate(answers, 0.6, stated)
+    figures, left = checker.compare("metrics", stated, derived)
+    assert figures > 100
+    by_bootstrap = {"map", "roc_auc_macro", "calibration_error"}
+    assert {place.split(", ")[-2] for place in left if place.endswith("interval")} == by_bootstrap
+    stated["classes"][0]["f1_low"] += 0.01
+    with pytest.raises(checker.MismatchError, match="f1_low"):
+        checker.compare("metrics", stated, derived)

@@ -64,6 +64,7 @@ BINS = 15  # of a calibration error
 LOWER_IS_BETTER = ("hamming_loss", "calibration_error")
 NEITHER_IS_BETTER = ("no_label_rate", "true_no_label_rate", "coverage")
 PAIRS = 50  # of confused classes that are written
+LEAST_IMAGES = 5  # that an interval needs
 LEVELS = 8  # kernels of other CPUs round sums otherwise; TFLite's own differ by up to 6 levels
 
 
@@ -531,12 +532,17 @@ def evaluate(answers: Answers, bars: np.ndarray | float, stated: Tree) -> Tree:
     """Derive an evaluation; from what is stated only the size of the resampling is taken."""
     config = answers.config
     rows = class_figures(answers, np.broadcast_to(bars, len(config["labels"])))
-    overall = overall_figures(answers, rows)
+    overall = {name: {"value": value} for name, value in overall_figures(answers, rows).items()}
+    if stated["bootstrap_replicates"]:
+        for name, span in share_intervals(answers, rows).items():
+            overall[name]["interval"] = span
+    undefined = [row["class"] for row in rows if not row["positives"]]
+    over = f"{len(rows) - len(undefined)} of {len(rows)} classes; undefined: {', '.join(undefined)}"
     return {
         "task": config["task"], "images": len(answers.score),
-        "unknown_labels": int((~answers.known).sum()),
-        "overall": {name: {"value": value} for name, value in overall.items()
-                    if name in stated["overall"]},
+        "macro_means": f"macro over {over if undefined else f'all {len(rows)} classes'}",
+        "undefined_classes": undefined, "unknown_labels": int((~answers.known).sum()),
+        "overall": {name: found for name, found in overall.items() if name in stated["overall"]},
         "classes": rows, "confusion": confusion(answers), "confused_pairs": confused(answers),
     }  # fmt: skip
 
@@ -579,6 +585,50 @@ def overall_figures(answers: Answers, rows: list[Tree]) -> dict[str, float | Non
         },
         "calibration_error": _calibration_error(*to_calibrate(answers)),
     }
+
+
+def share_intervals(answers: Answers, rows: list[Tree]) -> dict[str, list[float] | None]:
+    """Derive the intervals of all that is hits among trials; those of classes go into `rows`."""
+    tn, fp, fn, tp = (cell.astype(np.float64) for cell in answers.outcomes)
+    shares = {
+        "precision": (tp, tp + fp), "recall": (tp, tp + fn), "f1": (2 * tp, 2 * tp + fp + fn),
+        "hamming_loss": (fp + fn, tn + fp + fn + tp),
+    }  # fmt: skip
+    found = {}
+    for name, (hits, trials) in shares.items():
+        columns = list(zip(hits.T, trials.T, strict=True))
+        for row, column in zip(rows, columns, strict=True) if name in rows[0] else ():
+            span = None if row[name] is None else _share_interval([column], answers.units)
+            row |= dict(zip((f"{name}_low", f"{name}_high"), span or (None, None), strict=True))
+        occurring = [one for one, row in zip(columns, rows, strict=True) if row["positives"]]
+        found[f"{name}_macro"] = _share_interval(occurring, answers.units)
+        found[f"{name}_micro"] = _share_interval([(hits.sum(1), trials.sum(1))], answers.units)
+    found["hamming_loss"] = found.pop("hamming_loss_micro")
+    del found["hamming_loss_macro"]
+    for name, values in per_image(answers).items():
+        told = ~np.isnan(values)
+        column = np.where(told, values, 0), told.astype(np.float64)
+        found[name] = _share_interval([column], answers.units)
+    few = len(answers.score) < LEAST_IMAGES
+    return {name: None if few else span for name, span in found.items()}
+
+
+def _share_interval(columns: list[tuple], units: np.ndarray) -> list[float] | None:
+    """Wilson's interval of a mean of shares, with as many trials as its variance is worth."""
+    sums = [[np.bincount(units, side) for side in column] for column in columns]
+    if not sums or (np.sum([trials for _, trials in sums], 0) > 0).sum() < LEAST_IMAGES:
+        return None
+    totals = [max(trials.sum(), 1.0) for _, trials in sums]
+    means = [hits.sum() / total for (hits, _), total in zip(sums, totals, strict=True)]
+    parts = list(zip(sums, totals, means, strict=True))
+    mistakes = sum(min(hits.sum(), trials.sum() - hits.sum()) for hits, trials in sums)
+    trials = len(sums) ** 2 / sum((one[1] ** 2).sum() / total**2 for one, total, _ in parts)
+    spread = sum((one[0] - mean * one[1]) / total for one, total, mean in parts) / len(sums)
+    share = float(np.mean(means))
+    expected = share * (1 - share) / trials
+    if expected > 0:
+        trials /= (mistakes * (spread**2).sum() / expected + 1) / (mistakes + 1)
+    return [float(end) for end in wilson(share * trials, np.array(trials))]
 
 
 def per_image(answers: Answers) -> dict[str, np.ndarray]:
