@@ -469,3 +469,11 @@ def test_a_person_moves_the_unknown_threshold_to_a_row_of_the_curve():
     row = found.curve[found.curve.chosen].iloc[0]
     assert found.probability == row.threshold == pytest.approx(0.75)
     assert found.unknown.coverage == row.coverage and found.created_by == "person"
+
+
+def test_a_gain_that_no_resampling_changes_has_no_interval():
+    label = np.repeat([True, False], [50, 50])[:, None]
+    raw = np.where(label, [[100, 60]], [[-100, -20]]).astype(np.int8)
+    entry = find(np.repeat(label, 2, axis=1), raw).classes[0]
+    assert entry.gain == 0 and entry.gain_interval is None
+    assert "changes no answer" in entry.reason or "also the best" in entry.reason

@@ -90,7 +90,7 @@ def tune_and_judge(
         real = np.where(choice.adopted, own, shared).mean()
         low, high = expected(counts, choice, tried, rules).corrected_interval
         covered = (choice.gain[1] <= own - shared) & (own - shared <= choice.gain[2])
-        moved = choice.own != choice.shared  # the gain of equal thresholds is 0, and known
+        moved = ~np.isnan(choice.gain[1])  # the gain of equal thresholds is 0, and known
         rows.append((covered, moved, choice.adopted, own > shared, low <= real <= high))
     covered, moved, adopted, better, value = map(np.array, zip(*rows, strict=True))
     return {

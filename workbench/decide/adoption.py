@@ -77,6 +77,8 @@ def choose(counts: LevelCounts, tried: Trials, rules: Rules) -> Choice:
     adopted &= np.all([total > 0 for total in counts.totals], axis=0)
     again = Pair(tried.shared, tried.own)
     gain = _gains(own - shared, tried, adopted)
+    gain[0, (pair.own == pair.shared) & ~np.isnan(gain[0])] = 0.0
+    gain[1:, pair.own == pair.shared] = np.nan  # equal thresholds: known, nothing to be unsure of
     if rules.objective.has_floor:
         gain[:] = np.nan  # a promise, not a balance: finding more is no gain where it is broken
     return Choice(
@@ -124,6 +126,7 @@ def _gains(gain: np.ndarray, tried: Trials, adopted: np.ndarray) -> np.ndarray:
     mean, spread = _luck(tried)
     tail = np.where(adopted, adopted.mean(), 1.0) * (1 - LEVEL) / 2
     half = stdtrit(max(len(tried.shared) - 1, 1), 1 - tail) * spread
+    half = np.where(half > 0, half, np.nan)  # what no resampling changes is not thereby sure
     left = gain - mean
     return np.stack([left, left - half, left + half])
 

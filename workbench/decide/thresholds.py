@@ -169,6 +169,8 @@ def _reason(choice: Choice, index: int, rules: Rules) -> str:
         return "global threshold: there is nothing to tune on"
     if choice.own[index] == choice.shared:
         return "global threshold: it is also the best for this class"
+    if np.isnan(low):
+        return "global threshold: one of its own changes no answer that could tell them apart"
     least_gain = rules.knobs.per_class_improvement_threshold
     if gain < least_gain:
         return f"global threshold: its own would gain {found}, less than {least_gain:g}"
