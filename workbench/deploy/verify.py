@@ -61,6 +61,10 @@ FAINTEST = 2**-12  # a probability of 0 or 1 has no logit
 NEVER = 128  # as a threshold: one above the highest int8
 BLOCK = 64  # resamplings at a time
 BINS = 15  # of a calibration error
+OBJECTIVE_FIGURES = {
+    "fbeta": ("beta",), "precision_floor": ("floor",), "recall_floor": ("floor",),
+    "cost": ("cost_false_positive", "cost_false_negative"),
+}  # fmt: skip
 LOWER_IS_BETTER = ("hamming_loss", "calibration_error")
 NEITHER_IS_BETTER = ("no_label_rate", "true_no_label_rate", "coverage")
 PAIRS = 50  # of confused classes that are written
@@ -818,7 +822,7 @@ def _drawn_error(answers: Answers, weights: np.ndarray) -> np.ndarray:
 
 
 def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
-    """Search the thresholds again on the validation scores; only who adopted what is taken."""
+    """Search the thresholds again on the validation scores, and judge them by resampling."""
     settings, arrays = bundle.json(SETTINGS), bundle.arrays(VALIDATION)
     scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(VALIDATION)}
     replicates = settings["threshold_search"]["bootstrap_replicates"]
@@ -828,33 +832,55 @@ def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
         return found | derive_unknown(settings["single_label"], arrays, stated)
     levels = {name: arrays[name].item() for name in ("scale", "zero_point")}
     scores |= {"unknown_labels": int((arrays["mask"] <= 0).sum()), **levels}
-    search = Search.of(arrays, settings["threshold_search"])
+    search = Search.of(arrays, settings["threshold_search"], settings["seed"])
     return found | derive_thresholds(search, stated, bundle.config["labels"])
 
 
 def derive_thresholds(search: Search, stated: Tree, names: list[str]) -> Tree:
-    shared, own = search.best()
+    """Search, search again on resampled images, and say which class keeps its own threshold."""
+    found = search.choice
     edits = {name: ends[1] for edit in stated["edits"] for name, ends in edit["changes"].items()}
-    adopted = [row["adopted"] for row in stated["classes"]]
-    searched = [own[i] if one else shared for i, one in enumerate(adopted)]
+    drawn = np.where(found.adopted, found.drawn_own, found.drawn_shared[:, None])
     rows = []
-    for i, row in enumerate(stated["classes"]):
-        integer = int(edits.get(names[i], searched[i]))
+    for i, name in enumerate(names):
+        integer = int(edits.get(name, found.integers[i]))
         positives, negatives = search.positives[i].sum(), search.negatives[i].sum()
+        gain = [None if np.isnan(one[i]) else float(one[i]) for one in found.gain]
         rows.append({
-            "name": names[i], **search.forms(integer, row["integer_interval"]),
-            "created_by": "person" if names[i] in edits else "search",
-            "adopted": bool(row["adopted"]), "positives": positives, "negatives": negatives,
+            "name": name, **search.forms(integer, _whole_ends(drawn[:, i])),
+            "created_by": "person" if name in edits else "search",
+            "adopted": bool(found.adopted[i]) or name in edits,
+            "adopted_in": int(found.adopted_in[:, i].sum()),
+            "positives": positives, "negatives": negatives,
             "prevalence": _ratio(positives, positives + negatives),
+            "gain": gain[0], "gain_interval": None if None in gain[1:] else gain[1:],
         })  # fmt: skip
-    found = {
-        "method": search.knobs["method"], "objective": {"name": search.knobs["objective"]},
-        "created_by": "person" if edits else "search", "classes": rows,
-        "global": search.forms(shared, stated["global"]["integer_interval"]),
+    knobs = search.knobs
+    figures = {name: knobs[name] for name in OBJECTIVE_FIGURES.get(knobs["objective"], ())}
+    return {
+        "method": knobs["method"], "objective": {"name": knobs["objective"], **figures},
+        "created_by": "person" if edits else "search", "classes": rows, "expected": found.expected,
+        "global": search.forms(found.shared, _whole_ends(found.drawn_shared)),
     }  # fmt: skip
-    if not edits:  # a person's thresholds hide which of them the search had adopted
-        found["expected"] = {"apparent": search.value_at(searched)}
-    return found
+
+
+def _whole_ends(drawn: np.ndarray) -> list[int]:
+    low, high = ends(drawn.astype(np.float64)) or (0, 0)
+    return [int(np.floor(low)), int(np.ceil(high))]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search chose, and what the same search chose on resampled images."""
+
+    shared: int
+    integers: np.ndarray  # [C], shared or own
+    adopted: np.ndarray  # bool [C]: who keeps a threshold of its own
+    adopted_in: np.ndarray  # bool [R, C]
+    gain: np.ndarray  # [3, C]: without the luck of choosing, and its ends
+    expected: Tree
+    drawn_shared: np.ndarray  # [R]
+    drawn_own: np.ndarray  # [R, C]
 
 
 @dataclass(frozen=True)
@@ -866,23 +892,26 @@ class Search:
     scale: float
     zero_point: int
     knobs: dict[str, Any]
+    arrays: Arrays
+    seed: int
 
     @classmethod
-    def of(cls, arrays: Arrays, knobs: dict[str, Any]) -> Search:
+    def of(cls, arrays: Arrays, knobs: dict[str, Any], seed: int = 0) -> Search:
         true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
         sides = [
             np.stack([np.bincount(raw[chosen].astype(int) + 128, minlength=256)
                       for raw, chosen in zip(arrays["raw"].T, (side & known).T, strict=True)])
             for side in (true, ~true)
         ]  # fmt: skip
-        return cls(*sides, arrays["scale"].item(), arrays["zero_point"].item(), knobs)
+        levels = arrays["scale"].item(), arrays["zero_point"].item()
+        return cls(*sides, *levels, knobs, arrays, seed)
 
     def forms(self, integer: int, ends: Sequence[int]) -> Tree:
         """Derive logit and probabilities of a threshold: halfway between two levels."""
         logits = (np.array([integer, *ends]) - 0.5 - self.zero_point) * self.scale
         probability, *both = sigmoid(logits).tolist()
         return {"integer": integer, "logit": logits[0], "probability": probability,
-                "probability_interval": both}  # fmt: skip
+                "probability_interval": both, "integer_interval": list(ends)}  # fmt: skip
 
     @cached_property
     def yes(self) -> tuple[np.ndarray, np.ndarray]:
@@ -926,44 +955,144 @@ class Search:
             found = -_share(np.abs(tp + fp - positives), positives + negatives)
         return np.where(positives > 0, found, np.nan)
 
-    def best(self) -> tuple[int, list[int]]:
-        """Return the best threshold for all classes, and that of each, pulled towards it."""
-        positives, negatives = (side.sum(1) for side in (self.positives, self.negatives))
-        values = self.values(*self.yes, positives[:, None], negatives[:, None])
-        pooled = _mean_of_defined(values)
-        if self.knobs["objective"].endswith("floor"):
-            sums = [side.sum(0) for side in self.yes]
-            pooled = self.values(*sums, positives.sum(), negatives.sum())
-        neutral = self._nearest(self.zero_point)
-        shared = neutral if np.isnan(pooled[0]) else self._optimum(pooled)
-        own = []
-        for row, count in zip(values, positives, strict=True):
-            best = shared if np.isnan(row[0]) else self._optimum(row)
-            floors = self.knobs["objective"].endswith("floor")
-            pull = 0.0 if floors else self.knobs["smoothing_positives"]
-            trust = count / (count + pull) if pull else 1.0
-            own.append(self._nearest(trust * best + (1 - trust) * shared) if pull else best)
-        return shared, own
+    @property
+    def has_floor(self) -> bool:
+        return self.knobs["objective"].endswith("floor")
 
-    def _optimum(self, values: np.ndarray) -> int:
+    def tune(self, positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Tune on counts [..., C, 256]: the best for all, for each class, and all values."""
+        sides = _from_above(positives), _from_above(negatives)
+        totals = positives.sum(-1), negatives.sum(-1)
+        values = self.values(*sides, *(total[..., None] for total in totals))
+        pooled = _mean_of_defined(np.moveaxis(values, -2, 0))
+        if self.has_floor:
+            sums = [side.sum(-2) for side in sides]
+            pooled = self.values(*sums, *(total.sum(-1)[..., None] for total in totals))
+        neutral = self._nearest(np.array(self.zero_point))
+        shared = np.where(np.isnan(pooled[..., 0]), neutral, self._optimum(pooled))
+        every = np.broadcast_to(shared[..., None], totals[0].shape)
+        own = np.where(np.isnan(values[..., 0]), every, self._optimum(values))
+        pull = 0.0 if self.has_floor else self.knobs["smoothing_positives"]
+        if pull:
+            trust = totals[0] / (totals[0] + pull)
+            own = self._nearest(trust * own + (1 - trust) * every)
+        return shared, own, values
+
+    def _optimum(self, values: np.ndarray) -> np.ndarray:
         """Pick the middle of the longest run of equally good thresholds."""
-        values = values[self.integers + 128]
-        longest, end, length = 0, 0, 0
-        for place, good in enumerate(values >= values.max() - 1e-12):
-            length = length + 1 if good else 0
-            if length > longest:
-                longest, end = length, place
-        return int(self.integers[end - longest // 2])
+        values = np.nan_to_num(values[..., self.integers + 128], nan=-np.inf)
+        good = values >= values.max(-1, keepdims=True) - 1e-12
+        longest = end = length = np.zeros(values.shape[:-1], int)
+        for place in range(values.shape[-1]):
+            length = np.where(good[..., place], length + 1, 0)
+            end = np.where(length > longest, place, end)
+            longest = np.maximum(length, longest)
+        return self.integers[end - longest // 2]
 
-    def _nearest(self, wanted: float) -> int:
-        return int(min(self.integers, key=lambda one: (abs(one - wanted), one)))
+    def _nearest(self, wanted: np.ndarray) -> np.ndarray:
+        return self.integers[np.abs(self.integers - wanted[..., None]).argmin(-1)]
 
-    def value_at(self, integers: Sequence[int]) -> float | None:
-        """Return the objective's mean over the classes at a threshold for each."""
-        at = [side[np.arange(len(integers)), np.array(integers) + 128] for side in self.yes]
-        counts = (side.sum(1) for side in (self.positives, self.negatives))
-        value = _mean_of_defined(self.values(*at, *counts)[:, None])[0]
-        return None if np.isnan(value) else float(value)
+    def _resampled(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Count levels on drawn images again: [B, C, 256] with and without the class."""
+        known = labels_of(self.arrays)
+        units = Answers(**known, score=self.arrays["raw"], said=known["known"], config={}).units
+        cells = self.arrays["raw"].astype(int) + 128 + 256 * known["y_true"]
+        cells[~known["known"]] = 512
+        for weights in _draw(units, self.knobs["bootstrap_replicates"], self.seed):
+            counts = [weights @ (column[:, None] == np.arange(512)) for column in cells.T]
+            found = np.stack(counts, axis=1)
+            yield found[..., 256:], found[..., :256]
+
+    @cached_property
+    def choice(self) -> Choice:
+        """Choose, and take off what choosing on the same images makes of it."""
+        shared, own, truth = self.tune(self.positives, self.negatives)
+        blocks = []
+        for counts in self._resampled():
+            both = self.tune(*counts)
+            blocks.append((*both[:2], *_looked_up(*both), *_looked_up(*both[:2], truth)))
+        drawn_shared, drawn_own, seems, seems_shared, is_own, is_shared = map(
+            np.concatenate, zip(*blocks, strict=True)
+        )
+        value, other = (one[0] for one in _looked_up(shared[None], own[None], truth))
+        luck = (seems - seems_shared) - (is_own - is_shared)
+        mean = _mean_of_defined(luck)
+        spread = np.sqrt(_mean_of_defined((luck - mean) ** 2) * (1 + 1 / len(luck)))
+        about = mean, spread, len(luck)
+        adopted = self._adopts(value, value - other, own != shared, *about)
+        adopted &= (self.positives.sum(1) > 0) & (self.negatives.sum(1) > 0)
+        again = self._adopts(
+            seems, seems - seems_shared, drawn_own != drawn_shared[:, None], *about
+        )
+        tail = np.where(adopted, adopted.mean(), 1.0) * 0.025
+        half = student_quantile(1 - tail, max(len(luck) - 1, 1)) * spread
+        gain = value - other - mean
+        gain = np.full(gain.shape, np.nan) if self.has_floor else gain
+        optimism = _mean_of_defined(np.where(again, seems, seems_shared).T) - _mean_of_defined(
+            np.where(again, is_own, is_shared).T
+        )
+        apparent = _mean_of_defined(np.where(adopted, value, other))
+        return Choice(
+            shared=int(shared), integers=np.where(adopted, own, shared), adopted=adopted,
+            adopted_in=again, gain=np.stack([gain, gain - half, gain + half]),
+            expected=_expected(apparent, optimism), drawn_shared=drawn_shared, drawn_own=drawn_own,
+        )  # fmt: skip
+
+    def _adopts(self, value, gain, differs, mean, spread, replicates) -> np.ndarray:
+        """Tell which classes [..., C] keep their own threshold: no more than 1 in 20 by luck."""
+        if not self.knobs["per_class_enabled"]:
+            return np.zeros(gain.shape, bool)
+        if self.has_floor:
+            return differs & (value >= 0)
+        doubted = np.broadcast_to((spread > 0) & (replicates > 1), gain.shape)
+        surprise = np.where(doubted, (gain - mean) / np.where(spread > 0, spread, 1), -np.inf)
+        luck = 1 - student_share(surprise, max(replicates - 1, 1))
+        luck = np.where(differs & ~np.isnan(luck), luck, 1.0)
+        classes, allowed = luck.shape[-1], 0.05 / 1.05
+        first = _step_up(luck, np.full(luck.shape[:-1], allowed)).sum(-1)
+        second = _step_up(luck, allowed * classes / np.maximum(classes - first, 1))
+        enough = gain - mean >= self.knobs["per_class_improvement_threshold"]
+        return second & (luck <= 0.05) & enough
+
+
+def _looked_up(shared: np.ndarray, own: np.ndarray, values: np.ndarray) -> tuple:
+    """Return what own and shared thresholds give in values [..., C, 257]: [B, C] each."""
+    values = np.broadcast_to(values, (*own.shape, 257))
+    both = own, np.broadcast_to(shared[..., None], own.shape)
+    return tuple(np.take_along_axis(values, one[..., None] + 128, -1)[..., 0] for one in both)
+
+
+def _step_up(luck: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Accept all up to the last p-value that lies below its share of what is allowed."""
+    ordered, place = np.sort(luck, axis=-1), np.arange(1, luck.shape[-1] + 1) / luck.shape[-1]
+    last = np.where(ordered <= allowed[..., None] * place, ordered, -1).max(-1)
+    return luck <= last[..., None]
+
+
+def _expected(apparent: np.ndarray, optimism: np.ndarray) -> Tree:
+    mean, span = _mean_of_defined(optimism), ends(optimism)
+    values = {"apparent": apparent, "optimism": mean, "corrected": apparent - mean}
+    found = {name: None if np.isnan(one) else float(one) for name, one in values.items()}
+    told = span is not None and found["apparent"] is not None
+    found["corrected_interval"] = [apparent - span[1], apparent - span[0]] if told else None
+    return found
+
+
+def _student(freedom: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tabulate Student's t: values, and the share below each; by t = sqrt(freedom) tan(angle)."""
+    angle = np.linspace(-np.pi / 2, np.pi / 2, 200_003)[1:-1]
+    density = np.cos(angle) ** (freedom - 1)
+    below = np.cumsum(density) - density / 2
+    return np.sqrt(freedom) * np.tan(angle), below / density.sum()
+
+
+def student_share(values: np.ndarray, freedom: int) -> np.ndarray:
+    return np.interp(values, *_student(freedom))
+
+
+def student_quantile(shares: np.ndarray, freedom: int) -> np.ndarray:
+    values, below = _student(freedom)
+    return np.interp(shares, below, values)
 
 
 def derive_unknown(knobs: Tree, arrays: Arrays, stated: Tree) -> Tree:
@@ -1004,7 +1133,7 @@ def derive_shared_curve(search: Search) -> Tree:
     positives, negatives = (side.sum(1)[:, None] for side in (search.positives, search.negatives))
     integers, occurs = np.arange(-128, 129), positives[:, 0] > 0
     logits = (integers - 0.5 - search.zero_point) * search.scale
-    shared, _ = search.best()
+    shared, _, _ = search.tune(search.positives, search.negatives)
     macro = {
         "f1_macro": _share(2 * tp, tp + fp + positives), "precision_macro": _share(tp, tp + fp),
         "recall_macro": _share(tp, positives),
@@ -1252,8 +1381,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _from_above(counts: np.ndarray) -> np.ndarray:
-    sums = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
-    return np.concatenate([sums, np.zeros((len(counts), 1), sums.dtype)], axis=1)
+    sums = np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+    return np.concatenate([sums, np.zeros((*counts.shape[:-1], 1), sums.dtype)], axis=-1)
 
 
 def _share(above: np.ndarray, below: np.ndarray) -> np.ndarray:
