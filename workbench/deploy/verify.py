@@ -540,6 +540,7 @@ def evaluate(answers: Answers, bars: np.ndarray | float, stated: Tree) -> Tree:
     if stated["bootstrap_replicates"]:
         for name, span in share_intervals(answers, rows).items():
             overall[name]["interval"] = span
+        resampled_intervals(answers, overall, rows, stated)
     undefined = [row["class"] for row in rows if not row["positives"]]
     over = f"{len(rows) - len(undefined)} of {len(rows)} classes; undefined: {', '.join(undefined)}"
     return {
@@ -615,6 +616,30 @@ def share_intervals(answers: Answers, rows: list[Tree]) -> dict[str, list[float]
         found[name] = _share_interval([column], answers.units)
     few = len(answers.score) < LEAST_IMAGES
     return {name: None if few else span for name, span in found.items()}
+
+
+def resampled_intervals(answers: Answers, overall: Tree, rows: list[Tree], stated: Tree) -> None:
+    """Derive the intervals of areas and of the calibration error into `overall` and `rows`."""
+    asked = stated["bootstrap_replicates"], stated["seed"]
+    drawn = resample(answers, {"overall": overall, "classes": rows}, *asked)
+    for name in ("map", "roc_auc_macro", "calibration_error"):
+        told = overall[name]["value"] is not None and len(answers.score) >= LEAST_IMAGES
+        given = stated["overall"].get(name, {}).get("interval")
+        overall[name]["interval"] = _drawn_span(drawn.overall[name], given) if told else None
+    for name in ("average_precision", "roc_auc"):
+        for i, (row, given) in enumerate(zip(rows, stated["classes"], strict=True)):
+            both = f"{name}_low", f"{name}_high"
+            told = row[name] is not None and row["positives"] >= LEAST_IMAGES
+            span = _drawn_span(drawn.classes[name][:, i], given[both[0]]) if told else None
+            row |= dict(zip(both, span or (None, None), strict=True))
+
+
+def _drawn_span(drawn: np.ndarray, stated: Any) -> list[float] | None:
+    """Return the ends; where nothing ever changes rounding decides whether there are any."""
+    span = ends(drawn)
+    if span is None or (span[1] - span[0] < TOLERANCE and stated is None):
+        return None
+    return list(span)
 
 
 def _share_interval(columns: list[tuple], units: np.ndarray) -> list[float] | None:
