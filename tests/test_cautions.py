@@ -88,3 +88,10 @@ def test_openings_of_the_test_split_are_counted_and_kept(run, monkeypatch):
     table.write_text("filepath,labels\nb.jpg,x\n")
     run.open_test()
     assert read_json(run.path("run_metadata.json"))["test_split"]["opened"] == 1
+
+
+def test_figures_of_an_older_version_are_not_shown_but_named(run):
+    old = {"overall": {"f1_macro": {"value": 1.0, "interval": None}}, "classes": []}
+    write_json(run.folder / "metrics.json", {"test": old})
+    assert "run 09_eval_report again" in render_index(run.folder)
+    assert "run 09_eval_report again" in "\n".join(closing_lines(run))

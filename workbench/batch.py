@@ -378,6 +378,8 @@ FINAL_FIGURES = {
 
 
 def _final_metrics(test: dict[str, Any]) -> str:
+    if "macro_means" not in test:
+        return "written by an older version; run 09_eval_report again"
     figures = test["overall"]
     parts = [f"{title} {_with_interval(figures[key])}" for title, key in FINAL_FIGURES.items()]
     return "  ".join(parts) + f"   (95 % intervals; {test['macro_means']})"

@@ -183,6 +183,8 @@ def _figures(path: Path) -> str:
     if not path.exists():
         return ""
     test = read_json(path)["test"]
+    if "macro_means" not in test:
+        return "<p>metrics.json was written by an older version; run 09_eval_report again.</p>"
     overall = test["overall"]
     tiles = [_tile(title, overall[key]) for title, key in HEADLINES if key in overall]
     note = f"Phone file on the test split, 95 % intervals; {html.escape(test['macro_means'])}."
