@@ -1051,7 +1051,9 @@ class Search:
         )
         tail = np.where(adopted, adopted.mean(), 1.0) * 0.025
         half = student_quantile(1 - tail, max(len(luck) - 1, 1)) * spread
+        half = np.where((half > 0) & (own != shared), half, np.nan)  # nothing that could vary
         gain = value - other - mean
+        gain = np.where((own == shared) & ~np.isnan(gain), 0.0, gain)
         gain = np.full(gain.shape, np.nan) if self.has_floor else gain
         optimism = _mean_of_defined(np.where(again, seems, seems_shared).T) - _mean_of_defined(
             np.where(again, is_own, is_shared).T
