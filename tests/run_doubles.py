@@ -62,7 +62,9 @@ def _write_pages(folder: Path, scores: Scores, found) -> None:
         "from": [low for low, _ in spans], "to": [high for _, high in spans],
     })  # fmt: skip
     words = {"tp": "found", "fp": "wrongly said", "fn": "missed"}
-    per_class = pd.DataFrame(test["classes"]).rename(columns=words)
+    shown = ["class", "positives", "threshold", *words.values(), "precision", "recall", "f1",
+             "f1_low", "f1_high", "average_precision"]  # fmt: skip
+    per_class = pd.DataFrame(test["classes"]).rename(columns=words)[shown]
     cost = pd.DataFrame(read_json(folder / verify.METRICS)["float_against_int8"]["overall"])
     cost = cost.rename(columns={"first": "float", "second": "INT8"})
     tables = [table(one)._repr_html_() for one in (overall, per_class, cost)]

@@ -1,4 +1,4 @@
-"""Derive every number of a bundle again, from the shipped files alone.
+"""Derive the numbers of a run or bundle again, from its sealed files alone; name what is left.
 
 Needs LiteRT and NumPy, nothing else of the workbench. One file on purpose: a copy of it lies in
 every bundle, so it holds its own letterbox, decisions and metrics, written apart from those it
@@ -47,6 +47,7 @@ SEALED = (  # all that is handed on, and all that figures are derived from
     *(MODEL, "verify.py", "*.txt", "*.json", "*.csv", "*.npz", "*.png", "app/**/*", "golden/**/*"),
     *("html/**/*", "notebooks/*.ipynb", "logs/*.csv", "splits/**/*"),
 )
+SEALED_ONLY = ("calibration.json", "parity.json", "audit.json", "logs")
 UNSEALED = ("status.json", "threshold_choice.json")  # go on changing: when it ran, what is wished
 TOLERANCE = 1e-6  # of figures that were written as decimal text
 PAGE_06, PAGE_09 = "html/06_tune_thresholds.html", "html/09_eval_report.html"
@@ -201,7 +202,7 @@ def _check(name: str, derive: Callable[[Bundle], str], bundle: Bundle) -> Check:
         return Check(
             name, False, f"a file has an unexpected form ({type(error).__name__}: {error})"
         )
-    return Check(name, None if detail.startswith("not here") else True, detail)
+    return Check(name, None if detail.startswith("not ") else True, detail)
 
 
 def hashes(bundle: Bundle) -> str:
@@ -1378,6 +1379,12 @@ def shown_in_09(bundle: Bundle) -> list[Tree]:
     return [overall, _columns(rows, kept), differences]
 
 
+def sealed_only(bundle: Bundle) -> str:
+    """Name what is shown and cannot be derived here: its bytes are sealed, no more."""
+    names = [name for name in SEALED_ONLY if bundle.has(name)]
+    return f"not derived: {', '.join((*names, 'what is drawn as a picture'))}"
+
+
 def _columns(rows: list[Tree], names: Sequence[str]) -> Tree:
     """Turn rows into columns, those that every row has."""
     return {name: [row[name] for row in rows] for name in names if all(name in row for row in rows)}
@@ -1665,6 +1672,7 @@ CHECKS: Checks = (
     ("pages", pages),
     ("sliders", explorer),
     ("index", index),
+    ("the rest", sealed_only),
 )
 
 if __name__ == "__main__":
