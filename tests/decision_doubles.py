@@ -43,4 +43,4 @@ def tuned_unknown(seed=0) -> UnknownThreshold:
     rng = np.random.default_rng(seed)
     y_true = np.eye(4)[rng.integers(0, 4, 300)]
     logits = rng.normal(0, 1, (300, 4)) + 2 * y_true
-    return search_unknown(y_true, logits, SingleLabelSettings(), names(4), seed, replicates=20)
+    return search_unknown(y_true, logits, SingleLabelSettings(), names(4), seed)

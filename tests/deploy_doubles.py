@@ -118,7 +118,7 @@ LADDER = QuantizationLadder(
 
 
 def make_bundle(
-    folder: Path, settings: Settings | None = None, thresholds=None, images=None
+    folder: Path, settings: Settings | None = None, thresholds=None, images=None, fitted=None
 ) -> Path:
     """Ship the stand-in file with everything around it."""
     settings = settings or Settings()
@@ -127,13 +127,26 @@ def make_bundle(
     write_text(folder / LABELS_FILE, labels_text(LABELS))
     model = export_model(colour_file(), LABELS, {"name": "stand-in"}, settings, thresholds)
     write_bytes(folder / MODEL_FILE, model)
-    config = inference_config(folder, settings, LABELS, thresholds, LADDER, {"workbench": "0"})
+    versions = {"workbench": "0"}
+    config = inference_config(folder, settings, LABELS, thresholds, LADDER, versions, fitted)
     images = images or [
         GoldenImage(f"image_{number}", photo[: 25 + number], ("ant",))
         for number, photo in enumerate(photos(3, size=40))
     ]
     write_bundle(folder, config, app_sources(config, write_golden(folder, config, images)))
     return folder
+
+
+def fitted_lines(labels=LABELS) -> dict:
+    """What calibration.json says: the second class is left as it is."""
+    lines = [(1.5, -0.2, True), (1.0, 0.0, False), (0.4, 0.7, True)]
+    rows = [
+        {"class": name, "slope": slope, "intercept": intercept, "error_before": 0.1,
+         "error_after": 0.02, "ships": ships}
+        for name, (slope, intercept, ships) in zip(labels, lines, strict=True)
+    ]  # fmt: skip
+    pooled = {"class": "all classes", "slope": None, "intercept": None, "ships": None}
+    return {"method": "platt", "classes": [*rows, pooled]}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tests.deploy_doubles import (
     LABELS,
     LADDER,
     colour_file,
+    fitted_lines,
     make_bundle,
     namespace,
     photos,
@@ -303,7 +304,9 @@ COMPILERS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_c_self_test_compiles_without_a_warning_and_agrees(tmp_path, kind, compiler):
     settings = Settings.model_validate(kind)
-    done = run_app(make_bundle(tmp_path, settings, tuned(settings)), compiler)
+    done = run_app(
+        make_bundle(tmp_path, settings, tuned(settings), fitted=fitted_lines()), compiler
+    )
     assert (done.returncode, done.stdout) == (
         0,
         "3 images from pixels to decisions, 0 differences\n",
@@ -347,8 +350,69 @@ def test_the_python_snippet_runs_the_model(packed):
         capture_output=True,
         text=True,
     )
-    wanted = read(packed, "golden/vectors.json")["vectors"][0]["decisions"]
-    assert done.stdout == f"{picture}: {', '.join(wanted) or 'none of the classes'}\n"
+    vector = read(packed, "golden/vectors.json")["vectors"][0]
+    shown = dict(zip(LABELS, vector["probabilities"], strict=True))
+    wanted = ", ".join(f"{name} {shown[name]:.0%}" for name in vector["decisions"])
+    assert done.stdout == f"{picture}: {wanted or 'none of the classes'}\n"
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_the_c_self_test_finds_a_changed_calibration(tmp_path):
+    make_bundle(tmp_path, fitted=fitted_lines())
+    path = tmp_path / "app/c/model_config.c"
+    path.write_text(path.read_text().replace("{1.5, 1.0, 0.4}", "{1.5, 1.0, 0.41}"))
+    done = run_app(tmp_path)
+    assert done.returncode == 1 and "probability differs in 1 places" in done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_golden_probabilities_are_those_of_the_lines_and_no_decision_moves(tmp_path, kind):
+    settings = Settings.model_validate(kind)
+    both = [make_bundle(tmp_path / name, settings, tuned(settings), fitted=lines)
+            for name, lines in (("plain", None), ("corrected", fitted_lines()))]  # fmt: skip
+    plain, found = (read(folder, "golden/vectors.json")["vectors"] for folder in both)
+    assert [one["decisions"] for one in plain] == [one["decisions"] for one in found]
+    output = read(both[1], "inference_config.json")["output"]
+    levels = np.array([one["raw"] for one in found], np.float64)
+    values = (levels - output["zero_point"]) * output["scale"]
+    if not output["is_logits"]:
+        chance = np.clip(values, 2**-12, 1 - 2**-12)
+        values = np.log(chance if settings.task == "single_label" else chance / (1 - chance))
+    if settings.tflite_export.fold_thresholds:
+        scores = recommendation().scores
+        integers = np.array([entry.integer for entry in recommendation().classes])
+        values = values + (integers - scores.zero_point) * scores.scale
+    lines = np.array([1.5, 1.0, 0.4]) * values + np.array([-0.2, 0.0, 0.7])
+    softmax = np.exp(lines) / np.exp(lines).sum(1, keepdims=True)
+    wanted = softmax if settings.task == "single_label" else 1 / (1 + np.exp(-lines))
+    np.testing.assert_allclose([one["probabilities"] for one in found], wanted, atol=1e-9)
+
+
+def test_every_language_shows_what_is_calibrated_and_decides_by_what_is_not(tmp_path):
+    settings = Settings(task="single_label")
+    folder = make_bundle(tmp_path, settings, tuned(settings), fitted=fitted_lines())
+    kotlin, swift = ((folder / f"app/{name}").read_text("utf-8")
+                     for name in ("kotlin/Classifier.kt", "swift/Classifier.swift"))  # fmt: skip
+    assert "SLOPES = doubleArrayOf(1.5, 1.0, 0.4)" in kotlin
+    assert "= exp(line(raw, index)) / raw.indices.sumOf { exp(line(raw, it)) }" in kotlin
+    assert "confidence(raw, it) >= 0.6" in kotlin
+    assert "slopes: [Double] = [1.5, 1.0, 0.4]" in swift
+    assert "exp(line(raw, index)) / raw.indices.reduce(0) { $0 + exp(line(raw, $1)) }" in swift
+    assert "confidence(raw, best) >= 0.6" in swift
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_python_snippet_compares_the_golden_vectors(tmp_path, kind):
+    settings = Settings.model_validate(kind)
+    folder = make_bundle(tmp_path, settings, tuned(settings), fitted=fitted_lines())
+    command = [sys.executable, str(folder / "app/python/classify.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "3 images, 0 differ\n")
+    path = folder / "inference_config.json"
+    path.write_text(path.read_text().replace('"slope": 0.4', '"slope": 0.41'))
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "3 images, 3 differ\n")
 
 
 def draw_odd_pictures(folder) -> list[str]:
@@ -399,21 +463,13 @@ def test_descriptions_of_a_single_label_apply_softmax(tmp_path):
     assert model_metadata(config).output.softmax_in_model is False
 
 
-FITTED = {
-    "method": "platt",
-    "classes": [
-        {"class": name, "slope": 1.5, "intercept": -0.2, "error_before": 0.1, "error_after": 0.02}
-        for name in LABELS
-    ]
-    + [{"class": "all classes", "slope": None, "intercept": None}],
-}
-
-
-def described(folder, kind: dict, fitted=FITTED, known=None):
+def described(folder, kind: dict, fitted=None, known=None):
     settings = Settings.model_validate(kind)
     make_bundle(folder, settings, known or tuned(settings))
     known = known or tuned(settings)
-    return inference_config(folder, settings, LABELS, known, LADDER, {}, fitted).to_json()
+    return inference_config(
+        folder, settings, LABELS, known, LADDER, {}, fitted or fitted_lines()
+    ).to_json()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -440,8 +496,11 @@ def test_a_class_pushed_off_the_scale_by_folding_has_no_correction(tmp_path):
     known = recommendation(integers=(-128, 0, 128))
     kind = {"tflite_export": {"fold_thresholds": True}}
     lines = described(tmp_path, kind, known=known)["calibration"]["classes"]
-    assert [row["slope"] for row in lines] == [None, 1.5, None]
+    assert [row["slope"] for row in lines] == [None, 1.0, None]
 
 
 def test_without_a_correction_the_config_says_null(tmp_path):
-    assert described(tmp_path, {}, {"method": "none", "classes": []})["calibration"] is None
+    fitted = fitted_lines()
+    for row in fitted["classes"]:
+        row["ships"] = False
+    assert described(tmp_path, {}, fitted)["calibration"] is None

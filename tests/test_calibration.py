@@ -54,12 +54,6 @@ def test_calibration_error_is_the_weighted_distance_by_hand():
     assert calibration_error(y_true, probability) == pytest.approx((0.4 + 0.1) / 2)
 
 
-def test_bins_of_equal_mass_hold_equally_many():
-    probability = np.random.default_rng(0).random((1500, 1)) ** 4
-    table = reliability(np.zeros((1500, 1)), probability, binning="mass")
-    assert table["count"].tolist() == [100] * 15
-
-
 def test_true_probabilities_have_nearly_no_error():
     y_true, raw = draw(images=20_000)
     probability = Quantization(SCALE, ZERO_POINT).probabilities(raw)
@@ -84,14 +78,22 @@ def test_class_errors_lie_inside_their_intervals():
     table = class_errors(y_true, probability, ["a", "b", "c"], replicates=100, seed=0)
     assert table["class"].tolist() == ["a", "b", "c", "all classes"]
     assert ((table.error_low <= table.error) & (table.error <= table.error_high)).all()
+    assert (table.error_high - table.error_low > 0.01).all()  # the bins are not kept as measured
 
 
-def test_the_interval_of_a_small_sample_still_holds_its_error():
+def test_the_noise_of_a_small_sample_is_not_taken_for_an_error():
     y_true, raw = draw(images=80)
     probability = Quantization(SCALE, ZERO_POINT).probabilities(raw)
     table = class_errors(y_true, probability, ["a", "b", "c"], replicates=200, seed=0)
-    middle = (table.error_low + table.error_high) / 2
-    np.testing.assert_allclose(middle, table.error, atol=0.02)
+    assert (table.error > 0.05).any() and (table.error_low < 0.02).all()
+
+
+def test_an_interval_from_too_few_labels_is_withheld_with_the_reason():
+    y_true, raw = draw(images=200)
+    y_true[:, 1] = np.arange(200) < 9
+    found = fit(y_true, raw, replicates=20).to_json()["classes"]
+    assert found[1]["error_before_low"] is None and found[0]["error_before_low"] is not None
+    assert found[1]["withheld"] == "fewer than 10 labels of a kind"
 
 
 def test_wilson_stays_inside_the_unit_interval():
@@ -110,6 +112,30 @@ def test_temperature_only_stretches():
     fitted = fit(*draw(images=20_000, slope=0.5), method="temperature")
     np.testing.assert_allclose(fitted.slope, 0.5, atol=0.03)
     assert not fitted.intercept.any()
+
+
+def test_classes_that_need_no_correction_ship_none():
+    y_true, raw = draw(images=600)
+    found = fit(y_true, raw, method="platt")
+    assert found.slope.tolist() == [1.0] * 3 and not found.intercept.any() and not found.ships
+    assert found.after.error.tolist() == found.before.error.tolist()
+    assert found.table.reason[:3].str.startswith("left as it is").all()
+
+
+def test_a_class_without_a_mistake_is_not_made_surer_than_its_images_allow():
+    y_true = np.arange(800)[:, None] % 2 == 0  # every answer is right, and as sure as the others
+    found = fit(y_true, np.where(y_true, 55, -45).astype(np.int8))
+    assert found.evidence.loss_after[0] < found.evidence.loss_before[0]
+    assert found.slope.tolist() == [1.0] and "may be luck" in found.evidence.reason[0]
+
+
+def test_the_table_of_a_run_says_class_by_class_what_ships_and_why():
+    y_true, raw = draw(slope=0.4)
+    raw[:, 1] = np.rint((raw[:, 1].astype(int) - ZERO_POINT) * 0.4) + ZERO_POINT
+    rows = fit(y_true, raw).to_json()["classes"]
+    assert [row["ships"] for row in rows] == [True, False, True, None]
+    assert rows[0]["loss_after"] < rows[0]["loss_before"]
+    assert rows[1]["slope"] == 1 and rows[1]["reason"].startswith("left as it is")
 
 
 def test_the_correction_helps_on_images_it_has_not_seen():

@@ -46,7 +46,8 @@ def one_of_each(evaluation, images):
 def config(*lines, task="multilabel"):
     classes = [{"label": name, "slope": a, "intercept": b} for name, a, b in lines]
     shipped = {"classes": classes} if lines else None
-    return {"labels": list(CLASSES), "task": task, "calibration": shipped}
+    output = {"scale": 0.25, "zero_point": 0, "is_logits": True}
+    return {"labels": list(CLASSES), "task": task, "calibration": shipped, "output": output}
 
 
 def test_every_figure_stands_with_the_ends_of_its_interval(evaluation):
@@ -84,15 +85,15 @@ def test_answers_that_do_not_ship_are_left_out_of_the_diagram(split, y_score):
     assert "phone file" in words and "corrected" not in words
 
 
-def test_probabilities_are_corrected_by_the_lines_that_ship(y_score):
-    found = final.corrected(y_score, config((CLASSES[1], 2.0, 1.0)))
-    logits = np.log(y_score / (1 - y_score))
-    assert found[:, 1] == pytest.approx(1 / (1 + np.exp(-(2 * logits[:, 1] + 1))))
-    assert found[:, [0, 2, 3]] == pytest.approx(y_score[:, [0, 2, 3]])
+def test_probabilities_are_corrected_by_the_lines_that_ship():
+    raw = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+    found = final.corrected(raw, config((CLASSES[1], 2.0, 1.0)))
+    assert found[:, 1] == pytest.approx(1 / (1 + np.exp(-(0.5 * raw[:, 1] + 1))))
+    assert found[:, [0, 2, 3]] == pytest.approx(1 / (1 + np.exp(-0.25 * raw[:, [0, 2, 3]])))
 
 
-def test_nothing_is_corrected_where_no_line_ships(y_score):
-    assert final.corrected(y_score, config()) is None
+def test_nothing_is_corrected_where_no_line_ships():
+    assert final.corrected(np.zeros((1, 4), np.int8), config()) is None
 
 
 def test_the_history_joins_the_trainings_that_ran_in_their_order(tmp_path):

@@ -31,7 +31,7 @@ def unknown():
     rng = np.random.default_rng(0)
     y_true = np.eye(3)[rng.integers(0, 3, 200)]
     logits = rng.normal(0, 1, (200, 3)) + 2 * y_true
-    return search_unknown(y_true, logits, SingleLabelSettings(), NAMES, 1, replicates=50)
+    return search_unknown(y_true, logits, SingleLabelSettings(), NAMES, 1)
 
 
 def written(thresholds):
@@ -54,6 +54,14 @@ def test_a_single_label_one_is_read_back_equal(unknown):
     assert from_json(written(unknown)) == unknown
     edited = unknown.edited(0.9, "Ada", WHEN, "safer")
     assert from_json(written(edited)) == edited
+
+
+def test_a_choice_saved_by_an_older_version_is_still_read(unknown):
+    older = written(unknown.edited(0.9, "Ada", WHEN, "safer")) | {"bootstrap_replicates": 1000}
+    del older["unknown"]["held_out_accuracy"]
+    older["unknown"]["accepted_accuracy_interval"] = None
+    assert unknown.with_edits_of(from_json(older)).probability == pytest.approx(0.9, abs=0.005)
+    assert "bootstrap_replicates" not in written(from_json(older))
 
 
 def test_a_file_is_read(found, tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import norm
 
+from tests import decision_simulations
 from workbench.decide.adoption import Trials, choose, expected
 from workbench.decide.intervals import resampled_levels
 from workbench.decide.levels import LOWEST, LevelCounts, Quantization, count_levels
@@ -214,3 +215,21 @@ def nearly_perfect_many(repeats: int, seed: int) -> Figures:
 @simulation("answers, F1 .80, 8 positives of 40")
 def few_images(repeats: int, seed: int) -> Figures:
     return judge_answers(7, 40, 0.2, 0.2, 0.05, repeats, seed)
+
+
+@simulation("unknown")
+def unknown(repeats: int, seed: int) -> Figures:
+    """Cover the accuracy of the answers, and keep what is promised of them."""
+    return decision_simulations.unknown(repeats, seed)
+
+
+@simulation("calibration error")
+def calibration_error(repeats: int, seed: int) -> Figures:
+    """Cover the calibration error of a class."""
+    return decision_simulations.calibration_intervals(repeats, seed)
+
+
+@simulation("corrections")
+def corrections(repeats: int, seed: int) -> Figures:
+    """Ship no correction that harms, and those that are needed."""
+    return decision_simulations.corrections(repeats, seed)

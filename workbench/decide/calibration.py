@@ -1,6 +1,8 @@
 """Does 80 % mean 80 %? Predicted probabilities against what happened, and how to correct them.
 
-The correction is a rising line per class on the logits, one slope for all of them under softmax.
+The correction is a rising line per class on the logits, one slope for all of them under softmax. It
+ships only where it surely lowers the log loss of images that did not fit it; elsewhere slope 1 and
+intercept 0 do.
 With several labels the order of a class's scores, and so every decision, stays as it is, and the
 line folds into the last layer or into the app's sigmoid.
 """
@@ -16,19 +18,20 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import expit, log_softmax, logit
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, ndtri
 
 from workbench.decide.intervals import (
+    LEVEL,
+    Ends,
     Groups,
     assign_folds,
     count_cells,
-    image_weights,
-    interval_ends,
     records,
     wilson,
 )
 from workbench.decide.levels import (
+    LEVELS,
     LOWEST,
     NEVER,
     LevelCounts,
@@ -38,7 +41,6 @@ from workbench.decide.levels import (
     check_scores,
     count_levels,
     known_labels,
-    mean_defined,
     part,
     ratio,
 )
@@ -50,54 +52,48 @@ if TYPE_CHECKING:
     from workbench.settings import CalibrationSettings
 
 BINS = 15
-FOLDS = 5
-SURE = 1e-9  # a probability of 0 or 1 has no logit
+FOLDS, REPEATS = 5, 4  # dealing the folds once more changes the figures: their mean counts
+DOUBT = 0.005  # that any of the corrections that ship does not help
+UNSEEN = 2.0  # labels a class that say the contrary, added to those that were seen
+LEAST_LABELS = 10  # of each kind, for the interval of a calibration error
+GAPS = np.append(0, np.geomspace(0.03, 100, 40))  # as a part of the measured gaps
 SLOPES = (0.01, 100.0)  # above 0: a falling line would turn the decisions round
-Binning = Literal["width", "mass"]
+NEWTON_STEPS, CLOSE = 50, 1e-9
 Method = Literal["none", "temperature", "platt"]
 
 
 def reliability(
-    y_true: np.ndarray, probability: np.ndarray, mask: Mask = None, *,
-    bins: int = BINS, binning: Binning = "width",
-) -> pd.DataFrame:  # fmt: skip
-    """Compare predicted and real frequency in bins of equal width, or of equal numbers of labels.
+    y_true: np.ndarray, probability: np.ndarray, mask: Mask = None, *, bins: int = BINS
+) -> pd.DataFrame:
+    """Compare predicted and real frequency in bins of equal width.
 
     One row a bin that holds labels, with a 95 % Wilson interval of the real frequency.
     """
     known = known_labels(mask, probability.shape)
     label, predicted = (np.asarray(y_true) > 0.5)[known], np.asarray(probability, np.float64)[known]
-    edges = _bin_edges(predicted, bins, binning)
-    place = _place_in(predicted, edges)
+    place = _place_in(predicted, bins)
     count, hits, total = (
-        np.bincount(place, weights=weight, minlength=len(edges) - 1)
-        for weight in (None, label, predicted)
+        np.bincount(place, weights=weight, minlength=bins) for weight in (None, label, predicted)
     )
     low, high = wilson(hits, count)
     frequency = {"observed": ratio(hits, count), "observed_low": low, "observed_high": high}
+    edges = np.linspace(0, 1, bins + 1)
     bounds = {"from": edges[:-1], "to": edges[1:], "count": count}
     table = pd.DataFrame(bounds | {"predicted": ratio(total, count)} | frequency)
     return table[table["count"] > 0].reset_index(drop=True)
 
 
-def _bin_edges(probability: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
-    if binning == "width" or not len(probability):
-        return np.linspace(0, 1, bins + 1)
-    inner = np.quantile(probability, np.arange(1, bins) / bins)
-    return np.unique(np.concatenate([[0.0], inner, [1.0]]))
-
-
-def _place_in(probability: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def _place_in(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Number the bin of each probability; 1.0 belongs to the last."""
-    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, len(edges) - 2)
+    edges = np.linspace(0, 1, bins + 1)
+    return np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, bins - 1)
 
 
 def calibration_error(
-    y_true: np.ndarray, probability: np.ndarray, mask: Mask = None, *,
-    bins: int = BINS, binning: Binning = "width",
-) -> float | None:  # fmt: skip
+    y_true: np.ndarray, probability: np.ndarray, mask: Mask = None
+) -> float | None:
     """Mean distance of prediction and reality over all labels (ECE); None without labels."""
-    table = reliability(y_true, probability, mask, bins=bins, binning=binning)
+    table = reliability(y_true, probability, mask)
     if not len(table):
         return None
     distance = (table.predicted - table.observed).abs()
@@ -106,61 +102,93 @@ def calibration_error(
 
 def class_errors(
     y_true: np.ndarray, probability: np.ndarray, classes: Sequence[str], mask: Mask = None, *,
-    binning: Binning = "width", replicates: int = 0, seed: int = 0,
+    replicates: int = 0, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """Calibration error of every class and, in the last row, of all labels together.
-
-    The intervals are centred on the error: resampling adds noise of its own, and a distance can
-    only grow by noise.
-    """
+    """Calibration error of every class and, in the last row, of all labels together."""
     check_scores(y_true, probability, mask)
-    columns = (np.s_[:, column] for column in (*range(len(classes)), slice(None)))
-    parts = (part(column, y_true, probability, mask) for column in columns)
-    found = [calibration_error(*arrays, binning=binning) for arrays in parts]
-    errors = np.array([np.nan if error is None else error for error in found])
+    columns = [np.s_[:, [column]] for column in range(len(classes))] + [np.s_[:, :]]
+    parts = [tuple(part(column, y_true, probability, mask)) for column in columns]
+    errors = np.array([calibration_error(*arrays) for arrays in parts], np.float64)  # None: NaN
     table = pd.DataFrame({"class": [*classes, "all classes"], "error": errors})
     if replicates:
-        both = [Bins.of(y_true, probability, mask, binning, pooled=one) for one in (False, True)]
-        blocks = image_weights(len(y_true), replicates, np.random.default_rng(seed))
-        sides = ([bins.errors(block) for bins in both] for block in blocks)
-        drawn = np.concatenate([np.concatenate(side, axis=1) for side in sides])
-        low, high = interval_ends(drawn - mean_defined(drawn, 0) + errors)
-        table = table.assign(error_low=np.maximum(low, 0), error_high=high)
+        rng = np.random.default_rng(seed)
+        ends = [error_interval(*arrays, replicates=replicates, rng=rng) for arrays in parts]
+        low, high = np.array([pair or (np.nan, np.nan) for pair in ends]).T
+        why = [None if pair else f"fewer than {LEAST_LABELS} labels of a kind" for pair in ends]
+        table = table.assign(error_low=low, error_high=high, withheld=why)
     return table
+
+
+def error_interval(
+    y_true: np.ndarray, probability: np.ndarray, mask: Mask = None, *,
+    replicates: int, rng: np.random.Generator,
+) -> Ends:  # fmt: skip
+    """95 % interval of the calibration error that all images have; None where too few labels tell.
+
+    Noise alone makes an error, so resampling answers around the measured one would never hold a
+    small one. Instead labels are drawn anew as if the gaps between prediction and reality were 0,
+    a little, as measured or much more of it, on both sides; the interval holds the errors under
+    which the measured one is no surprise. It is widened to the measured error, which is above it
+    where nearly all of it is noise.
+    """
+    known = known_labels(mask, probability.shape)
+    label = (np.asarray(y_true) > 0.5) & known
+    if min(label.sum(), known.sum() - label.sum()) < LEAST_LABELS:
+        return None
+    images, predicted, hits = _bin_sums(label[known], np.asarray(probability, np.float64)[known])
+    predicted = predicted / images
+    measured = np.abs(images * predicted - hits).sum() / images.sum()
+    gap = (hits + 2 * predicted) / (images + 2) - predicted  # a bin of one label is not sure
+    share, alike = images / images.sum(), _independent(label - np.where(known, probability, 0))
+    drawn = rng.multinomial(max(int(images.sum() * alike), 1), share, size=replicates)
+    low, high = [], []
+    for side in (1, -1):
+        rate = np.clip(predicted + side * GAPS[:, None] * gap, 0, 1)
+        noisy = np.abs(drawn * predicted - rng.binomial(drawn, rate[:, None]))  # [G, R, bins]
+        errors, true = noisy.sum(-1) / drawn.sum(-1), np.abs(rate - predicted) @ share
+        above = np.maximum.accumulate((errors >= measured - 1e-12).mean(1))
+        below = np.minimum.accumulate((errors <= measured + 1e-12).mean(1))
+        low.append(np.interp((1 - LEVEL) / 2, above, true))
+        high.append(np.interp((LEVEL - 1) / 2, -below, true))
+    return float(min(low)), float(max(*high, measured))
+
+
+def _bin_sums(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Count labels, and sum predictions and positives, in each bin that holds any: [3, bins]."""
+    place = _place_in(probability)
+    weights = (None, probability, label)
+    sums = np.array([np.bincount(place, weights=one, minlength=BINS) for one in weights])
+    return sums[:, sums[0] > 0]
+
+
+def _independent(residual: np.ndarray) -> float:
+    """Share of the labels that counts: those of one image may be wrong together."""
+    together = np.square(residual.sum(1)).sum()
+    return min(1.0, np.square(residual).sum() / together) if together else 1.0
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Labels sorted into bins once; resampling keeps the bins and their mean predictions."""
+    """All labels sorted into bins once; resampling keeps the bins and their mean predictions.
+
+    For differences between two runs, drawn alike; `error_interval` is for one.
+    """
 
     cells: np.ndarray  # 2 * bin + label, [N, C]
-    predicted: np.ndarray  # mean probability of each bin, [C, bins]; [1, bins] when pooled
-    pooled: bool
+    predicted: np.ndarray  # mean probability of each bin, [bins]
 
     @classmethod
-    def of(
-        cls, y_true: np.ndarray, probability: np.ndarray, mask: Mask, binning: Binning = "width",
-        *, pooled: bool = False,
-    ) -> Bins:  # fmt: skip
-        """Sort each class into bins of its own, or all labels into the same."""
-        known = known_labels(mask, probability.shape)
-        columns = [slice(None)] if pooled else range(probability.shape[1])
-        place, predicted = np.empty(probability.shape, np.int32), []
-        for column in columns:
-            chosen = probability[:, column][known[:, column]]
-            edges = _bin_edges(chosen, BINS, binning)
-            place[:, column] = _place_in(probability[:, column], edges)
-            inside = place[:, column][known[:, column]]
-            total = np.bincount(inside, weights=chosen, minlength=BINS)
-            predicted.append(ratio(total, np.bincount(inside, minlength=BINS)))
+    def of(cls, y_true: np.ndarray, probability: np.ndarray, mask: Mask) -> Bins:
+        known, place = known_labels(mask, probability.shape), _place_in(probability)
+        total = np.bincount(place[known], weights=probability[known], minlength=BINS)
         cells = np.where(known, 2 * place + (np.asarray(y_true) > 0.5), 2 * BINS)
-        return cls(cells.astype(np.int32), np.array(predicted), pooled)
+        predicted = ratio(total, np.bincount(place[known], minlength=BINS))
+        return cls(cells.astype(np.int32), predicted)
 
     def errors(self, weights: np.ndarray) -> np.ndarray:
-        """Calibration errors of a block of replicates: [B, C], or [B, 1] when pooled."""
-        counts = count_cells(self.cells, 2 * BINS, weights).astype(np.float64)
-        counts = counts.sum(1, keepdims=True) if self.pooled else counts
-        without, with_class = counts[..., 0::2], counts[..., 1::2]
+        """Calibration errors of a block of replicates: [B]"""
+        counts = count_cells(self.cells, 2 * BINS, weights).astype(np.float64).sum(1)
+        without, with_class = counts[:, 0::2], counts[:, 1::2]
         images = without + with_class
         distance = np.abs(images * self.predicted - with_class).sum(-1)
         return np.where(images.sum(-1) > 0, ratio(distance, images.sum(-1)), np.nan)
@@ -172,20 +200,25 @@ class Calibration:
 
     method: Method
     classes: tuple[str, ...]
-    slope: np.ndarray  # [C]; 1 / temperature
-    intercept: np.ndarray  # [C]; 0 for temperature
+    slope: np.ndarray  # [C]; 1 / temperature; 1 where no correction ships
+    intercept: np.ndarray  # [C]; 0 for temperature and where no correction ships
+    evidence: pd.DataFrame  # a row a class: log loss held out, does the correction ship, why
     before: pd.DataFrame  # class_errors of the probabilities as they are
-    after: pd.DataFrame  # and corrected by lines fitted on other images
+    after: pd.DataFrame  # and of those that ship, by lines fitted on other images
     held_out: np.ndarray  # the latter probabilities, [N, C]
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a class and one for all of them, to be read by people."""
         table = self.before.rename(columns=lambda name: name.replace("error", "error_before"))
-        after = self.after.drop(columns="class")
+        after = self.after.drop(columns=["class", "withheld"], errors="ignore")
         table = table.join(after.rename(columns=lambda name: name.replace("error", "error_after")))
         slope, intercept = (np.append(line, np.nan) for line in (self.slope, self.intercept))
-        return table.assign(slope=slope, intercept=intercept)
+        return table.assign(slope=slope, intercept=intercept).join(self.evidence)
+
+    @property
+    def ships(self) -> bool:
+        return bool(self.evidence.ships.any())
 
     def to_json(self) -> dict[str, Any]:
         return {"method": self.method, "classes": records(self.table)}
@@ -194,29 +227,61 @@ class Calibration:
 def calibrate(
     scores: Scores, classes: Sequence[str], settings: CalibrationSettings, seed: int
 ) -> Calibration:
-    """Fit the lines on int8 scores [N, C]; what they help is measured on held-out folds.
+    """Fit the lines on int8 scores [N, C]; those ship that surely help on held-out images.
 
     The method "none" keeps the probabilities and only measures them.
     """
     check_raw(scores.y_true, scores.raw, scores.mask)
+    rng = np.random.default_rng(seed)
+    tried = [scores.held_out(settings.method, rng) for _ in range(REPEATS)]
+    evidence = _evidence(scores, tried, settings.method)
+    ships = evidence.ships.to_numpy()
     slope, intercept = scores.fit(settings.method)
-    held_out = scores.held_out(settings.method, seed)
+    slope, intercept = np.where(ships, slope, 1.0), np.where(ships, intercept, 0.0)
+    held_out = probabilities(np.where(ships, tried[0], scores.logits), scores.task)
     resampling = {"replicates": settings.bootstrap_replicates, "seed": seed}
-    tables = []
-    for probability in (scores.probability, held_out):
-        asked = scores.y_true, probability, classes, scores.mask
-        adaptive = class_errors(*asked, binning="mass")  # bins that hold equally many labels
-        tables.append(class_errors(*asked, **resampling).assign(adaptive_error=adaptive.error))
-    return Calibration(settings.method, tuple(classes), slope, intercept, *tables, held_out)
+    asked = [(scores.y_true, answers, classes, scores.mask)
+             for answers in (scores.probability, held_out)]  # fmt: skip
+    before, after = (class_errors(*one, **resampling) for one in asked)
+    found = (settings.method, tuple(classes), slope, intercept, evidence)
+    return Calibration(*found, before, after, held_out)
 
 
-def correct(
-    probability: np.ndarray, slope: np.ndarray, intercept: np.ndarray, task: Task
-) -> np.ndarray:
-    """Apply the lines to probabilities [N, C], as an app does before it shows one."""
-    sure = np.clip(probability, SURE, 1 - SURE)
-    logits = np.log(sure) if task == "single_label" else logit(sure)
-    return probabilities(logits * slope + intercept, task)
+def _evidence(scores: Scores, tried: Sequence[np.ndarray], method: Method) -> pd.DataFrame:
+    """Judge each class by the log loss of its labels before and after, held out: one row a class.
+
+    A mistake that no image made yet costs a surer answer most, so `UNSEEN` labels that say the
+    contrary, spread over all images, are added to those that are there. One slope of a softmax is
+    judged by the one answer of each image, for all classes at once.
+    """
+    known, before, contrary = scores.losses(scores.logits)
+    after, contrary_after = np.mean([scores.losses(logits)[1:] for logits in tried], axis=0)
+    gain, unseen = before - after, contrary - contrary_after
+    sure = ndtri(1 - DOUBT / gain.shape[1])  # all classes together leave so little doubt
+    rows = [
+        _verdict(*(side[known[:, i], i] for side in (before, after, gain, unseen)), sure, method)
+        for i in range(gain.shape[1])
+    ]
+    rows = rows * (scores.raw.shape[1] // len(rows))
+    return pd.DataFrame(rows, columns=["loss_before", "loss_after", "ships", "reason"])
+
+
+def _verdict(before, after, gain, unseen, sure: float, method: Method) -> tuple:
+    if not len(gain):
+        return np.nan, np.nan, False, "left as it is: no label is known"
+    weight = np.r_[np.ones(len(gain)), np.full(len(gain), UNSEEN / len(gain))]
+    gains, total = np.r_[gain, unseen], weight.sum()
+    mean = weight @ gains / total
+    deviation = np.sqrt(weight @ (gains - mean) ** 2) / total
+    if method == "none" or not gain.any():
+        reason = "left as it is: nothing to correct"
+    elif mean > sure * deviation:
+        reason = "corrected: surely better on images that did not fit it"
+    elif gain.mean() > 0:
+        reason = "left as it is: better on images that did not fit it, but that may be luck"
+    else:
+        reason = "left as it is: worse on images that did not fit it"
+    return before.mean(), after.mean(), reason.startswith("corrected"), reason
 
 
 @dataclass(frozen=True)
@@ -258,17 +323,32 @@ class Scores:
             return fit_temperature(self.y_true, self.logits, self.mask)
         return fit_lines(self.counts, self.quantization, method)
 
-    def held_out(self, method: Method, seed: int) -> np.ndarray:
-        """Return the probabilities [N, C] by lines that never saw the image they correct."""
+    def held_out(self, method: Method, rng: np.random.Generator) -> np.ndarray:
+        """Return the logits [N, C] by lines that never saw the image they correct."""
         logits = self.logits.copy()
-        folds = assign_folds(self.y_true, min(FOLDS, len(self.raw)), np.random.default_rng(seed))
+        folds = assign_folds(self.y_true, min(FOLDS, len(self.raw)), rng, self.groups)
         for fold in range(folds.max() + 1):
             inside = folds == fold
             if not inside.all():
                 y_true, raw, mask = part(~inside, self.y_true, self.raw, self.mask)
                 slope, intercept = replace(self, y_true=y_true, raw=raw, mask=mask).fit(method)
                 logits[inside] = logits[inside] * slope + intercept
-        return probabilities(logits, self.task)
+        return logits
+
+    def losses(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return which labels are known, their log loss, and that of the contrary labels: [N, C].
+
+        A single label is one answer an image, [N, 1]; contrary to it is the mean of the others.
+        """
+        if self.task == "multilabel":
+            signed = np.where(self.y_true > 0.5, logits, -logits)
+            known = known_labels(self.mask, signed.shape)
+            return known, np.logaddexp(0, -signed), np.logaddexp(0, signed)
+        surprise, labels = -log_softmax(logits, axis=1), self.y_true > 0.5
+        own = np.where(labels, surprise, 0).sum(1)
+        others = (surprise.sum(1) - own) / max(logits.shape[1] - 1, 1)
+        known = one_label(self.y_true, self.mask)
+        return known[:, None], own[:, None], others[:, None]
 
 
 def read_scores(path: Path, task: Task) -> Scores:
@@ -283,6 +363,11 @@ def read_scores(path: Path, task: Task) -> Scores:
         raise InputError(f"{path} is damaged. Run 05_quantize_student again") from None
 
 
+def one_label(y_true: np.ndarray, mask: Mask) -> np.ndarray:
+    """Images that are known to have exactly one class: [N]"""
+    return ((y_true > 0.5).sum(1) == 1) & known_labels(mask, y_true.shape).all(1)
+
+
 def fit_temperature(
     y_true: np.ndarray, logits: np.ndarray, mask: Mask = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -292,7 +377,7 @@ def fit_temperature(
     infinity.
     """
     classes = logits.shape[1]
-    known = (y_true.sum(axis=1) == 1) & (True if mask is None else (mask > 0).all(axis=1))
+    known = one_label(y_true, mask)
     labels, chosen = y_true[known] > 0, logits[known]
     if not len(chosen):
         return np.ones(classes), np.zeros(classes)
@@ -313,25 +398,33 @@ def fit_lines(
 
     Platt's softened targets keep separable and rare classes from running off to infinity.
     """
-    logits = quantization.logits(np.arange(LOWEST, NEVER))
-    both = zip(counts.positives, counts.negatives, strict=True)
-    slope, intercept = np.array([_fit_line(logits, *counted, method) for counted in both]).T
-    return slope, intercept
+    positives, negatives = (side[:, None] for side in counts.totals)
+    sure, unsure = (positives + 1) / (positives + 2), 1 / (negatives + 2)
+    total = counts.positives + counts.negatives
+    yes = counts.positives * sure + counts.negatives * unsure
+    inputs = np.stack([quantization.logits(np.arange(LOWEST, NEVER)), np.ones(LEVELS)])
+    defined = (positives > 0) & (negatives > 0)
+    free = defined & np.array([True, method == "platt"])
+    line = _descend(np.tile([1.0, 0.0], (len(total), 1)), free, inputs, yes, total)
+    bound = np.clip(line, [SLOPES[0], -np.inf], [SLOPES[1], np.inf])
+    inside = free & [False, True] & (bound != line).any(1, keepdims=True)
+    return tuple(_descend(bound, inside, inputs, yes, total).T)
 
 
-def _fit_line(logits, positives, negatives, method: Method) -> tuple[float, float]:
-    if not (positives.sum() and negatives.sum()):
-        return 1.0, 0.0
-    sure, unsure = (positives.sum() + 1) / (positives.sum() + 2), 1 / (negatives.sum() + 2)
-    yes = positives * sure + negatives * unsure
-    no = positives + negatives - yes
-
-    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        z = line[0] * logits + line[1]
-        pull = (yes + no) * expit(z) - yes
-        value = (yes * np.logaddexp(0, -z) + no * np.logaddexp(0, z)).sum()
-        return value / yes.sum(), np.array([pull @ logits, pull.sum()]) / yes.sum()
-
-    bounds = [SLOPES, (None, None) if method == "platt" else (0.0, 0.0)]
-    slope, intercept = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x
-    return float(slope), float(intercept)
+def _descend(line, free, inputs, yes, total) -> np.ndarray:
+    """Newton's method on the log loss of every class at once, where `free`: lines [C, 2]."""
+    line, shares = line.copy(), np.append(0.25 ** np.arange(12), 0)[:, None, None]
+    for _ in range(NEWTON_STEPS):
+        chance = expit(line @ inputs)
+        pull = (total * chance - yes) @ inputs.T * free
+        curvature = np.einsum("cl,il,jl->cij", total * chance * (1 - chance), inputs, inputs)
+        curvature *= free[:, :, None] & free[:, None, :]
+        curvature += np.eye(2) * np.where(free, 1e-12, 1.0)[:, :, None]
+        tries = line - shares * np.linalg.solve(curvature, pull[..., None])[..., 0]
+        logits = tries @ inputs
+        loss = (yes * np.logaddexp(0, -logits) + (total - yes) * np.logaddexp(0, logits)).sum(-1)
+        moved = tries[loss.argmin(0), np.arange(len(line))]
+        if np.abs(moved - line).max() < CLOSE:
+            return moved
+        line = moved
+    return line

@@ -75,7 +75,7 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
     Average precision and ROC area of scores finer than 256 steps, and calibration error, which
     noise can only raise, are moved so that they lie around the measured values.
     """
-    ranks, bins = rank_cells(answers), Bins.of(*answers.to_calibrate, pooled=True)
+    ranks, bins = rank_cells(answers), Bins.of(*answers.to_calibrate)
     values = np.stack(list(answers.per_image.values()), axis=1)
     defined = ~np.isnan(values)
     columns = np.concatenate([np.where(defined, values, 0), defined], axis=1).astype(np.float32)
@@ -85,7 +85,7 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
         total, images = np.split(weights.T @ columns, 2, axis=1)
         found = np.where(images > 0, ratio(total, images), np.nan)
         means = dict(zip(answers.per_image, found.T, strict=True))
-        means["calibration_error"] = bins.errors(weights)[:, 0]
+        means["calibration_error"] = bins.errors(weights)
         counts = count_cells(answers.cells, outcomes.OUTCOMES, weights).astype(np.float64)
         per_class = outcomes.class_figures(counts) | _areas(ranks, weights)
         blocks.append(_figures(counts, per_class, means))

@@ -305,17 +305,21 @@ class Unknown(Record):
     coverage_interval: Ends
     accepted_accuracy: float | None
     accepted_accuracy_interval: Ends
+    held_out_accuracy: float | None = None  # of answers to images that did not choose
     utility: float
-    meets_target: bool
+    meets_target: bool  # the lower end of the accuracy reaches the target
     reason: str
 
     @classmethod
-    def of(cls, row: Any, reason: str, coverage: Ends = None, accuracy: Ends = None) -> Unknown:
-        """Take a row of the curve, with the intervals that were drawn for it."""
+    def of(cls, row: Any, reason: str, held_out: float | None = None) -> Unknown:
+        """Take a row of the curve."""
+        accuracy = or_none(row.accepted_accuracy)
+        ends = float(row.coverage_low), float(row.coverage_high)
+        right = None if accuracy is None else (float(row.accuracy_low), float(row.accuracy_high))
         return cls(
-            probability=float(row.threshold), coverage=float(row.coverage),
-            coverage_interval=coverage, accepted_accuracy=or_none(row.accepted_accuracy),
-            accepted_accuracy_interval=accuracy, utility=float(row.utility),
+            probability=float(row.threshold), coverage=float(row.coverage), coverage_interval=ends,
+            accepted_accuracy=accuracy, accepted_accuracy_interval=right,
+            held_out_accuracy=held_out, utility=float(row.utility),
             meets_target=bool(row.meets_target), reason=reason,
         )  # fmt: skip
 
@@ -327,7 +331,7 @@ class UnknownThreshold(Recommendation):
     objective: Targets
     scores: ConfidenceScores
     seed: int
-    bootstrap_replicates: int
+    bootstrap_replicates: int = Field(0, exclude=True)  # in older files only
     unknown: Unknown
     classes: tuple[str, ...]
     edits: tuple[Edit, ...]
@@ -346,11 +350,14 @@ class UnknownThreshold(Recommendation):
         found, asked = self.unknown, self.objective
         both = found.accepted_accuracy_interval, found.coverage_interval
         low, high = zip(*(ends or (math.nan, math.nan) for ends in both), strict=True)
-        right = math.nan if found.accepted_accuracy is None else found.accepted_accuracy
+        right, held_out = (
+            math.nan if share is None else share
+            for share in (found.accepted_accuracy, found.held_out_accuracy)
+        )
         columns = {
             "target": ["right among the answers", "images that get an answer"],
             "wanted": [asked.target_accept_accuracy, asked.min_coverage],
-            "reached": [right, found.coverage],
+            "reached": [right, found.coverage], "held out": [held_out, math.nan],
             "from": low, "to": high, "unknown below": found.probability, "reason": found.reason,
         }  # fmt: skip
         return pd.DataFrame(columns)

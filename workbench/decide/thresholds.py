@@ -100,7 +100,6 @@ def search_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) 
     known = {"mask": scores.mask, "source_sha256": scores.source_sha256}
     knobs, seed, labels = settings.threshold_search, settings.seed, scores.y_true
     if scores.task == "single_label":
-        known["replicates"] = knobs.bootstrap_replicates
         return search_unknown(labels, scores.logits, settings.single_label, classes, seed, **known)
     answers = scores.raw, scores.scale, scores.zero_point
     return search(labels, *answers, knobs, classes, seed, groups=scores.groups, **known)

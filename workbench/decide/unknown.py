@@ -2,6 +2,11 @@
 
 The confidence of an image is its largest softmax probability. Below the threshold the answer is
 "unknown", which costs nothing; a wrong answer costs `threshold_penalty_incorrect`.
+
+Labels place no cut: each lets a share of the images answer, the surest first. From the surest on,
+cuts are kept as long as the lower bound of their accuracy reaches the target, and only kept ones
+are chosen from. Tests in a fixed order need no correction, so "at least 95 % are right" is wrong in
+few runs, and the interval still covers at the cut that was chosen.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.intervals import Ends, image_weights, interval
+from workbench.decide.intervals import wilson
 from workbench.decide.levels import Mask, check_names, check_scores, ratio
 from workbench.decide.recommendation import (
     SCHEMA,
@@ -30,11 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DECIMALS = 6  # of a confidence: float32 on the phone still tells these apart
 CURVE_POINTS = 201  # rows of threshold_curve.csv, one each half percent
+STEP = 0.05  # of the images, between two cuts: few tests, so that luck has few chances
+FOLDS, REPEATS = 5, 4  # of the images that did not choose
 
 
 def search_unknown(
     y_true: np.ndarray, logits: np.ndarray, settings: SingleLabelSettings,
-    classes: tuple[str, ...], seed: int, *, replicates: int, mask: Mask = None,
+    classes: tuple[str, ...], seed: int, *, mask: Mask = None,
     split: str = "val", source_sha256: str | None = None,
 ) -> UnknownThreshold:  # fmt: skip
     """Choose the confidence threshold from one-hot labels and logits, both [N, C].
@@ -44,13 +51,13 @@ def search_unknown(
     check_scores(y_true, logits, mask)
     check_names(classes, logits)
     confidence, correct = answers(y_true, logits, mask)
-    curve = unknown_curve(confidence, correct, _cuts(confidence), settings)
-    chosen, reason = _choose(curve, settings)
-    shown = np.union1d(np.linspace(0, 1, CURVE_POINTS), curve.threshold[chosen])
-    shown_curve = unknown_curve(confidence, correct, shown, settings)
-    row = curve.loc[chosen]
-    log.info("Unknown below confidence %.4f: %s.", row.threshold, reason)
-    intervals = _intervals(confidence, correct, row.threshold, replicates, seed)
+    threshold = choose(confidence, correct, settings)
+    held_out = held_out_accuracy(confidence, correct, settings, np.random.default_rng(seed))
+    shown = np.union1d(np.linspace(0, 1, CURVE_POINTS), threshold)
+    curve = unknown_curve(confidence, correct, shown, settings)
+    curve = curve.assign(chosen=curve.threshold == threshold)
+    found = _described(curve[curve.chosen].iloc[0], held_out, len(confidence), settings)
+    log.info("Unknown below confidence %.4f: %s.", found.probability, found.reason)
     return UnknownThreshold(
         schema_version=SCHEMA, task="single_label", created_by="search",
         objective=Targets(
@@ -59,9 +66,8 @@ def search_unknown(
             penalty_incorrect=settings.threshold_penalty_incorrect,
         ),
         scores=ConfidenceScores(split=split, images=len(confidence), source_sha256=source_sha256),
-        seed=seed, bootstrap_replicates=replicates, unknown=Unknown.of(row, reason, *intervals),
-        classes=tuple(classes), edits=(),
-    ).with_curve(shown_curve.assign(chosen=shown_curve.threshold == row.threshold))  # fmt: skip
+        seed=seed, unknown=found, classes=tuple(classes), edits=(),
+    ).with_curve(curve)  # fmt: skip
 
 
 def answers(
@@ -80,6 +86,46 @@ def answers(
     return probability.max(1), correct
 
 
+def choose(confidence: np.ndarray, correct: np.ndarray, settings: SingleLabelSettings) -> float:
+    """Return the most useful of the thresholds that keep the target, else the surest to be near.
+
+    A cut with so few answers that not even a perfect record could keep the target is passed over.
+    """
+    cuts = _cuts(confidence, settings.threshold_min_coverage)
+    curve = unknown_curve(confidence, correct, cuts, settings)[::-1]  # the surest answers first
+    target = settings.threshold_target_accept_accuracy
+    testable = curve[wilson(curve.answered, curve.answered)[0] >= target]
+    kept = testable[np.logical_and.accumulate(testable.accuracy_low >= target)]
+    best = kept.utility[::-1].idxmax() if len(kept) else curve.accuracy_low.idxmax()
+    return float(curve.threshold[best])
+
+
+def _cuts(confidence: np.ndarray, least: float) -> np.ndarray:
+    """Return thresholds, rising, at which the surest `least`, …, 95, 100 % of the images answer."""
+    values = np.unique(np.round(confidence, DECIMALS))
+    between = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2])
+    below = np.searchsorted(np.sort(confidence), between)
+    shares = np.append(np.arange(least, 1, STEP), 1.0)
+    unknown = np.floor(len(confidence) * (1 - shares) + 1e-9)  # at most so many
+    return np.unique(between[np.searchsorted(below, unknown, side="right") - 1])
+
+
+def held_out_accuracy(
+    confidence: np.ndarray, correct: np.ndarray, settings: SingleLabelSettings,
+    rng: np.random.Generator,
+) -> float | None:  # fmt: skip
+    """Accuracy of the answers to images that did not choose; None where none was answered."""
+    answered = right = 0
+    for _ in range(REPEATS if len(confidence) > 1 else 0):
+        fold = rng.permutation(len(confidence)) % min(FOLDS, len(confidence))
+        for number in range(fold.max() + 1):
+            others = fold != number
+            threshold = choose(confidence[others], correct[others], settings)
+            accepted = ~others & (confidence >= threshold)
+            answered, right = answered + accepted.sum(), right + correct[accepted].sum()
+    return float(right / answered) if answered else None
+
+
 def unknown_curve(
     confidence: np.ndarray, correct: np.ndarray, thresholds: np.ndarray, settings: Any
 ) -> pd.DataFrame:
@@ -89,47 +135,40 @@ def unknown_curve(
     below = np.searchsorted(confidence[order], thresholds, side="left")
     images = len(confidence)
     answered, hits = images - below, right[-1] - right[below]
-    accuracy = np.where(answered > 0, ratio(hits, answered), np.nan)
     coverage = answered / images
+    coverage_low, coverage_high = wilson(answered, images)
+    ends = (np.where(answered > 0, end, np.nan) for end in wilson(hits, answered))
+    accuracy_low, accuracy_high = ends
+    accuracy = np.where(answered > 0, ratio(hits, answered), np.nan)
     utility = (hits - settings.threshold_penalty_incorrect * (answered - hits)) / images
-    meets = accuracy >= settings.threshold_target_accept_accuracy
+    meets = accuracy_low >= settings.threshold_target_accept_accuracy
     columns = {
-        "threshold": thresholds, "coverage": coverage, "accepted_accuracy": accuracy,
+        "threshold": thresholds, "coverage": coverage, "coverage_low": coverage_low,
+        "coverage_high": coverage_high, "accepted_accuracy": accuracy,
+        "accuracy_low": accuracy_low, "accuracy_high": accuracy_high,
         "answered": answered, "correct": hits, "incorrect": answered - hits, "unknown": below,
         "utility": utility, "meets_target": meets & (coverage >= settings.threshold_min_coverage),
     }  # fmt: skip
     return pd.DataFrame(columns)
 
 
-def _cuts(confidence: np.ndarray) -> np.ndarray:
-    """Return every threshold that matters: 0, and halfway between neighbouring confidences."""
-    values = np.unique(np.round(confidence, DECIMALS))
-    return np.concatenate([[0.0], (values[1:] + values[:-1]) / 2])
-
-
-def _choose(curve: pd.DataFrame, settings: SingleLabelSettings) -> tuple[int, str]:
-    """Most useful of those that meet both targets; else the most accurate with the coverage."""
+def _described(
+    row: Any, held_out: float | None, images: int, settings: SingleLabelSettings
+) -> Unknown:
+    """Say what was aimed at, what was held out, and what is promised."""
     target, least = settings.threshold_target_accept_accuracy, settings.threshold_min_coverage
-    if curve.meets_target.any():
-        allowed = curve[curve.meets_target]
-        row = allowed.utility.idxmax()  # the first of equals answers the most images
-        return row, f"at least {target:.0%} of the answers are right and {least:.0%} get one"
-    allowed = curve[curve.coverage >= least]
-    row = allowed.accepted_accuracy.idxmax()
-    reached = allowed.accepted_accuracy[row]
-    return row, (
-        f"{target:.0%} right answers cannot be had while {least:.0%} of the images get one; "
-        f"this is the closest, {reached:.1%}"
-    )
-
-
-def _intervals(
-    confidence: np.ndarray, correct: np.ndarray, threshold: float, replicates: int, seed: int
-) -> tuple[Ends, Ends]:
-    """Resample the images: the ends of the coverage and of the accuracy of the answers."""
-    accepted = confidence >= threshold
-    columns = np.stack([accepted, accepted & correct], axis=1).astype(np.float32)
-    blocks = image_weights(len(accepted), replicates, np.random.default_rng(seed))
-    sums = np.concatenate([weights.T @ columns for weights in blocks])
-    accuracy = np.where(sums[:, 0] > 0, ratio(sums[:, 1], sums[:, 0]), np.nan)
-    return interval(sums[:, 0] / len(accepted)), interval(accuracy)
+    measured = row.accepted_accuracy if held_out is None else held_out
+    low, high = min(row.accuracy_low, measured), max(row.accuracy_high, measured)
+    meets = bool(low >= target and row.coverage >= least)
+    aimed = f"aimed at {target:.0%}, held out {measured:.1%} [{low:.1%}, {high:.1%}]"
+    if meets:
+        promise = f"at least {target:.0%} of the answers are right"
+    else:
+        promise = (
+            f"{target:.0%} cannot be promised from {images} images while {least:.0%} of them get "
+            f"an answer; promised instead: at least {np.floor(100 * low):.0f}% are right"
+        )
+    row = row.copy()
+    row[["accuracy_low", "accuracy_high", "meets_target"]] = low, high, meets
+    reason = f"{aimed}: {promise}; {row.coverage:.0%} of the images get one"
+    return Unknown.of(row, reason, held_out)

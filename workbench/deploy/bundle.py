@@ -111,6 +111,7 @@ def _record(
         },
         "raw": raw.tolist(),
         "decisions": verify.decide(raw[None], config)[0],
+        "probabilities": verify.shown_probabilities(raw[None], config)[0].tolist(),
         "true_labels": list(image.labels),
     }
 

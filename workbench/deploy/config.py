@@ -167,9 +167,9 @@ def _calibration(
     settings: Settings, fitted: Mapping[str, Any] | None, thresholds: Recommended
 ) -> dict[str, Any] | None:
     """Give the lines that correct a percentage, in terms of the output that ships."""
-    if fitted is None or fitted["method"] == "none":
+    lines = [row for row in fitted["classes"] if row["slope"] is not None] if fitted else []
+    if not any(row["ships"] for row in lines):
         return None
-    lines = [row for row in fitted["classes"] if row["slope"] is not None]
     if settings.task == "multilabel" and settings.tflite_export.fold_thresholds:
         lines = [_folded_line(row, thresholds) for row in lines]
     kept = ("slope", "intercept", "error_before", "error_after")

@@ -59,10 +59,22 @@ def _shared(config: InferenceConfig) -> dict[str, Any]:
         "CLASSES": len(config.labels),
         "OUTPUT_SCALE": repr(config.output.scale),
         "OUTPUT_ZERO_POINT": config.output.zero_point,
+        "CALIBRATED": int(config.calibration is not None),
+        "FAINTEST": repr(verify.FAINTEST),
+        **_lines_shown(config),
         "THRESHOLDS": ", ".join(str(integer) for integer in _integers(config)),
         "VALUE_IS": "a logit" if config.output.is_logits else "a probability",
         "UNKNOWN_NOTE": ", or unknown" if config.single_label else "",
     }
+
+
+def _lines_shown(config: InferenceConfig) -> dict[str, str]:
+    """Write the slope and the intercept of each class; 1 and 0 where nothing is corrected."""
+    rows = config.calibration.classes if config.calibration else ()
+    lines = {row.label: (row.slope, row.intercept) for row in rows if row.slope is not None}
+    pairs = [lines.get(label, (1.0, 0.0)) for label in config.labels]
+    columns = zip(("SLOPES", "INTERCEPTS"), zip(*pairs, strict=True), strict=True)
+    return {name: ", ".join(map(repr, column)) for name, column in columns}
 
 
 def _integers(config: InferenceConfig) -> list[int]:
@@ -100,11 +112,12 @@ def _lines(items: Iterable[str], indent: int = 4) -> str:
 def _c_vector(vector: Mapping[str, Any], labels: Sequence[str]) -> str:
     shown = [labels.index(label) for label in vector["decisions"]]
     size = f"{vector['width']}, {vector['height']}, {vector['source_crc32']}u"
-    answers = f"{_braced(vector['raw'])}, {len(shown)}, {_braced(shown or [0])}"
+    chances = _braced(map(repr, vector["probabilities"]))
+    answers = f"{_braced(vector['raw'])}, {chances}, {len(shown)}, {_braced(shown or [0])}"
     return f"{{{c_string(vector['name'])}, {size}, {answers}}}"
 
 
-def _braced(numbers: Iterable[int]) -> str:
+def _braced(numbers: Iterable[Any]) -> str:
     return f"{{{', '.join(map(str, numbers))}}}"
 
 
@@ -132,14 +145,14 @@ def swift_string(text: str) -> str:
 def _kotlin(config: InferenceConfig) -> dict[str, Any]:
     signed, unknown = config.input.dtype == "int8", _unknown_below(config)
     several = "raw.indices.filter { raw[it] >= THRESHOLDS[it] }"
-    one = f"raw.indices.filter {{ it == highest(raw) && probability(raw, it) >= {unknown} }}"
-    exact = "exp(value(raw[index])) / raw.map { exp(value(it)) }.sum()"
+    one = f"raw.indices.filter {{ it == highest(raw) && confidence(raw, it) >= {unknown} }}"
+    chance = f"value(raw[index]).coerceIn({verify.FAINTEST!r}, {1 - verify.FAINTEST!r})"
     return {
         **_shared(config),
         "LABELS": _lines((kotlin_string(label) for label in config.labels), 12),
         "INPUT_BYTE": "(value - 128).toByte()" if signed else "value.toByte()",
         "DECIDE": one if config.single_label else several,
-        "PROBABILITY": _probability(config, exact),
+        **_probabilities(config, "raw.indices.sumOf {{ exp({}) }}", "it", chance, "ln"),
     }
 
 
@@ -148,19 +161,33 @@ def _swift(config: InferenceConfig) -> dict[str, Any]:
     several = "raw.indices.filter { Int(raw[$0]) >= thresholds[$0] }"
     one = (
         "let best = raw.indices.max { raw[$0] < raw[$1] || (raw[$0] == raw[$1] && $0 > $1) }!\n"
-        f"        return probability(raw, best) >= {unknown} ? [best] : []"
+        f"        return confidence(raw, best) >= {unknown} ? [best] : []"
     )
-    exact = "exp(value(raw[index])) / raw.reduce(0) { $0 + exp(value($1)) }"
+    chance = f"min(max(value(raw[index]), {verify.FAINTEST!r}), {1 - verify.FAINTEST!r})"
     return {
         **_shared(config),
         "LABELS": _lines((swift_string(label) for label in config.labels), 8),
         "INPUT_BYTE": "UInt8(bitPattern: Int8(Int(value) - 128))" if signed else "value",
         "DECIDE": " " * 8 + (one if config.single_label else several),
-        "PROBABILITY": " " * 8 + _probability(config, exact),
+        **_probabilities(config, "raw.indices.reduce(0) {{ $0 + exp({}) }}", "$1", chance, "log"),
     }
 
 
-def _probability(config: InferenceConfig, softmax: str) -> str:
-    if not config.output.is_logits:
-        return "value(raw[index])"
-    return softmax if config.single_label else "1 / (1 + exp(-value(raw[index])))"
+def _probabilities(
+    config: InferenceConfig, total: str, each: str, chance: str, log: str
+) -> dict[str, str]:
+    """Write what decides, the logit and what is shown; `total` sums over `each` class."""
+    logits, single, shown = config.output.is_logits, config.single_label, "line(raw, index)"
+    odds = chance if single else f"{chance} / (1 - {chance})"
+
+    def applied(value: str) -> str:
+        if single:
+            return f"exp({value}) / {total.format(value.replace('index', each))}"
+        return f"1 / (1 + exp(-{value}))"
+
+    confidence = applied("value(raw[index])") if logits else "value(raw[index])"
+    return {
+        "CONFIDENCE": confidence,
+        "LOGIT": "value(raw[index])" if logits else f"{log}({odds})",
+        "PROBABILITY": applied(shown) if config.calibration else "confidence(raw, index)",
+    }

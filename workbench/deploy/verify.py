@@ -373,6 +373,8 @@ def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, An
     for values, what in ((recorded, "recorded"), (raw, "computed")):
         found = decide(values[None], bundle.config)[0]
         _same(f"{name}: decisions of the {what} output", found, vector["decisions"])
+    compare(f"{name}: probabilities to show", vector["probabilities"],
+            shown_probabilities(recorded[None], bundle.config)[0].tolist())  # fmt: skip
     return gap
 
 
@@ -853,9 +855,10 @@ def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
     scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(VALIDATION)}
     replicates = settings["threshold_search"]["bootstrap_replicates"]
     found = {"schema": 1} | {key: settings[key] for key in ("task", "seed")}
-    found |= {"scores": scores, "bootstrap_replicates": replicates}
+    found |= {"scores": scores}
     if settings["task"] == "single_label":
         return found | derive_unknown(settings["single_label"], arrays, stated)
+    found |= {"bootstrap_replicates": replicates}
     levels = {name: arrays[name].item() for name in ("scale", "zero_point")}
     scores |= {"unknown_labels": int((arrays["mask"] <= 0).sum()), **levels}
     search = Search.of(arrays, settings["threshold_search"], settings["seed"])
@@ -1125,25 +1128,50 @@ def student_quantile(shares: np.ndarray, freedom: int) -> np.ndarray:
 
 def derive_unknown(knobs: Tree, arrays: Arrays, stated: Tree) -> Tree:
     """Derive what the confidence under which the answer is "unknown" gives on validation."""
+    score, right = _one_answer(arrays)
+    found = _rate(score, right, stated["unknown"]["probability"], knobs)
+    ends = [found.pop(name) for name in ("accuracy_low", "accuracy_high")]
+    held_out = stated["unknown"].get("held_out_accuracy")
+    if held_out is not None:  # the interval was widened to it
+        ends = [min(ends[0], held_out), max(ends[1], held_out)]
+    target, least = knobs["threshold_target_accept_accuracy"], knobs["threshold_min_coverage"]
+    keeps = ends[0] is not None and ends[0] >= target and found["coverage"] >= least
+    found["meets_target"] = keeps
+    found["coverage_interval"] = [found.pop("coverage_low"), found.pop("coverage_high")]
+    found["accepted_accuracy_interval"] = None if ends[0] is None else ends
+    return {
+        "scores": {"images": len(score)},
+        "objective": {
+            "target_accept_accuracy": target, "min_coverage": least,
+            "penalty_incorrect": knobs["threshold_penalty_incorrect"],
+        },
+        "unknown": found,
+    }  # fmt: skip
+
+
+def _one_answer(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Return how sure each judged image's answer is, and whether it is right."""
     logits = (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
     true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
     judged = known.all(1) | (true & known).any(1)
     score, true = softmax(logits)[judged], true[judged]
-    right = (score.argmax(1) == true.argmax(1)) & true.any(1)
-    answered = score.max(1) >= stated["unknown"]["probability"]
+    return score.max(1), (score.argmax(1) == true.argmax(1)) & true.any(1)
+
+
+def _rate(score: np.ndarray, right: np.ndarray, confidence: float, knobs: Tree) -> Tree:
+    """Rate the answers of at least a confidence; intervals are Wilson's."""
+    answered = score >= confidence
     hits, wrong = int((answered & right).sum()), int((answered & ~right).sum())
-    accuracy, coverage = _ratio(hits, hits + wrong), float(answered.mean())
+    shares = wilson(np.array([hits, hits + wrong]), np.array([hits + wrong, len(right)]))
+    (low, high), ends = np.transpose(shares).tolist()
+    low, high = (low, high) if hits + wrong else (None, None)
+    coverage = float(answered.mean())
+    meets = low is not None and low >= knobs["threshold_target_accept_accuracy"]
     return {
-        "scores": {"images": int(judged.sum())},
-        "objective": {
-            "target_accept_accuracy": knobs["threshold_target_accept_accuracy"],
-            "min_coverage": knobs["threshold_min_coverage"],
-            "penalty_incorrect": knobs["threshold_penalty_incorrect"],
-        },
-        "unknown": {
-            "coverage": coverage, "accepted_accuracy": accuracy,
-            "utility": (hits - knobs["threshold_penalty_incorrect"] * wrong) / len(right),
-        },
+        "coverage": coverage, "coverage_low": ends[0], "coverage_high": ends[1],
+        "accepted_accuracy": _ratio(hits, hits + wrong), "accuracy_low": low, "accuracy_high": high,
+        "utility": (hits - knobs["threshold_penalty_incorrect"] * wrong) / len(right),
+        "meets_target": meets and coverage >= knobs["threshold_min_coverage"],
     }  # fmt: skip
 
 
@@ -1183,8 +1211,7 @@ def derive_shared_curve(search: Search) -> Tree:
 
 def derive_unknown_curve(thresholds: list[float], knobs: Tree, arrays: Arrays) -> Tree:
     """Rate the answers to validation above each confidence."""
-    found = [derive_unknown(knobs, arrays, {"unknown": {"probability": one}})["unknown"]
-             for one in thresholds]  # fmt: skip
+    found = [_rate(*_one_answer(arrays), one, knobs) for one in thresholds]
     return {name: [row[name] for row in found] for name in found[0]} if found else {}
 
 
@@ -1396,6 +1423,29 @@ def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
     if not output["is_logits"]:
         return values
     return softmax(values) if config["task"] == "single_label" else sigmoid(values)
+
+
+def shown_probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """Return the percentages that the app shows for raw outputs [N, C]; decisions never change."""
+    if config["calibration"] is None:
+        return probabilities(raw, config)
+    lines = {row["label"]: row for row in config["calibration"]["classes"]}
+    none = {"slope": None, "intercept": None}  # of a class whose scores were pushed off the scale
+    own = [lines.get(label, none) for label in config["labels"]]
+    slope = np.array([1.0 if row["slope"] is None else row["slope"] for row in own])
+    intercept = np.array([0.0 if row["slope"] is None else row["intercept"] for row in own])
+    logits = slope * _logits(raw, config) + intercept
+    return softmax(logits) if config["task"] == "single_label" else sigmoid(logits)
+
+
+def _logits(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
+    """Return logits, also where the model gives probabilities; 0 and 1 have none."""
+    output = config["output"]
+    values = (raw.astype(np.float64) - output["zero_point"]) * output["scale"]
+    if output["is_logits"]:
+        return values
+    values = np.clip(values, FAINTEST, 1 - FAINTEST)
+    return np.log(values) - (0 if config["task"] == "single_label" else np.log1p(-values))
 
 
 def probability_thresholds(config: dict[str, Any]) -> np.ndarray | float:

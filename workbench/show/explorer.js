@@ -564,8 +564,9 @@ class UnknownThreshold extends Explorer {
     if (this.row === this.start) return {};
     const now = this.curve[this.row], before = file.unknown.probability;
     Object.assign(file.unknown, { probability: now.threshold, coverage: now.coverage,
-      coverage_interval: null, accepted_accuracy: now.accepted_accuracy, accepted_accuracy_interval: null,
-      utility: now.utility, meets_target: now.meets_target, reason });
+      coverage_interval: [now.coverage_low, now.coverage_high], accepted_accuracy: now.accepted_accuracy,
+      accepted_accuracy_interval: now.accuracy_low === null ? null : [now.accuracy_low, now.accuracy_high],
+      held_out_accuracy: null, utility: now.utility, meets_target: now.meets_target, reason });
     return { unknown: [before, now.threshold] };
   }
 }

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from workbench.data.tables import Split
 from workbench.data.views import letterboxed
-from workbench.decide.calibration import correct
 from workbench.decide.calibration import reliability as reliability_table
 from workbench.decide.metrics import Comparison, Evaluation
+from workbench.deploy import verify
 from workbench.deploy.bundle import write_test_scores
 from workbench.deploy.tflite import time_file
 from workbench.settings import Settings
@@ -83,15 +83,9 @@ def reliability(split: Split, scores: Mapping[str, np.ndarray | None]) -> Figure
     )
 
 
-def corrected(y_score: np.ndarray, config: Mapping[str, Any]) -> np.ndarray | None:
-    """Correct probabilities by the lines of inference_config.json; None where none ship."""
-    calibration = config["calibration"]
-    if calibration is None:
-        return None
-    lines = {row["label"]: row for row in calibration["classes"] if row["slope"] is not None}
-    own = [lines.get(label, {"slope": 1.0, "intercept": 0.0}) for label in config["labels"]]
-    slope, intercept = (np.array([row[end] for row in own]) for end in ("slope", "intercept"))
-    return correct(y_score, slope, intercept, config["task"])
+def corrected(raw: np.ndarray, config: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the percentages that the app shows; None where they are those of the model."""
+    return None if config["calibration"] is None else verify.shown_probabilities(raw, config)
 
 
 def host_latency(model: Path, settings: Settings) -> list[dict[str, Any]]:

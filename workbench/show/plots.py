@@ -275,15 +275,17 @@ def unknown_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     )
     ax.plot(curve.threshold, curve.coverage, color=YES, label="images that get an answer")
     ax.plot(curve.threshold, curve.accepted_accuracy, color=GOOD, label="answers that are right")
+    ends = curve.accuracy_low, curve.accuracy_high
+    ax.fill_between(curve.threshold, *ends, color=GOOD, alpha=0.12, label="its 95 % interval")
     chosen = curve[curve.chosen].iloc[0]
     ax.axvline(chosen.threshold, color=CHOSEN, label=f"chosen: {chosen.threshold:.3f}")
     allowed = curve[curve.meets_target]
     if len(allowed):
         ends = allowed.threshold.min(), allowed.threshold.max()
-        ax.axvspan(*ends, color=GOOD, alpha=0.08, linewidth=0, label="both aims are reached")
+        ax.axvspan(*ends, color=GOOD, alpha=0.08, linewidth=0, label="both aims are surely kept")
     ax.set(xlim=(0, 1), ylim=(0, 1.03))
     beside(ax)
-    reached = "are reached" if chosen.meets_target else "are not both reached"
+    reached = "are surely kept" if chosen.meets_target else "are not both sure"
     return described(
         ax,
         f"Coverage and accuracy of the answers against the confidence threshold. At the chosen "

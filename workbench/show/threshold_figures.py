@@ -105,21 +105,26 @@ def reliability(
 
 
 def calibration_errors(calibration: Calibration) -> Table:
-    """Show how far probabilities were off, and how far with the correction on unseen images."""
+    """Show how far probabilities are off, and which corrections ship because they surely help."""
     found = calibration.table
     columns = {"class": found["class"]}
     for when in ("before", "after"):
-        error = f"error_{when}"
-        columns[f"error {when}"] = [_spanned(row, error) for row in found.to_dict("records")]
-        columns[f"{when}, equal bins"] = found[f"adaptive_{error}"]
-    return table(pd.DataFrame(columns | {"slope": found.slope, "intercept": found.intercept}))
+        columns[f"error {when}"] = [_spanned(row, when) for row in found.to_dict("records")]
+    for when in ("before", "after"):
+        columns[f"log loss {when}, held out"] = found[f"loss_{when}"]
+    line = {"slope": found.slope, "intercept": found.intercept}
+    return table(pd.DataFrame(columns | line | {"correction": found.reason}))
 
 
-def _spanned(row: dict[str, float], name: str) -> str:
-    if pd.isna(row[name]):
+def _spanned(row: dict[str, Any], when: str) -> str:
+    error, low, high = (row.get(f"error_{when}{end}") for end in ("", "_low", "_high"))
+    if pd.isna(error):
         return "–"
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    return f"{row[name]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+    if low is None or pd.isna(low):
+        return f"{error:.3f}" + (
+            f" (no interval: {row['withheld']})" if row.get("withheld") else ""
+        )
+    return f"{error:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def confidence(scores: Scores, thresholds: AnyThresholds) -> Figure:

@@ -15,24 +15,47 @@ static double value(const int8_t *raw, int index)
     return ((double)raw[index] - WB_OUTPUT_ZERO_POINT) * WB_OUTPUT_SCALE;
 }
 
-static double softmax(const int8_t *raw, int index)
+static double logit(const int8_t *raw, int index)
 {
-    double highest = value(raw, 0), sum = 0;
+    double chance = value(raw, index);
+    if (WB_IS_LOGITS)
+        return chance;
+    if (chance < WB_FAINTEST)
+        chance = WB_FAINTEST;
+    if (chance > 1 - WB_FAINTEST)
+        chance = 1 - WB_FAINTEST;
+    return WB_SINGLE_LABEL ? log(chance) : log(chance / (1 - chance));
+}
+
+static double line(const int8_t *raw, int index, int calibrated)
+{
+    return calibrated ? wb_slope[index] * logit(raw, index) + wb_intercept[index]
+                      : value(raw, index);
+}
+
+static double softmax(const int8_t *raw, int index, int calibrated)
+{
+    double highest = line(raw, 0, calibrated), sum = 0;
     for (int i = 1; i < WB_CLASSES; ++i)
-        if (value(raw, i) > highest)
-            highest = value(raw, i);
+        if (line(raw, i, calibrated) > highest)
+            highest = line(raw, i, calibrated);
     for (int i = 0; i < WB_CLASSES; ++i)
-        sum += exp(value(raw, i) - highest);
-    return exp(value(raw, index) - highest) / sum;
+        sum += exp(line(raw, i, calibrated) - highest);
+    return exp(line(raw, index, calibrated) - highest) / sum;
+}
+
+static double probability(const int8_t *raw, int index, int calibrated)
+{
+    if (!WB_IS_LOGITS && !calibrated)
+        return value(raw, index);
+    if (WB_SINGLE_LABEL)
+        return softmax(raw, index, calibrated);
+    return 1 / (1 + exp(-line(raw, index, calibrated)));
 }
 
 double wb_probability(const int8_t *raw, int index)
 {
-    if (!WB_IS_LOGITS)
-        return value(raw, index);
-    if (WB_SINGLE_LABEL)
-        return softmax(raw, index);
-    return 1 / (1 + exp(-value(raw, index)));
+    return probability(raw, index, WB_CALIBRATED);
 }
 
 static int highest(const int8_t *raw)
@@ -49,7 +72,7 @@ int wb_decide(const int8_t *raw, int *classes)
     int count = 0;
     if (WB_SINGLE_LABEL) {
         classes[0] = highest(raw);
-        return wb_probability(raw, classes[0]) >= WB_UNKNOWN_BELOW;
+        return probability(raw, classes[0], 0) >= WB_UNKNOWN_BELOW;
     }
     for (int i = 0; i < WB_CLASSES; ++i)
         if (raw[i] >= wb_thresholds[i])

@@ -20,7 +20,8 @@ void wb_fill_input(const uint8_t *letterboxed, uint8_t *tensor);
  * a single label, "unknown". `classes` has room for WB_CLASSES. */
 int wb_decide(const int8_t *raw, int *classes);
 
-/* The probability to show beside a class. */
+/* The probability to show beside a class, corrected by the calibration that ships; wb_decide does
+ * not use it. */
 double wb_probability(const int8_t *raw, int index);
 
 #endif

@@ -1,6 +1,7 @@
 """Classify images with the shipped model: LiteRT, NumPy and Pillow, nothing else.
 
     python classify.py photo.jpg ...
+    python classify.py                  # the golden vectors: decisions and probabilities to show
 
 `verify.py` in the folder above holds the letterbox and the decisions; this adds decoding and words.
 Pixels are what they were in training: turned as EXIF says or left as they are stored, what is
@@ -43,17 +44,40 @@ def on_black(rgba: np.ndarray) -> np.ndarray:
     return ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
 
 
-def main(paths: list[str]) -> None:
+def main(paths: list[str]) -> int:
     config = json.loads((FOLDER / verify.CONFIG).read_text(encoding="utf-8"))
+    if not paths:
+        return check_golden(config)
     interpreter = verify.open_model((FOLDER / config["model"]["file"]).read_bytes())
     table = verify.input_table(config["input"])
     for path in paths:
         pixels = read_image(path, config)
         square = verify.letterbox(pixels, config["input"]["width"])
         raw = verify.run_model(interpreter, table[square])
-        labels = verify.decide(raw[None], config)[0]
-        sys.stdout.write(f"{path}: {', '.join(labels) or 'none of the classes'}\n")
+        sys.stdout.write(f"{path}: {in_words(raw, config)}\n")
+    return 0
+
+
+def in_words(raw: np.ndarray, config: dict) -> str:
+    """Name the labels that the app shows, with the probability to show beside each."""
+    shown, names = verify.shown_probabilities(raw[None], config)[0], config["labels"]
+    labels = verify.decide(raw[None], config)[0]
+    words = (f"{name} {shown[names.index(name)]:.0%}" for name in labels)
+    return ", ".join(words) or "none of the classes"
+
+
+def check_golden(config: dict) -> int:
+    """Compare decisions and probabilities of the recorded outputs with the recording."""
+    vectors = json.loads((FOLDER / verify.VECTORS).read_text(encoding="utf-8"))["vectors"]
+    wrong = 0
+    for vector in vectors:
+        raw = np.array([vector["raw"]], np.int8)
+        shown = verify.shown_probabilities(raw, config)[0]
+        same = verify.decide(raw, config)[0] == vector["decisions"]
+        wrong += not (same and np.abs(shown - vector["probabilities"]).max() < 1e-9)
+    sys.stdout.write(f"{len(vectors)} images, {wrong} differ\n")
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,11 @@
-/* Check this device against the recording: letterbox, input tensor, output and decisions, every
- * byte of them.
+/* Check this device against the recording: letterbox, input tensor, output, decisions and the
+ * probabilities to show, every byte of them; probabilities to the ninth place.
  *
  *   cc -std=c99 -Wall -Wextra -Werror *.c -lm -o self_test && ./self_test ../../golden
  *
  * The model itself is not run: its recorded answer is compared and fed to the decisions.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,12 +107,15 @@ static long check_answers(const char *folder, const struct golden *vector)
     uint8_t *raw = read_part(folder, vector->name, "output.bin", "", WB_CLASSES);
     int classes[WB_CLASSES];
     int count = wb_decide((const int8_t *)raw, classes);
-    long wrong = count != vector->count, bytes;
+    long wrong = count != vector->count, bytes, shown = 0;
     for (int i = 0; i < count && !wrong; ++i)
         wrong = classes[i] != vector->classes[i];
     bytes = differences(raw, (const uint8_t *)vector->raw, WB_CLASSES);
+    for (int i = 0; i < WB_CLASSES; ++i)
+        shown += !(fabs(wb_probability((const int8_t *)raw, i) - vector->shown[i]) < 1e-9);
     free(raw);
-    return check("output", vector->name, bytes) + check("decision", vector->name, wrong);
+    return check("output", vector->name, bytes) + check("decision", vector->name, wrong) +
+           check("probability", vector->name, shown);
 }
 
 int main(int count, char **arguments)
