@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench import errors, freshness, machine, status
 from workbench.cautions import cautions
@@ -26,8 +26,12 @@ from workbench.errors import InputError, StepError, WorkbenchError
 from workbench.files import PARTIAL, read_json, sha256, write_json, write_text
 from workbench.freshness import Verdict
 from workbench.lock import locked
+from workbench.notebook import what_if_cells
 from workbench.run import CHANGES_NAME, LOG_MARK, Run
 from workbench.steps import MANDATORY, STEPS, Step
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +224,7 @@ def _papermill(run: Run, step: Step, source: Path) -> None:
     try:
         with _kernel_lines():
             papermill.execute_notebook(
-                source, partial,
+                _without_what_ifs(source), partial,
                 parameters={"run_dir": str(relative(run))},  # the settings lie in the run folder
                 kernel_name="python3", cwd=run.root, progress_bar=False, log_output=True,
                 execution_timeout=timeout,
@@ -229,6 +233,18 @@ def _papermill(run: Run, step: Step, source: Path) -> None:
     finally:
         if partial.exists():  # a failed notebook is kept as well: it shows where it broke
             _keep(partial, target)
+
+
+def _without_what_ifs(source: Path) -> NotebookNode:
+    from nbformat import read
+
+    book = read(source, as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    aside = [code[place] for place in what_if_cells([cell.source for cell in code])]
+    if aside:
+        log.info("    left out: %d cell(s) of %s with a what-if", len(aside), source.name)
+    book.cells = [cell for cell in book.cells if not any(cell is one for one in aside)]
+    return book
 
 
 def _keep(partial: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from workbench import status
 from workbench.files import digest_of, read_json
 from workbench.fingerprint import code_digest
+from workbench.notebook import what_if_cells
 from workbench.parameters import describe_changes, flat_values
 from workbench.steps import STEPS, Step
 
@@ -118,13 +119,23 @@ def files_read(step: Step, settings: Settings) -> list[str]:
 
 
 def notebook_digest(path: Path) -> str:
-    """Hash the code cells but the parameters: new words and other knobs are no other program."""
+    """Hash what the cells compute, but parameters and what-ifs: words and knobs do not count."""
     if not path.exists():
         return "absent"
     cells = [cell for cell in read_json(path)["cells"] if cell["cell_type"] == "code"]
     code = ["".join(cell["source"]) for cell in cells
             if "parameters" not in cell["metadata"].get("tags", [])]  # fmt: skip
-    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
+    aside = what_if_cells(code)
+    trees = [_tree(source) for place, source in enumerate(code) if place not in aside]
+    return hashlib.sha256(json.dumps([tree for tree in trees if tree]).encode()).hexdigest()
+
+
+def _tree(source: str) -> str:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # of IPython's own words, like %matplotlib
+        return source
+    return "\n".join(map(ast.dump, body))
 
 
 def judge(run: Run, step: Step, parts: dict[str, Any] | None = None) -> Verdict:

@@ -10,7 +10,7 @@ import ast
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -68,6 +68,32 @@ def _assigned(source: str) -> dict[str, ast.expr]:
     pairs = [(target, node.value) for node in body if isinstance(node, ast.Assign)
              for target in node.targets]  # fmt: skip
     return {target.id: value for target, value in pairs if isinstance(target, ast.Name)}
+
+
+def what_if_cells(sources: Sequence[str]) -> set[int]:
+    """Find the cells that fork a run or use what such a cell made; they are no part of a step.
+
+    The chain leaves them out: a what-if is computed by executing the same notebook, and would
+    start itself again and again.
+    """
+    found: set[int] = set()
+    made: set[str] = set()
+    for place, source in enumerate(sources):
+        nodes = _nodes(source)
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        used = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+        forks = any(isinstance(node, ast.Attribute) and node.attr == "fork" for node in nodes)
+        if forks or used & made:
+            found.add(place)
+            made |= {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return found
+
+
+def _nodes(source: str) -> list[ast.AST]:
+    try:
+        return list(ast.walk(ast.parse(source)))
+    except SyntaxError:  # of IPython's own words, like %matplotlib
+        return []
 
 
 def _literals(source: str, *, strict: bool) -> dict[str, Any]:

@@ -239,9 +239,16 @@ class Run:
         status.forget(self.folder, step)
 
     def compute(self, *, start: str = "", to: str = "") -> None:
-        """Run the steps that are not up to date, as the command line does, and show its lines."""
-        words = ["run", "--run", self.name]
-        words += ["--from", start] if start else []
+        """Run the steps that are not up to date, as the command line does, and show its lines.
+
+        Without a start it is the first outdated one: what was taken over is not executed again for
+        its page alone.
+        """
+        start = start or min(freshness.outdated(self), default="")
+        if not start or (to and to < start):
+            log.info("%s is up to date%s", self.name, f" up to {to}" if to else "")
+            return
+        words = ["run", "--run", self.name, "--from", start]
         words += ["--to", to] if to else []
         with subprocess.Popen(
             [sys.executable, "-m", "workbench", *words], cwd=self.root, text=True,
