@@ -8,8 +8,11 @@ from tests.prove.groups import run
 from workbench.data.audit.report import audit_dataset
 from workbench.data.prepare import prepare
 from workbench.data.tables import number_groups, read_dataset, read_tables, write_tables
-from workbench.decide.intervals import assign_folds, image_weights
-from workbench.settings import Settings
+from workbench.decide.calibration import Scores, class_errors
+from workbench.decide.intervals import assign_folds, image_weights, independent_share
+from workbench.decide.unknown import search_unknown
+from workbench.deploy import verify
+from workbench.settings import Settings, SingleLabelSettings
 
 CLIPS = 24
 
@@ -158,3 +161,44 @@ def test_intervals_hold_the_truth_of_clips_only_where_clips_are_drawn():
     held = run(runs=40, clips=80)["held"]
     for name in held["clips"]:
         assert held["photos"][name] < 0.75 < 0.85 <= held["clips"][name]
+
+
+def test_an_image_of_a_group_that_errs_as_a_whole_is_worth_a_part_of_one():
+    right = np.repeat([1.0, 0.0] * 50, 10)
+    residual = (right - right.mean())[:, None]
+    assert independent_share(residual) == 1
+    assert independent_share(residual, np.arange(1000)) == 1
+    assert independent_share(residual, np.repeat(np.arange(100), 10)) == pytest.approx(0.1)
+    nobody_wrong = independent_share(np.zeros((1000, 1)), np.repeat(np.arange(100), 10))
+    assert nobody_wrong == pytest.approx(0.1)  # and nothing says that they would not be together
+
+
+def test_verify_derives_the_curve_of_clips_alike():
+    rng = np.random.default_rng(0)
+    y_true = np.repeat(np.eye(3)[rng.integers(0, 3, 40)], 5, 0)
+    raw = np.repeat(rng.integers(-60, 60, (40, 3)), 5, 0) + 40 * y_true
+    arrays = {"raw": raw.astype(np.int8), "scale": 0.05, "zero_point": 3, "y_true": y_true,
+              "mask": np.ones_like(y_true), "groups": np.repeat(np.arange(40), 5)}  # fmt: skip
+    scores = Scores(**{**arrays, "task": "single_label"})
+    knobs = SingleLabelSettings()
+    asked = y_true, scores.logits, knobs, tuple("abc"), 0
+    curve = search_unknown(*asked, groups=arrays["groups"]).curve
+    found = verify.derive_unknown_curve(curve["threshold"].tolist(), knobs.model_dump(), arrays)
+    for name in ("coverage_low", "coverage_high", "accuracy_low", "accuracy_high"):
+        np.testing.assert_allclose(np.array(found[name], float), curve[name].astype(float))
+    alone = search_unknown(*asked).curve
+    assert (curve["coverage_high"] - curve["coverage_low"])[5:50].min() > (
+        1.5 * (alone["coverage_high"] - alone["coverage_low"])[5:50].min()
+    )
+
+
+def test_the_calibration_error_of_clips_is_less_sure_than_of_photos():
+    rng = np.random.default_rng(0)
+    chance = rng.random((60, 1))
+    y_true = np.repeat(rng.random((60, 1)) < chance**2, 8, 0)
+    asked = y_true, np.repeat(chance, 8, 0), ["cat"]
+    widths = []
+    for groups in (None, np.repeat(np.arange(60), 8)):
+        row = class_errors(*asked, replicates=200, seed=0, groups=groups).iloc[0]
+        widths.append(row["error_high"] - row["error_low"])
+    assert widths[1] > 1.3 * widths[0]

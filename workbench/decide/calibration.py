@@ -27,6 +27,7 @@ from workbench.decide.intervals import (
     Groups,
     assign_folds,
     count_cells,
+    independent_share,
     records,
     wilson,
 )
@@ -102,7 +103,7 @@ def calibration_error(
 
 def class_errors(
     y_true: np.ndarray, probability: np.ndarray, classes: Sequence[str], mask: Mask = None, *,
-    replicates: int = 0, seed: int = 0,
+    replicates: int = 0, seed: int = 0, groups: Groups = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Calibration error of every class and, in the last row, of all labels together."""
     check_scores(y_true, probability, mask)
@@ -111,8 +112,8 @@ def class_errors(
     errors = np.array([calibration_error(*arrays) for arrays in parts], np.float64)  # None: NaN
     table = pd.DataFrame({"class": [*classes, "all classes"], "error": errors})
     if replicates:
-        rng = np.random.default_rng(seed)
-        ends = [error_interval(*arrays, replicates=replicates, rng=rng) for arrays in parts]
+        knobs = {"replicates": replicates, "rng": np.random.default_rng(seed), "groups": groups}
+        ends = [error_interval(*arrays, **knobs) for arrays in parts]
         low, high = np.array([pair or (np.nan, np.nan) for pair in ends]).T
         why = [None if pair else f"fewer than {LEAST_LABELS} labels of a kind" for pair in ends]
         table = table.assign(error_low=low, error_high=high, withheld=why)
@@ -121,7 +122,7 @@ def class_errors(
 
 def error_interval(
     y_true: np.ndarray, probability: np.ndarray, mask: Mask = None, *,
-    replicates: int, rng: np.random.Generator,
+    replicates: int, rng: np.random.Generator, groups: Groups = None,
 ) -> Ends:  # fmt: skip
     """95 % interval of the calibration error that all images have; None where too few labels tell.
 
@@ -139,7 +140,8 @@ def error_interval(
     predicted = predicted / images
     measured = np.abs(images * predicted - hits).sum() / images.sum()
     gap = (hits + 2 * predicted) / (images + 2) - predicted  # a bin of one label is not sure
-    share, alike = images / images.sum(), _independent(label - np.where(known, probability, 0))
+    share = images / images.sum()
+    alike = independent_share(label - np.where(known, probability, 0), groups)
     drawn = rng.multinomial(max(int(images.sum() * alike), 1), share, size=replicates)
     low, high = [], []
     for side in (1, -1):
@@ -159,12 +161,6 @@ def _bin_sums(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
     weights = (None, probability, label)
     sums = np.array([np.bincount(place, weights=one, minlength=BINS) for one in weights])
     return sums[:, sums[0] > 0]
-
-
-def _independent(residual: np.ndarray) -> float:
-    """Share of the labels that counts: those of one image may be wrong together."""
-    together = np.square(residual.sum(1)).sum()
-    return min(1.0, np.square(residual).sum() / together) if together else 1.0
 
 
 @dataclass(frozen=True)
@@ -240,6 +236,7 @@ def calibrate(
     slope, intercept = np.where(ships, slope, 1.0), np.where(ships, intercept, 0.0)
     held_out = probabilities(np.where(ships, tried[0], scores.logits), scores.task)
     resampling = {"replicates": settings.bootstrap_replicates, "seed": seed}
+    resampling["groups"] = scores.groups
     asked = [(scores.y_true, answers, classes, scores.mask)
              for answers in (scores.probability, held_out)]  # fmt: skip
     before, after = (class_errors(*one, **resampling) for one in asked)
@@ -258,21 +255,24 @@ def _evidence(scores: Scores, tried: Sequence[np.ndarray], method: Method) -> pd
     after, contrary_after = np.mean([scores.losses(logits)[1:] for logits in tried], axis=0)
     gain, unseen = before - after, contrary - contrary_after
     sure = ndtri(1 - DOUBT / gain.shape[1])  # all classes together leave so little doubt
+    groups = np.arange(len(gain)) if scores.groups is None else scores.groups
+    sides = before, after, gain, unseen
     rows = [
-        _verdict(*(side[known[:, i], i] for side in (before, after, gain, unseen)), sure, method)
-        for i in range(gain.shape[1])
+        _verdict(*(side[rows, i] for side in sides), groups[rows], sure, method)
+        for i, rows in enumerate(known.T)
     ]
     rows = rows * (scores.raw.shape[1] // len(rows))
     return pd.DataFrame(rows, columns=["loss_before", "loss_after", "ships", "reason"])
 
 
-def _verdict(before, after, gain, unseen, sure: float, method: Method) -> tuple:
+def _verdict(before, after, gain, unseen, groups, sure: float, method: Method) -> tuple:
     if not len(gain):
         return np.nan, np.nan, False, "left as it is: no label is known"
-    weight = np.r_[np.ones(len(gain)), np.full(len(gain), UNSEEN / len(gain))]
-    gains, total = np.r_[gain, unseen], weight.sum()
-    mean = weight @ gains / total
-    deviation = np.sqrt(weight @ (gains - mean) ** 2) / total
+    total = len(gain) + UNSEEN
+    mean = (gain.sum() + UNSEEN * unseen.mean()) / total
+    together = np.bincount(np.unique(groups, return_inverse=True)[1], weights=gain - mean)
+    squares = np.square(together).sum() + UNSEEN * np.square(unseen - mean).mean()
+    deviation = np.sqrt(squares) / total
     if method == "none" or not gain.any():
         reason = "left as it is: nothing to correct"
     elif mean > sure * deviation:

@@ -169,6 +169,20 @@ def resampled_levels(
         yield LevelCounts.of_cells(count_cells(cells, CELLS, weights).astype(np.float64))
 
 
+def independent_share(residuals: np.ndarray, groups: Groups = None) -> float:
+    """Share of the residuals [N, K] that counts: those of one image, or group, may err together.
+
+    Of groups one more that errs as a whole is assumed, though none was seen to.
+    """
+    together, alone = residuals.sum(1), np.square(residuals).sum()
+    if groups is not None:
+        place = np.unique(groups, return_inverse=True)[1]
+        size = np.square(np.bincount(place)).sum() / len(place)
+        together, alone = np.append(np.bincount(place, weights=together), size), alone + size
+    together = np.square(together).sum()
+    return min(1.0, alone / together) if together else 1.0
+
+
 def assign_folds(
     y_true: np.ndarray, folds: int, rng: np.random.Generator, groups: Groups = None
 ) -> np.ndarray:

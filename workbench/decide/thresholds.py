@@ -97,12 +97,12 @@ def search(
 
 def search_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) -> AnyThresholds:
     """Search a threshold for every class, or the confidence under which it is "unknown"."""
-    known = {"mask": scores.mask, "source_sha256": scores.source_sha256}
+    known = {"mask": scores.mask, "source_sha256": scores.source_sha256, "groups": scores.groups}
     knobs, seed, labels = settings.threshold_search, settings.seed, scores.y_true
     if scores.task == "single_label":
         return search_unknown(labels, scores.logits, settings.single_label, classes, seed, **known)
     answers = scores.raw, scores.scale, scores.zero_point
-    return search(labels, *answers, knobs, classes, seed, groups=scores.groups, **known)
+    return search(labels, *answers, knobs, classes, seed, **known)
 
 
 def _held_out(

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.intervals import wilson
-from workbench.decide.levels import Mask, check_names, check_scores, ratio
+from workbench.decide.intervals import Groups, independent_share, wilson
+from workbench.decide.levels import Mask, check_names, check_scores, known_labels, ratio
 from workbench.decide.recommendation import (
     SCHEMA,
     ConfidenceScores,
@@ -42,7 +42,7 @@ FOLDS, REPEATS = 5, 4  # of the images that did not choose
 def search_unknown(
     y_true: np.ndarray, logits: np.ndarray, settings: SingleLabelSettings,
     classes: tuple[str, ...], seed: int, *, mask: Mask = None,
-    split: str = "val", source_sha256: str | None = None,
+    split: str = "val", source_sha256: str | None = None, groups: Groups = None,
 ) -> UnknownThreshold:  # fmt: skip
     """Choose the confidence threshold from one-hot labels and logits, both [N, C].
 
@@ -51,10 +51,13 @@ def search_unknown(
     check_scores(y_true, logits, mask)
     check_names(classes, logits)
     confidence, correct = answers(y_true, logits, mask)
-    threshold = choose(confidence, correct, settings)
-    held_out = held_out_accuracy(confidence, correct, settings, np.random.default_rng(seed))
+    groups = None if groups is None else groups[judged_images(y_true, mask)]
+    worth = _worth(correct, groups)
+    threshold = choose(confidence, correct, settings, worth)
+    rng = np.random.default_rng(seed)
+    held_out = held_out_accuracy(confidence, correct, settings, rng, groups)
     shown = np.union1d(np.linspace(0, 1, CURVE_POINTS), threshold)
-    curve = unknown_curve(confidence, correct, shown, settings)
+    curve = unknown_curve(confidence, correct, shown, settings, worth)
     curve = curve.assign(chosen=curve.threshold == threshold)
     found = _described(curve[curve.chosen].iloc[0], held_out, len(confidence), settings)
     log.info("Unknown below confidence %.4f: %s.", found.probability, found.reason)
@@ -74,10 +77,8 @@ def answers(
     y_true: np.ndarray, logits: np.ndarray, mask: Mask = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the confidence of each judged image's answer and whether the answer is right."""
-    if mask is not None:
-        known = np.asarray(mask) > 0.5
-        judged = known.all(1) | ((np.asarray(y_true) > 0.5) & known).any(1)
-        y_true, logits = np.asarray(y_true)[judged], np.asarray(logits)[judged]
+    judged = judged_images(y_true, mask)
+    y_true, logits = np.asarray(y_true)[judged], np.asarray(logits)[judged]
     if not len(logits):
         raise InputError("no image has a known class, so no confidence threshold can be chosen")
     probability = softmax(np.asarray(logits, np.float64), axis=1)
@@ -86,15 +87,30 @@ def answers(
     return probability.max(1), correct
 
 
-def choose(confidence: np.ndarray, correct: np.ndarray, settings: SingleLabelSettings) -> float:
+def judged_images(y_true: np.ndarray, mask: Mask) -> np.ndarray:
+    """Images whose answer is known to be right or wrong. [N]"""
+    known = known_labels(mask, np.shape(y_true))
+    return known.all(1) | ((np.asarray(y_true) > 0.5) & known).any(1)
+
+
+def _worth(correct: np.ndarray, groups: Groups) -> float:
+    """Share of the images that counts in an interval: those of a group are right together."""
+    return independent_share((correct - correct.mean())[:, None], groups)
+
+
+def choose(
+    confidence: np.ndarray, correct: np.ndarray, settings: SingleLabelSettings, worth: float = 1.0
+) -> float:
     """Return the most useful of the thresholds that keep the target, else the surest to be near.
 
     A cut with so few answers that not even a perfect record could keep the target is passed over.
     """
     cuts = _cuts(confidence, settings.threshold_min_coverage)
-    curve = unknown_curve(confidence, correct, cuts, settings)[::-1]  # the surest answers first
+    curve = unknown_curve(confidence, correct, cuts, settings, worth)
+    curve = curve[::-1]  # the surest answers first
     target = settings.threshold_target_accept_accuracy
-    testable = curve[wilson(curve.answered, curve.answered)[0] >= target]
+    most = worth * curve.answered
+    testable = curve[wilson(most, most)[0] >= target]
     kept = testable[np.logical_and.accumulate(testable.accuracy_low >= target)]
     best = kept.utility[::-1].idxmax() if len(kept) else curve.accuracy_low.idxmax()
     return float(curve.threshold[best])
@@ -112,23 +128,29 @@ def _cuts(confidence: np.ndarray, least: float) -> np.ndarray:
 
 def held_out_accuracy(
     confidence: np.ndarray, correct: np.ndarray, settings: SingleLabelSettings,
-    rng: np.random.Generator,
+    rng: np.random.Generator, groups: Groups = None,
 ) -> float | None:  # fmt: skip
     """Accuracy of the answers to images that did not choose; None where none was answered."""
     answered = right = 0
-    for _ in range(REPEATS if len(confidence) > 1 else 0):
-        fold = rng.permutation(len(confidence)) % min(FOLDS, len(confidence))
+    place = np.arange(len(confidence))
+    if groups is not None:
+        place = np.unique(groups, return_inverse=True)[1]
+    units = place.max() + 1
+    for _ in range(REPEATS if units > 1 else 0):
+        fold = (rng.permutation(units) % min(FOLDS, units))[place]
         for number in range(fold.max() + 1):
             others = fold != number
-            threshold = choose(confidence[others], correct[others], settings)
+            worth = _worth(correct[others], None if groups is None else groups[others])
+            threshold = choose(confidence[others], correct[others], settings, worth)
             accepted = ~others & (confidence >= threshold)
             answered, right = answered + accepted.sum(), right + correct[accepted].sum()
     return float(right / answered) if answered else None
 
 
 def unknown_curve(
-    confidence: np.ndarray, correct: np.ndarray, thresholds: np.ndarray, settings: Any
-) -> pd.DataFrame:
+    confidence: np.ndarray, correct: np.ndarray, thresholds: np.ndarray, settings: Any,
+    worth: float = 1.0,
+) -> pd.DataFrame:  # fmt: skip
     """One row per threshold: how many images get an answer and how good the answers are."""
     order = np.argsort(confidence)
     right = np.concatenate([[0], np.cumsum(correct[order])])
@@ -136,8 +158,8 @@ def unknown_curve(
     images = len(confidence)
     answered, hits = images - below, right[-1] - right[below]
     coverage = answered / images
-    coverage_low, coverage_high = wilson(answered, images)
-    ends = (np.where(answered > 0, end, np.nan) for end in wilson(hits, answered))
+    coverage_low, coverage_high = wilson(worth * answered, worth * images)
+    ends = (np.where(answered > 0, end, np.nan) for end in wilson(worth * hits, worth * answered))
     accuracy_low, accuracy_high = ends
     accuracy = np.where(answered > 0, ratio(hits, answered), np.nan)
     utility = (hits - settings.threshold_penalty_incorrect * (answered - hits)) / images

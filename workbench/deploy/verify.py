@@ -1128,8 +1128,8 @@ def student_quantile(shares: np.ndarray, freedom: int) -> np.ndarray:
 
 def derive_unknown(knobs: Tree, arrays: Arrays, stated: Tree) -> Tree:
     """Derive what the confidence under which the answer is "unknown" gives on validation."""
-    score, right = _one_answer(arrays)
-    found = _rate(score, right, stated["unknown"]["probability"], knobs)
+    score, right, worth = _one_answer(arrays)
+    found = _rate(score, right, worth, stated["unknown"]["probability"], knobs)
     ends = [found.pop(name) for name in ("accuracy_low", "accuracy_high")]
     held_out = stated["unknown"].get("held_out_accuracy")
     if held_out is not None:  # the interval was widened to it
@@ -1149,20 +1149,35 @@ def derive_unknown(knobs: Tree, arrays: Arrays, stated: Tree) -> Tree:
     }  # fmt: skip
 
 
-def _one_answer(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Return how sure each judged image's answer is, and whether it is right."""
+def _one_answer(arrays: Arrays) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return how sure each judged image's answer is, if it is right, and what an image is worth."""
     logits = (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
     true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
     judged = known.all(1) | (true & known).any(1)
     score, true = softmax(logits)[judged], true[judged]
-    return score.max(1), (score.argmax(1) == true.argmax(1)) & true.any(1)
+    right = (score.argmax(1) == true.argmax(1)) & true.any(1)
+    groups = arrays["groups"][judged] if "groups" in arrays else None
+    return score.max(1), right, _worth(right - right.mean(), groups)
 
 
-def _rate(score: np.ndarray, right: np.ndarray, confidence: float, knobs: Tree) -> Tree:
+def _worth(residual: np.ndarray, groups: np.ndarray | None) -> float:
+    """Derive the share of the images that counts where those of a group err together."""
+    if groups is None:
+        return 1.0
+    place = np.unique(groups, return_inverse=True)[1]
+    size = float(np.square(np.bincount(place)).sum()) / len(place)
+    together = np.square(np.bincount(place, weights=residual)).sum() + size**2
+    return min(1.0, float((np.square(residual).sum() + size) / together))
+
+
+def _rate(
+    score: np.ndarray, right: np.ndarray, worth: float, confidence: float, knobs: Tree
+) -> Tree:
     """Rate the answers of at least a confidence; intervals are Wilson's."""
     answered = score >= confidence
     hits, wrong = int((answered & right).sum()), int((answered & ~right).sum())
-    shares = wilson(np.array([hits, hits + wrong]), np.array([hits + wrong, len(right)]))
+    trials = np.array([hits + wrong, len(right)])
+    shares = wilson(worth * np.array([hits, hits + wrong]), worth * trials)
     (low, high), ends = np.transpose(shares).tolist()
     low, high = (low, high) if hits + wrong else (None, None)
     coverage = float(answered.mean())
