@@ -11,13 +11,14 @@ from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, photo
 from workbench.artifacts import FloatScore
 from workbench.decide import metrics
 from workbench.decide.calibration import Scores, calibrate
-from workbench.decide.metrics import Predictions, compare
+from workbench.decide.metrics import Predictions
 from workbench.decide.outcomes import decide, probabilities
 from workbench.decide.thresholds import search_scores
 from workbench.deploy import bundle, tflite, verify
 from workbench.deploy.bundle import write_test_scores
 from workbench.files import read_json, sha256, write_json, write_text
 from workbench.settings import Settings
+from workbench.show import final
 from workbench.show.explorer import explorer_data
 from workbench.show.panel import fragment
 from workbench.show.tables import table
@@ -46,13 +47,13 @@ def make_run(folder: Path, kind: dict | None = None, images: int = 60) -> Path:
     calibrated = calibrate(scores, LABELS, settings.calibration, settings.seed)
     write_json(folder / "calibration.json", calibrated.to_json())
     _write_ladder(folder, scores, settings)
-    _write_metrics(folder, found, settings, images)
-    _write_pages(folder, scores, found)
+    costs = _write_metrics(folder, found, settings, images)
+    _write_pages(folder, scores, found, costs)
     bundle.seal(folder)
     return folder
 
 
-def _write_pages(folder: Path, scores: Scores, found) -> None:
+def _write_pages(folder: Path, scores: Scores, found, costs: dict) -> None:
     """Write the tables and tiles of the pages, and the sliders, as notebooks and index do."""
     test = read_json(folder / verify.METRICS)["test"]
     spans = [one["interval"] or (None, None) for one in test["overall"].values()]
@@ -65,9 +66,8 @@ def _write_pages(folder: Path, scores: Scores, found) -> None:
     shown = ["class", "positives", "threshold", *words.values(), "precision", "recall", "f1",
              "f1_low", "f1_high", "average_precision"]  # fmt: skip
     per_class = pd.DataFrame(test["classes"]).rename(columns=words)[shown]
-    cost = pd.DataFrame(read_json(folder / verify.METRICS)["float_against_int8"]["overall"])
-    cost = cost.rename(columns={"first": "float", "second": "INT8"})
-    tables = [table(one)._repr_html_() for one in (overall, per_class, cost)]
+    frames = (overall, per_class, final.cost_table(costs))
+    tables = [table(one)._repr_html_() for one in frames]
     write_text(folder / verify.PAGE_09, "".join(tables))
     sliders = {"module": "explorer", "data": explorer_data(scores.counts, found, "")}
     write_text(folder / verify.PAGE_06, table(found.table)._repr_html_() + fragment(sliders))
@@ -123,10 +123,11 @@ def _write_ladder(folder: Path, scores: Scores, settings: Settings) -> None:
     write_json(folder / verify.LADDER, ladder.to_json())
 
 
-def _write_metrics(folder: Path, found, settings: Settings, images: int) -> None:
+def _write_metrics(folder: Path, found, settings: Settings, images: int) -> dict:
     pixels, raw = answers((folder / verify.MODEL).read_bytes(), images, seed=9)
     y_true, mask = labels(raw, settings, seed=5)
     config = verify.Bundle(folder).config
+    twin = probabilities(tflite.logits_of(raw, *LEVELS), settings.task)
     float_score = probabilities(
         tflite.logits_of(raw, *LEVELS) + np.random.default_rng(7).normal(0, 0.3, raw.shape),
         settings.task,
@@ -135,28 +136,26 @@ def _write_metrics(folder: Path, found, settings: Settings, images: int) -> None
     resampling = {"replicates": REPLICATES, "seed": settings.seed}
     names = tuple(f"{number}.jpg" for number in range(images))
     sides = {
-        "float": (float_score, found.probability),
-        "INT8": (verify.probabilities(raw, config), verify.probability_thresholds(config)),
+        "float student": (float_score, found.probability),
+        "float twin": (twin, found.probability),
+        "phone file": (verify.probabilities(raw, config), verify.probability_thresholds(config)),
     }
-    first, second = (
-        Predictions(name, names, LABELS, y_true, score, bars, **known)
+    costs = final.costs({
+        name: Predictions(name, names, LABELS, y_true, score, bars, **known)
         for name, (score, bars) in sides.items()
-    )
+    }, **resampling)  # fmt: skip
     float_test, test = (
-        metrics.evaluate(y_true, score, bars, LABELS, **known, **resampling)
-        for score, bars in sides.values()
+        metrics.evaluate(y_true, *sides[name], LABELS, **known, **resampling)
+        for name in ("float student", "phone file")
     )
     entry = write_test_scores(
         folder / verify.SCORES, raw, y_true, mask, names,
         lambda rows: [pixels[row] for row in rows], spot_checks=4, seed=1,
-        float_probability=float_score,
+        float_probability=float_score, float_thresholds=np.asarray(found.probability),
+        twin_probability=twin, twin_thresholds=np.asarray(found.probability),
     )  # fmt: skip
     ladder = verify.Bundle(folder).json(verify.LADDER)
-    kept = ("chosen", "title", "forced", "rungs")
-    write_json(folder / verify.METRICS, {
-        "schema": 1, "test": test.to_json(), "float_test": float_test.to_json(),
-        "float_against_int8": compare(first, second, **resampling).to_json(),
-        "quantization": {key: ladder[key] for key in kept},
-        "validation_float": ladder["float"],
-        "model_bytes": (folder / verify.MODEL).stat().st_size, "test_scores": entry,
-    })  # fmt: skip
+    write_json(folder / verify.METRICS, final.metrics_record(
+        test, float_test, costs, ladder, folder / verify.MODEL, [], entry
+    ))  # fmt: skip
+    return costs

@@ -16,7 +16,7 @@ from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from PIL import Image
 
-from tests.conftest import opening, promised, write_notebook
+from tests.conftest import PRETEND, opening, promised, write_notebook
 from workbench import batch
 from workbench.__main__ import main
 from workbench.cli import BENCHMARKS
@@ -66,6 +66,29 @@ def test_a_chain_runs_once_and_is_up_to_date_the_second_time(project, capsys):
     assert lines_with(capsys.readouterr().err, " runs: ") == ["01", "02", "03"]
     assert run_mine("--to", "03") == 0
     assert lines_with(capsys.readouterr().err, "up to date") == ["01", "02", "03"]
+
+
+REFUSE = """\
+refused = run.path("refused_rungs.json")
+if not refused.exists():
+    from workbench.errors import RungRefusedError
+    refused.write_text("{}")
+    raise RungRefusedError("QAT lost parity")
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_07_refuses_sends_the_chain_back_to_05(project, capsys):
+    out = project / "outputs/mine"
+    (out / "splits").mkdir(parents=True)
+    for name in {name for step in STEPS[:4] for name in promised(step)} - {"splits"}:
+        (out / name).write_text("made earlier")
+    written = PRETEND.format(number="07", writes=promised(find_step("07")))
+    break_step(project, "07", REFUSE, written, "run.finish()")
+    assert run_mine("--from", "05", "--to", "07") == 0
+    said = capsys.readouterr().err
+    assert lines_with(said, " runs: ") == ["05", "06", "07", "05", "07"]
+    assert "QAT lost parity" in said
 
 
 @pytest.mark.slow

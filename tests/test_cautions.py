@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.deploy_doubles import LADDER
 from workbench.batch import closing_lines
 from workbench.cautions import cautions
 from workbench.decide.metrics import evaluate
@@ -95,3 +96,16 @@ def test_figures_of_an_older_version_are_not_shown_but_named(run):
     write_json(run.folder / "metrics.json", {"test": old})
     assert "run 09_eval_report again" in render_index(run.folder)
     assert "run 09_eval_report again" in "\n".join(closing_lines(run))
+
+
+def test_another_file_than_that_of_qat_is_named_with_its_reason(run):
+    write_json(run.folder / LADDER.file, LADDER.to_json())
+    assert cautions(run.folder) == ["the phone file is PTQ, class-covering calibration: it holds"]
+
+
+def test_a_qat_that_is_within_its_budget_gives_no_doubt(run):
+    rung = LADDER.rungs[0].model_copy(update={"rung": "qat"})
+    for budget, lines in (("within", 0), ("not shown", 1)):
+        shipped = {"chosen": "qat", "budget": budget, "rungs": (rung,)}
+        write_json(run.folder / LADDER.file, LADDER.model_copy(update=shipped).to_json())
+        assert len(cautions(run.folder)) == lines

@@ -7,9 +7,13 @@ import pandas as pd
 import pytest
 
 from tests.decision_doubles import SCALE, ZERO_POINT, draw, names
+from tests.deploy_doubles import LADDER
 from workbench.data.tables import Split
+from workbench.decide.calibration import Scores
+from workbench.decide.float_thresholds import float_thresholds
 from workbench.decide.levels import Quantization
-from workbench.decide.metrics import Predictions, compare, evaluate
+from workbench.decide.metrics import Predictions, evaluate
+from workbench.settings import Settings
 from workbench.show import final
 from workbench.show.figures import alt_text
 
@@ -115,23 +119,56 @@ def test_sizes_leave_out_networks_that_are_not_there(tmp_path):
     assert table["megabytes"].iloc[1] == 2.0
 
 
+def predictions(split, y_score):
+    """The file says what it did; of the twin one answer is lost, of the student none is right."""
+    known = (split.filepaths, CLASSES, split.targets)
+    worse = y_score.copy()
+    row, column = np.argwhere((split.targets > 0) & (y_score >= 0.5))[0]
+    worse[row, column] = 0.0
+    scores = {"phone file": y_score, "float twin": worse, "float student": 1 - y_score}
+    return {
+        name: Predictions(name, *known, score, 0.5, "multilabel", split.mask)
+        for name, score in scores.items()
+    }
+
+
+def test_arithmetic_and_the_training_before_it_cost_apart(split, y_score):
+    found = final.costs(predictions(split, y_score), replicates=20, seed=0)
+    table = final.cost_table(found).set_index(["cost of", "figure"])["difference"]
+    assert 0 < table["8-bit arithmetic", "f1_macro"] < 0.05
+    assert table["training and arithmetic", "f1_macro"] > 0.2
+
+
+def test_a_float_network_gets_thresholds_of_its_own(split):
+    """Scores that are shifted by 2 logits need a threshold that is shifted by as much."""
+    y_true, raw = draw(images=600, classes=4)
+    mask = np.ones_like(y_true)
+    scores = Scores(raw, SCALE, ZERO_POINT, y_true, mask, "multilabel")
+    search = {"bootstrap_replicates": 20, "per_class_enabled": False}
+    settings = Settings.model_validate({"threshold_search": search})
+    logits = {"as it is": scores.logits, "shifted": scores.logits - 1.0}
+    found = float_thresholds(logits, scores, CLASSES, settings)
+    plain, shifted = (np.log(np.array(one) / (1 - np.array(one))) for one in found.values())
+    assert plain - shifted == pytest.approx(1.0, abs=2 * SCALE)
+
+
 def test_metrics_json_has_its_keys_to_the_letter(split, y_score, evaluation, tmp_path):
     model = tmp_path / "model.tflite"
     model.write_bytes(b"1234")
-    phone = Predictions(
-        "INT8", split.filepaths, CLASSES, split.targets, y_score, 0.5, "multilabel", split.mask
-    )
-    ladder = {"chosen": "qat", "title": "QAT", "forced": False, "rungs": [], "float": {"map": 1}}
+    costs = final.costs(predictions(split, y_score), replicates=20, seed=0)
     record = final.metrics_record(
-        evaluation, evaluation, compare(phone, phone, replicates=20, seed=0), ladder, model,
-        [{"threads": 1}], {"file": "test_scores.npz", "sha256": "0"},
+        evaluation, evaluation, costs, LADDER.to_json(), model, [{"threads": 1}],
+        {"file": "test_scores.npz", "sha256": "0"},
     )  # fmt: skip
     json.dumps(record, allow_nan=False)
     assert list(record) == [
-        "schema", "test", "float_test", "float_against_int8", "quantization", "validation_float",
-        "model_bytes", "host_latency", "test_scores",
+        "schema", "test", "float_test", "float_against_int8", "float_twin_against_int8",
+        "compared_at", "quantization", "validation_float", "model_bytes", "host_latency",
+        "test_scores",
     ]  # fmt: skip
-    assert list(record["quantization"]) == ["chosen", "title", "forced", "rungs"]
+    assert list(record["quantization"]) == [
+        "chosen", "title", "forced", "budget", "allowed_drop", "ptq_against_qat", "rungs",
+    ]  # fmt: skip
     assert (record["schema"], record["model_bytes"]) == (1, 4)
 
 

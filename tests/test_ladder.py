@@ -1,6 +1,7 @@
 """The ladder: which rung ships, the reason in words of each that does not, and what is written."""
 
 import json
+from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from tests.deploy_doubles import Labels, colour_file, colour_file_with_a_float
 from workbench.artifacts import QuantizationLadder
 from workbench.deploy import tflite
 from workbench.errors import InputError, StepError
+from workbench.files import write_json
 
 pytestmark = pytest.mark.slow
 RUNGS = ("qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16")
@@ -40,7 +42,10 @@ def tried(ladder, doubles, student, dataset, tmp_path):
         def score(self, logits):
             return self.next_score
 
-    def run(drops=(), make_file=colour_file, **groups):
+        def run(self, model):
+            return self.next_raw, (self.next_raw * 0.05).astype(np.float32)
+
+    def run(drops=(), make_file=colour_file, raw=(), ends=0.01, **groups):
         settings = doubles.small_settings(**{"ladder": {"max_drop": 0.02}, **groups})
         settings = settings.model_copy(
             update={"student": settings.student.model_copy(update={"input_size": 16})}
@@ -54,7 +59,9 @@ def tried(ladder, doubles, student, dataset, tmp_path):
                 drop = dict(drops).get(name, 0.0)
                 if isinstance(drop, str):
                     raise StepError(drop)
-                found.next_score = ladder.Score(0.9 - drop, 0.9, drop, (drop - 0.01, drop + 0.01))
+                loss = ladder.Loss(drop, (drop - ends, drop + ends), 1000)
+                found.next_score = ladder.Score(0.9 - drop, 0.9, loss)
+                found.next_raw = dict(raw).get(name, np.zeros((24, 3), np.int8))
                 rung.offer(make_file())
         return found, made
 
@@ -79,7 +86,7 @@ def test_the_first_rung_that_holds_ships_and_ptq_is_scored_beside_it(tried):
     assert made == ["qat", "ptq"]
     assert [shown[name].state for name in RUNGS] == ["shipped", *["not needed"] * 4]
     assert (shown["ptq"].f1_macro, shown["float16"].f1_macro) == (0.9, None)
-    assert shown["ptq"].reason.startswith("a rung above holds; F1 macro 0.9000")
+    assert shown["ptq"].reason.startswith("not better beyond chance than QAT: +0.0000 F1")
 
 
 @pytest.mark.parametrize("reason", ["QAT does not support fancy", "the loss became nan"])
@@ -103,7 +110,7 @@ def test_every_rung_is_reached_when_those_above_fail(tried):
 
 def test_with_all_rungs_failing_the_run_fails_and_names_every_reason(tried):
     reasons = dict(zip(RUNGS, ("one", "two", "three", "four", "five"), strict=True))
-    with pytest.raises(StepError, match=r"nothing ships .*QAT: one.*float16: five"):
+    with pytest.raises(StepError, match=r"gave a file, so nothing ships .*QAT: one.*float16: five"):
         tried(reasons)[0].choose()
 
 
@@ -119,6 +126,67 @@ def test_a_new_ladder_forgets_what_an_earlier_one_left(tried, tmp_path):
     tried()
     left = ("candidates", "quantization_ladder.json", "candidate_scores.npz")
     assert not any((tmp_path / name).exists() for name in left)
+
+
+def answers(dataset, wrong: int) -> np.ndarray:
+    """Integers that say what is true of every validation image but the first `wrong`."""
+    raw = (dataset.split("val").targets * 80 - 40).astype(np.int8)
+    raw[:wrong] *= -1
+    return raw
+
+
+def test_ptq_that_is_better_beyond_the_interval_ships_and_every_rung_says_so(tried, dataset):
+    raw = {"qat": answers(dataset, 8), "ptq": answers(dataset, 0)}
+    found, _ = tried(raw=raw)
+    written = found.choose()
+    shown = {rung.rung: rung for rung in written.rungs}
+    assert written.chosen == "ptq" and written.qat_weights is None and not written.ships_qat
+    assert written.ptq_against_qat.interval[0] > 0
+    assert shown["ptq"].reason.startswith("better than QAT by +0.")
+    assert shown["qat"].state == "not needed"
+    assert shown["qat"].reason.startswith("PTQ is better by +0.")
+
+
+def test_ptq_that_is_better_by_chance_does_not_ship(tried, dataset):
+    found, _ = tried(raw={"qat": answers(dataset, 1), "ptq": answers(dataset, 0)})
+    written = found.choose()
+    assert written.chosen == "qat" and written.ptq_against_qat.difference > 0
+
+
+def test_a_forced_qat_ships_beside_a_better_ptq_that_is_shown(tried, dataset):
+    raw = {"qat": answers(dataset, 8), "ptq": answers(dataset, 0)}
+    found, made = tried(raw=raw, ladder={"force_rung": "qat"})
+    assert made == ["qat", "ptq"] and found.choose().chosen == "qat"
+    assert rows(found)["ptq"].reason.startswith("better than QAT: +0.")
+
+
+def test_a_wide_interval_is_no_evidence_that_nothing_was_lost(tried):
+    written = tried(ends=0.05)[0].choose()
+    assert (written.chosen, written.budget) == ("qat", "not shown")
+    assert "not shown to be within the budget" in written.rungs[0].reason
+    assert "the interval reaches 0.0500" in written.rungs[0].reason
+
+
+def test_where_every_file_loses_too_much_the_least_loss_ships_and_says_so(tried):
+    drops = dict(zip(RUNGS, (0.5, 0.3, 0.1, 0.2, 0.4), strict=True))
+    written = tried(drops)[0].choose()
+    assert (written.chosen, written.budget) == ("ptq", "beyond")
+    assert written.rungs[2].reason.startswith("no rung holds, and this one loses least")
+
+
+def test_a_file_that_07_refused_is_left_out_and_the_next_rung_ships(tried, tmp_path):
+    digest = sha256(colour_file()).hexdigest()
+    write_json(tmp_path / "refused_rungs.json", {digest: "07 lost parity at x"})
+    files = iter([colour_file(), *[colour_file(size=8)] * 4])
+    written = tried(make_file=lambda: next(files))[0].choose()
+    assert written.chosen == "qat_skip_worst"
+    assert written.rungs[0].reason.startswith("07 lost parity at x; F1 macro")
+
+
+def test_a_refused_file_ships_where_no_other_is_left(tried, tmp_path):
+    digest = sha256(colour_file()).hexdigest()
+    write_json(tmp_path / "refused_rungs.json", {digest: "07 lost parity at x"})
+    assert tried()[0].choose().rungs[0].reason.startswith("no rung holds, and this one loses least")
 
 
 def test_a_gain_is_called_a_gain(tried):
@@ -207,20 +275,20 @@ def test_a_score_is_paired_with_the_float_students_on_the_same_images(ladder):
     reference = (y_true * 4 - 2 + rng.normal(0, 1, y_true.shape)).astype(np.float32)
     worse = np.where(rng.random(y_true.shape) < 0.1, -reference, reference)
     found = score(ladder, y_true, reference, worse, replicates=200)
-    low, high = found.drop_interval
-    assert 0 < low < found.drop < high
+    low, high = found.loss.interval
+    assert 0 < low < found.loss.value < high
 
 
 def test_equal_scores_drop_by_nothing_and_the_interval_knows(ladder):
     y_true = np.eye(3, dtype=np.float32).repeat(5, axis=0)
     found = score(ladder, y_true, y_true, y_true, "single_label")
-    assert (found.drop, found.drop_interval) == (0.0, (0.0, 0.0))
+    assert (found.loss.value, found.loss.interval) == (0.0, (0.0, 0.0))
 
 
 def test_a_class_without_positives_is_left_out_of_the_interval(ladder):
     y_true = np.array([[1, 0], [1, 0], [0, 0]], np.float32)
     found = score(ladder, y_true, y_true - 0.5, y_true - 0.5)
-    assert found.f1_macro == 1.0 and found.drop_interval == (0.0, 0.0)
+    assert found.f1_macro == 1.0 and found.loss.interval == (0.0, 0.0)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from tests.deploy_doubles import LADDER
-from workbench.artifacts import LadderRung
+from workbench.artifacts import LadderRung, PairedDifference
 from workbench.show import quantization_figures as figures
 from workbench.show.figures import alt_text
 
@@ -19,10 +19,19 @@ LAYERS = pd.DataFrame(
 
 
 def test_a_rung_that_was_scored_shows_its_drop_with_the_interval():
-    scored = LADDER.rungs[0].model_copy(update={"drop": 0.01, "drop_interval": (-0.02, 0.04)})
+    scored = LADDER.rungs[0].model_copy(
+        update={"drop": 0.01, "drop_interval": (-0.02, 0.04), "budget": "not shown"}
+    )
     skipped = LadderRung(rung="float16", title="float16", state="not needed", reason="no need")
     frame = figures.rungs(LADDER.model_copy(update={"rungs": (scored, skipped)})).frame
     assert frame["below float"].tolist() == ["+0.010 [-0.020, +0.040]", "–"]
+    assert frame["loss"].tolist() == ["not shown to be within the budget", "–"]
+
+
+def test_ptq_is_shown_beside_qat_with_its_interval():
+    found = PairedDifference(difference=0.012, interval=(0.002, 0.02))
+    words = figures.ptq_beside_qat(LADDER.model_copy(update={"ptq_against_qat": found}))
+    assert "+0.0120 [+0.0020, +0.0200], so PTQ ships" in words
 
 
 def test_the_worst_layer_is_named_in_words():
@@ -44,12 +53,13 @@ class Scored:
     chosen = "ptq"
 
     def __init__(self):
-        score = SimpleNamespace(f1_macro=0.9, map=None, drop=0.0)
+        score = SimpleNamespace(f1_macro=0.9, map=None, loss=SimpleNamespace(value=0.0))
         self.tried, self.asked = {"ptq": SimpleNamespace(score=score)}, []
 
     def score_without(self, layers, calibration):
         self.asked.append(layers)
-        return SimpleNamespace(f1_macro=0.95, map=None, drop=-0.05)
+        loss = SimpleNamespace(value=-0.05)
+        return SimpleNamespace(f1_macro=0.95, map=None, loss=loss)
 
 
 def test_the_what_if_computes_nothing_before_a_click():

@@ -70,6 +70,22 @@ def test_a_float_twin_has_the_weights_that_qat_ended_with(qat, keras_logits, stu
     assert (keras_logits(twin, images) == keras_logits(student, images)).all()
 
 
+def test_the_weights_of_the_phone_file_are_read_without_quantising(
+    qat, keras_logits, student, images, tmp_path
+):
+    from tests.deploy_doubles import LADDER
+    from workbench.nets.weights import save_weights
+
+    quantized = qat.fake_quantize(student, images, skip_layers=["top_conv"])
+    quantized.layers[-1].layer.bias.assign_add([1.0, 2.0, 3.0])  # as if training had moved it
+    save_weights(quantized, tmp_path / "student_qat.h5")
+    ladder = LADDER.model_copy(update={"chosen": "qat", "qat_weights": "student_qat.h5"})
+    twin = qat.shipped_weights(tmp_path, student, ladder)
+    moved = keras_logits(twin, images) - keras_logits(student, images)
+    assert moved == pytest.approx(np.tile([1.0, 2.0, 3.0], (len(images), 1)), abs=1e-5)
+    assert qat.shipped_weights(tmp_path, student, LADDER) is student
+
+
 def test_a_skipped_layer_trains_in_float_with_its_batch_norm(qat, student, images):
     quantized = qat.fake_quantize(student, images, skip_layers=["top_conv"])
     names = {layer.name for layer in quantized.layers}

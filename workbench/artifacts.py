@@ -17,7 +17,8 @@ from workbench.errors import InputError, MissingInputError
 
 RungName = Literal["qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16"]
 RungState = Literal["shipped", "failed", "not needed"]
-Change = Literal["start", "training", "arithmetic", "runtime"]
+Budget = Literal["within", "not shown", "beyond"]  # the rule is in decide/budget.py
+Change = Literal["start", "training", "quantisation", "arithmetic", "runtime"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -119,12 +120,20 @@ class LadderRung(Part):
     map: Share | None = None
     drop: float | None = Field(None, description="F1 macro below the float student's")
     drop_interval: tuple[float | None, float | None] | None = None
+    budget: Budget | None = Field(None, description="is the drop within ladder.max_drop")
     bytes: Positive | None = None
     sha256: Sha256 | None = None
     input_type: str | None = None
     output_type: str | None = None
     float_tensors: Count | None = None
     reason: str
+
+
+class PairedDifference(Part):
+    """How two files differ on the same images, with the 95 % interval."""
+
+    difference: float
+    interval: tuple[float, float] | None
 
 
 class QuantizationLadder(Artifact):
@@ -139,6 +148,11 @@ class QuantizationLadder(Artifact):
     chosen: RungName
     title: str
     forced: bool
+    budget: Budget = Field(description="of what ships: is its loss within allowed_drop")
+    allowed_drop: float = Field(description="F1 macro that quantisation may cost")
+    ptq_against_qat: PairedDifference | None = Field(
+        None, description="F1 macro of PTQ less that of the QAT that holds; above 0 PTQ is better"
+    )
     candidate: Text
     qat_weights: str | None = Field(description="of the last QAT that was trained")
     skipped_layers: tuple[str, ...] = Field(description="left in float while that QAT trained")

@@ -16,19 +16,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import errors, freshness, machine, status
 from workbench.cautions import cautions
-from workbench.errors import InputError, StepError, WorkbenchError
+from workbench.errors import InputError, RungRefusedError, StepError, WorkbenchError
 from workbench.files import PARTIAL, read_json, sha256, write_json, write_text
 from workbench.freshness import Verdict
 from workbench.lock import locked
 from workbench.notebook import what_if_cells
 from workbench.run import CHANGES_NAME, LOG_MARK, Run
-from workbench.steps import MANDATORY, STEPS, Step
+from workbench.steps import MANDATORY, STEPS, Step, find_step
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -123,11 +123,8 @@ def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> No
             write_json(run.path(CHANGES_NAME), changes)
         machine.write_run_metadata(run)
         started = time.monotonic()
-        for step, verdict in judge_steps(run, plan):
-            if verdict.fresh:
-                log.info("%-22s up to date: %s", step.title, verdict.reason)
-            else:
-                _run_step(run, step, verdict, plan, started)
+        while not _reached_the_end(run, plan, started):
+            plan = replace(plan, force=False)  # what was forced has been done
         _render_index(run)
         machine.write_run_metadata(run)
         _seal(run)
@@ -144,6 +141,22 @@ def _seal(run: Run) -> None:
         log.info("not sealed: %s is not up to date", waiting[0].title)
     else:
         log.info("sealed: SHA256SUMS has sha256 %s", seal(run.folder))
+
+
+def _reached_the_end(run: Run, plan: Plan, started: float) -> bool:
+    """Run the steps once; False where 07 refused a file and 05 is to take the next rung."""
+    for step, verdict in judge_steps(run, plan):
+        if verdict.fresh:
+            log.info("%-22s up to date: %s", step.title, verdict.reason)
+            continue
+        try:
+            _run_step(run, step, verdict, plan, started)
+        except RungRefusedError as refusal:
+            if find_step("05") not in plan.steps:
+                raise
+            log.warning("%s", refusal)
+            return False
+    return True
 
 
 def _sweep(folder: Path) -> None:
@@ -266,10 +279,10 @@ def relative(run: Run) -> Path:
 
 
 def _kind(error: Exception) -> type[WorkbenchError]:
-    """Tell wrong input, which the kernel names by its class, from a step that failed."""
-    found = vars(errors).get(getattr(error, "ename", ""))
-    wrong_input = isinstance(found, type) and issubclass(found, InputError)
-    return InputError if wrong_input else StepError
+    """Tell wrong input and a refused file, which the kernel names by class, from other failures."""
+    found = vars(errors).get(getattr(error, "ename", ""), StepError)
+    known = (kind for kind in (InputError, RungRefusedError) if issubclass(found, kind))
+    return next(known, StepError)
 
 
 def _explain(error: Exception) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.artifacts import TeacherComparison
+from workbench.artifacts import ParityReport, QuantizationLadder, TeacherComparison
 from workbench.files import read_json
 
 KINDS_SHOWN = 3
@@ -20,12 +20,12 @@ ALWAYS, NEVER = -128, 128  # thresholds that answer alike whatever the photo
 
 
 def cautions(folder: Path) -> list[str]:
-    """Say in a sentence each what the audit, teacher, thresholds and test split give to doubt."""
+    """Say in a sentence each what the audit, teacher, file, thresholds and test give to doubt."""
     test = _read(folder, "metrics.json").get("test", {"classes": ()})
     tuned = _read(folder, "threshold_recommendation.json")
     tuned = tuned if tuned.get("task") == "multilabel" else {"classes": ()}
     opened = _read(folder, "run_metadata.json").get("test_split", {"opened": 0})["opened"]
-    lines = [*_audit_errors(folder / "audit.csv"), *_teacher(folder)]
+    lines = [*_audit_errors(folder / "audit.csv"), *_teacher(folder), *_phone_file(folder)]
     lines += _named("absent from val, so nobody tuned them", _absent(tuned["classes"], "name"))
     lines += _named("absent from test, so nobody judged them", _absent(test["classes"], "class"))
     lines += _named("the answer is always yes", _trivial(test, tuned, ALWAYS))
@@ -64,6 +64,18 @@ def _teacher(folder: Path) -> Iterator[str]:
         found = TeacherComparison.read(folder)
         if not found.can_teach:
             yield found.words
+
+
+def _phone_file(folder: Path) -> Iterator[str]:
+    """Say why another file than that of QAT ships, what it may have lost, and what 07 could not."""
+    if (folder / QuantizationLadder.file).exists():
+        ladder = QuantizationLadder.read(folder)
+        if ladder.chosen != "qat" or ladder.budget != "within":
+            shipped = next(rung for rung in ladder.rungs if rung.rung == ladder.chosen)
+            yield f"the phone file is {shipped.title}: {shipped.reason}"
+    lost = [rung for rung in _read(folder, ParityReport.file).get("rungs", ()) if rung["verdict"]]
+    for rung in lost:
+        yield f'parity is lost at "{rung["name"]}", and no other file was left: {rung["verdict"]}'
 
 
 def _absent(classes: list[dict[str, Any]], key: str) -> list[str]:

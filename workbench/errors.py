@@ -33,5 +33,9 @@ class StepError(WorkbenchError):
     """A step started and failed."""
 
 
+class RungRefusedError(StepError):
+    """07 refused a file of the ladder: 05 takes the next rung when it runs again."""
+
+
 class RunLockedError(InputError):
     """Another live process works in this run folder."""

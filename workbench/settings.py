@@ -197,7 +197,7 @@ class QatSettings(Group):
 class LadderSettings(Group):
     """The rungs of quantisation, tried in this order until one holds."""
 
-    max_drop: Fraction = knob(0.02, "a rung fails when validation F1 macro falls more than this below the float student's")
+    max_drop: Fraction = knob(0.02, "F1 macro on validation that 8 bits may cost, at one half, against the float student: more and the next rung is tried")
     worst_layers: Count = knob(3, "how many layers the second rung leaves out of QAT")
     force_rung: Literal["qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16"] | None = knob(None, "ship this rung whatever the others score; null lets validation choose")
 
@@ -280,11 +280,14 @@ class TfliteExportSettings(Group):
 
 
 class ParitySettings(Group):
-    """How far two rungs of the parity ladder may differ before the run fails."""
+    """How far two runtimes of the same weights may differ, at the thresholds that ship.
+
+    What quantisation itself costs has its own budget, `ladder.max_drop`.
+    """
 
     images: Count = knob(200, "validation images computed on every rung; the plain kernels are slow")
-    max_f1_drop: Fraction = knob(0.02, "between one rung and the next, on validation")
-    max_flip_fraction: Fraction = knob(0.03, "decisions that change between one rung and the next")
+    max_f1_drop: Fraction = knob(0.02, "between one runtime and the next; more and the next rung of 05 is taken")
+    max_flip_fraction: Fraction = knob(0.03, "decisions that change between one runtime and the next")
     max_runtime_flips: CountOrNone = knob(0, "between LiteRT and the phone's code around it: they compute the same integers")
 
 

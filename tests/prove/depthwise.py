@@ -172,7 +172,7 @@ def _trained(shared: Path, name: str, seed: int, folder: Path) -> dict[str, Any]
         logits = tflite.tflite_logits(model, photos)
         score = score_logits(logits, reference, test, settings.task, replicates=1000, seed=seed)
         same = convert.keras_logits(network, photos)
-        row |= {f"{kind}_f1": score.f1_macro, f"{kind}_below_float": score.drop,
-                f"{kind}_interval": score.drop_interval,
+        row |= {f"{kind}_f1": score.f1_macro, f"{kind}_below_float": score.loss.value,
+                f"{kind}_interval": score.loss.interval,
                 f"{kind}_logit_error": float(np.sqrt(np.mean((logits - same) ** 2)))}  # fmt: skip
     return row

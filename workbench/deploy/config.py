@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from workbench.files import sha256
 from workbench.settings import Settings
 
 MODEL_FILE = verify.MODEL  # whatever rung made it: apps know this name
-Recommended = Thresholds | UnknownThreshold | SimpleNamespace  # of 06, or neutral
+Recommended = Thresholds | UnknownThreshold  # of 06
 NORMALISATION = {"subtract": 127, "divide": 128, "inside_the_input_scale": True}
 
 
@@ -32,19 +31,6 @@ def describe_model(settings: Settings, ladder: QuantizationLadder) -> dict[str, 
         "rung": ladder.chosen,
         "is_logits": not settings.tflite_export.sigmoid_in_model,
     }
-
-
-def neutral_thresholds(
-    settings: Settings, classes: Sequence[str], scale: float, zero_point: int
-) -> SimpleNamespace:
-    """Say yes at one half, in the form of a recommendation: what parity is measured at."""
-    if settings.task == "single_label":
-        return SimpleNamespace(unknown=SimpleNamespace(probability=0.0))
-    level = {"probability": 0.5, "logit": 0.0, "integer": zero_point}
-    return SimpleNamespace(
-        classes=[SimpleNamespace(name=name, **level) for name in classes],
-        scores=SimpleNamespace(scale=scale, zero_point=zero_point),
-    )
 
 
 def logit_thresholds(thresholds: Recommended, task: str) -> np.ndarray | float:

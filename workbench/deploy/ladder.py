@@ -1,8 +1,10 @@
 """Which quantisation ships: rungs scored on validation beside the float student, with reasons.
 
 Rungs, best first: QAT, QAT without its worst layers, PTQ, PTQ with a float head, float16. The first
-one that holds ships; PTQ is scored beside a QAT that holds, to be compared with it, and
-`ladder.force_rung` ships one whatever it scores.
+one that is not beyond the budget (`decide.budget`, `ladder.max_drop`) ships. PTQ is always scored
+beside QAT, and ships in its place where it is better beyond the paired interval.
+`ladder.force_rung` ships one whatever it scores. Where every file is beyond the budget, the one
+that loses least ships and says so: no run ends without a file.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ import numpy as np
 import pandas as pd
 import tf_keras as keras
 
-from workbench.artifacts import FloatScore, LadderRung, QuantizationLadder
+from workbench.artifacts import FloatScore, LadderRung, PairedDifference, QuantizationLadder
 from workbench.data.tables import Dataset
 from workbench.data.views import letterboxed
-from workbench.decide import metrics, outcomes
-from workbench.decide.intervals import count_cells, image_weights, interval
+from workbench.decide import metrics
+from workbench.decide.budget import Loss, Verdict, paired_loss
 from workbench.deploy import tflite
 from workbench.deploy.bundle import withdraw
 from workbench.deploy.convert import (
@@ -37,7 +39,7 @@ from workbench.deploy.convert import (
 )
 from workbench.deploy.coverage import Labelled
 from workbench.deploy.layers import COLUMNS, layer_errors, worst_layers
-from workbench.deploy.parity import decide_logits
+from workbench.deploy.parity import decide_logits, refused_files
 from workbench.deploy.quantize import (
     cover_logits,
     fake_quantize,
@@ -71,12 +73,11 @@ RANKING_IMAGES = 16  # enough to see ranges; the outputs of every layer are held
 
 @dataclass(frozen=True)
 class Score:
-    """F1 and mAP, and how far F1 lies below the float student's; a negative drop is a gain."""
+    """F1 and mAP on validation, and the loss of F1 against the float student."""
 
     f1_macro: float
     map: float | None
-    drop: float
-    drop_interval: tuple[float | None, float | None]
+    loss: Loss
 
 
 def score_logits(
@@ -90,41 +91,18 @@ def score_logits(
 ) -> Score:
     """Compare logits [N, C] with the float student's on the same images, at one half."""
     ours, theirs = (decide_logits(scores, task) for scores in (logits, reference))
-    f1 = _f1_macro(ours, labels)
+    known = labels.targets, labels.mask
+    drawn = {"replicates": replicates, "seed": seed, "groups": labels.groups}
     return Score(
-        f1,
+        _f1_macro(ours, labels),
         metrics.mean_average_precision(labels.targets, logits, labels.mask),
-        _f1_macro(theirs, labels) - f1,
-        _drop_interval(ours, theirs, labels, replicates, np.random.default_rng(seed)),
+        paired_loss(theirs, ours, *known, **drawn),
     )
 
 
 def _f1_macro(decisions: np.ndarray, labels: Labelled) -> float:
     value = metrics.f1_macro(labels.targets, decisions, labels.mask)
     return 0.0 if value is None else float(value)
-
-
-def _drop_interval(
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    labels: Labelled,
-    replicates: int,
-    rng: np.random.Generator,
-) -> tuple[float | None, float | None]:
-    """95 % interval of the paired difference: both sides see the same resampled images."""
-    before, after = (
-        outcomes.outcome_cells(labels.targets, side, labels.mask) for side in (theirs, ours)
-    )
-    differences = [
-        _resampled_f1(before, weights) - _resampled_f1(after, weights)
-        for weights in image_weights(len(ours), replicates, rng, groups=labels.groups)
-    ]
-    return interval(np.concatenate(differences)) or (None, None)
-
-
-def _resampled_f1(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    counts = count_cells(cells, outcomes.OUTCOMES, weights).astype(np.float64)
-    return outcomes.overall_figures(counts)["f1_macro"]
 
 
 class Rung:
@@ -139,6 +117,7 @@ class Rung:
         self.raw: np.ndarray | None = None  # int8 [N, C] on validation
         self.logits: np.ndarray | None = None  # [N, C]
         self.score: Score | None = None
+        self.budget: Verdict | None = None
 
     def offer(self, model: bytes, network: keras.Model | None = None) -> None:
         """Score a file on validation; `network` is the fake-quantised one that it came from."""
@@ -153,18 +132,34 @@ class Rung:
             wrong = int((~np.isfinite(self.logits)).sum())
             raise StepError(f"{wrong} logits are NaN or infinite")
         self.score = self.ladder.score(self.logits)
-        self.holds, self.reason = self.ladder.verdict(self.score)
+        self.budget, self.reason = self.ladder.verdict(self.score)
+        self.holds = self.budget != "beyond" and not self.refusal
+        if self.refusal:
+            self.reason = f"{self.refusal}; {self.reason}"
+        if self.name == self.ladder.forced:
+            self.holds, self.reason = True, f"forced by ladder.force_rung; {self.reason}"
 
-    def describe(self, chosen: str) -> LadderRung:
+    @property
+    def refusal(self) -> str | None:
+        """Say why 07 refused this very file, if it did."""
+        return self.model and self.ladder.refused.get(sha256(self.model).hexdigest())
+
+    def describe(self, ladder: Ladder) -> LadderRung:
         """Say what became of it once it is known which rung ships."""
         state, reason = "failed", self.reason
-        if self.holds:
-            state = "shipped" if self.name == chosen else "not needed"
-            reason = reason if self.name == chosen else f"a rung above holds; {reason}"
-        figures = {} if self.score is None else {**vars(self.score), **_ports(self.model)}
+        if self.name == ladder.chosen:
+            state = "shipped"
+        elif self.holds:
+            state, reason = "not needed", f"{ladder.why_not(self.name)}; {reason}"
+        figures = {} if self.score is None else {**self._figures(), **_ports(self.model)}
         return LadderRung(
-            rung=self.name, title=TITLES[self.name], state=state, reason=reason, **figures,
-        )  # fmt: skip
+            rung=self.name, title=TITLES[self.name], state=state, reason=reason, **figures
+        )
+
+    def _figures(self) -> dict[str, Any]:
+        loss = self.score.loss
+        scored = {"f1_macro": self.score.f1_macro, "map": self.score.map, "budget": self.budget}
+        return {**scored, "drop": loss.value, "drop_interval": loss.interval or (None, None)}
 
 
 def _ports(model: bytes) -> dict[str, Any]:
@@ -194,6 +189,9 @@ class Ladder:
         self.tried: dict[str, Rung] = {}
         self.trained: Rung | None = None  # the last one whose QAT gave a file
         self.chosen: str | None = None
+        self.rival: Loss | None = None  # what the QAT that holds lacks beside PTQ
+        self.forced = settings.ladder.force_rung
+        self.refused = refused_files(self.folder)
         shutil.rmtree(self.folder / "candidates", ignore_errors=True)
         for name in (QuantizationLadder.file, SCORES, *TRAINED):
             (self.folder / name).unlink(missing_ok=True)
@@ -218,11 +216,12 @@ class Ladder:
         """Say why a rung need not be made."""
         if name not in TITLES:
             raise InputError(f'there is no rung "{name}". Rungs are {", ".join(RUNGS)}')
-        force, above = self.settings.ladder.force_rung, RUNGS[: RUNGS.index(name)]
+        force, above = self.forced, RUNGS[: RUNGS.index(name)]
+        compared = name == "ptq" and (force is None or force.startswith("qat"))
         state = "not needed"
-        if force and force != name:
+        if force and force != name and not compared:
             reason = f"ladder.force_rung asks for {force}"
-        elif name != "ptq" and any(self._holds(one) for one in above):
+        elif not compared and any(self._holds(one) for one in above):
             reason = "a rung above holds"
         elif name.startswith("qat") and not self.settings.qat.enabled:
             state, reason = "failed", "qat.enabled is off"
@@ -253,20 +252,25 @@ class Ladder:
 
     def score(self, logits: np.ndarray) -> Score:
         """Judge logits on validation beside the float student's."""
-        replicates, seed = self.settings.evaluation.bootstrap_replicates, self.settings.seed
         return score_logits(
-            logits, self.reference, self.labels, self.settings.task,
-            replicates=replicates, seed=seed,
-        )  # fmt: skip
+            logits, self.reference, self.labels, self.settings.task, **self._resampling
+        )
 
-    def verdict(self, score: Score) -> tuple[bool, str]:
-        """Tell whether a score holds, and why."""
-        side = "below" if score.drop >= 0 else "above"
-        drop = f"F1 macro {score.f1_macro:.4f}, {abs(score.drop):.4f} {side} the float student"
-        if self.settings.ladder.force_rung:
-            return True, f"forced by ladder.force_rung; {drop}"
-        allowed = self.settings.ladder.max_drop
-        return score.drop <= allowed, f"{drop}; ladder.max_drop allows {allowed:g}"
+    def verdict(self, score: Score) -> tuple[Verdict, str]:
+        """Judge a score by the one budget of quantisation, in a word and in a sentence."""
+        loss, allowed = score.loss, self.settings.ladder.max_drop
+        side = "below" if loss.value >= 0 else "above"
+        drop = f"F1 macro {score.f1_macro:.4f}, {abs(loss.value):.4f} {side} the float student"
+        found = loss.verdict(allowed)
+        words = f"ladder.max_drop allows {allowed:g}"
+        if found == "not shown":
+            until = (
+                f"the interval reaches {loss.interval[1]:.4f}" if loss.interval else "no interval"
+            )
+            few = f"{loss.images} images leave {3 / loss.images:.4f} open"
+            why = few if loss.interval and loss.interval[1] <= allowed else until
+            words = f"not shown to be within the budget: {words}, {why}"
+        return found, f"{drop}; {words}"
 
     def fall_back(
         self, calibration: Sequence[np.ndarray], objective: Any, batches: Any, run: Any
@@ -312,8 +316,8 @@ class Ladder:
         return self.student if rung.network is None else float_twin(self.student, rung.network)
 
     def choose(self) -> QuantizationLadder:
-        """Take the first rung that holds; write its file, its scores, and the reason of each."""
-        self.chosen = next((name for name in RUNGS if self._holds(name)), None)
+        """Choose a rung; write its file, its scores, and the reason of each."""
+        self.chosen = self._best()
         rungs = tuple(self._describe(name) for name in RUNGS)
         if self.chosen is None:
             withdraw(self.folder)
@@ -322,7 +326,11 @@ class Ladder:
         found = QuantizationLadder(
             chosen=self.chosen,
             title=TITLES[self.chosen],
-            forced=self.settings.ladder.force_rung is not None,
+            forced=self.forced is not None,
+            budget=shipped.budget,
+            allowed_drop=self.settings.ladder.max_drop,
+            ptq_against_qat=self.rival
+            and PairedDifference(difference=self.rival.value, interval=self.rival.interval),
             candidate=f"candidates/{self.chosen}.tflite",
             qat_weights=QAT_WEIGHTS if trained else None,
             skipped_layers=skipped_layers(self.student, trained.network) if trained else (),
@@ -337,24 +345,81 @@ class Ladder:
         write_bytes(self.folder / found.candidate, shipped.model)
         write_json(self.folder / found.file, found.to_json())
         self._write_scores(shipped)
-        log.info("%s ships", found.title)
+        log.info("%s ships: %s", found.title, shipped.reason)
         return found
+
+    def _best(self) -> str | None:
+        """Name the first rung that holds, or a PTQ that beats it, or the least of all losses."""
+        holding = [self.forced] if self.forced else RUNGS
+        first = next((name for name in holding if self._holds(name)), None)
+        if first is None:
+            return None if self.forced else self._least_loss()
+        ptq = self.tried.get("ptq")
+        if first.startswith("qat") and ptq and ptq.score:
+            self.rival = paired_loss(
+                *(decide_logits(self.tried[name].logits, self.settings.task)
+                  for name in ("ptq", first)),
+                self.labels.targets, self.labels.mask, groups=self.labels.groups,
+                **self._resampling,
+            )  # fmt: skip
+            if self.rival.certain and ptq.holds and not self.forced:
+                ptq.reason = f"better than {TITLES[first]} by {self._gain}; {ptq.reason}"
+                return "ptq"
+        return first
+
+    def _least_loss(self) -> str | None:
+        """Name the rung that loses least where all lose too much; files that 07 refused last."""
+        made = [rung for rung in self.tried.values() if rung.score is not None]
+        if not made:
+            return None
+        least = min(made, key=lambda rung: (bool(rung.refusal), rung.score.loss.value))
+        least.reason = f"no rung holds, and this one loses least; {least.reason}"
+        return least.name
+
+    @property
+    def _gain(self) -> str:
+        low, high = self.rival.interval
+        return f"{self.rival.value:+.4f} F1 [{low:+.4f}, {high:+.4f}] on the same images"
+
+    @property
+    def _resampling(self) -> dict[str, int]:
+        replicates = self.settings.evaluation.bootstrap_replicates
+        return {"replicates": replicates, "seed": self.settings.seed}
+
+    def why_not(self, name: str) -> str:
+        """Say why a rung that holds does not ship."""
+        compared = self.rival is not None and self.rival.interval is not None
+        if compared and self.chosen == "ptq":
+            return f"PTQ is better by {self._gain}"
+        if compared and name == "ptq":
+            beats = "better than" if self.rival.certain else "not better beyond chance than"
+            return f"{beats} {TITLES[self.chosen]}: {self._gain}"
+        return "a rung above holds"
 
     def _describe(self, name: str) -> LadderRung:
         if name in self.tried:
-            return self.tried[name].describe(self.chosen)
+            return self.tried[name].describe(self)
         found = LadderRung(rung=name, title=TITLES[name], state="failed", reason="was not tried")
         return self._spared(name) or found
 
     def _write_scores(self, rung: Rung) -> None:
-        """Keep the candidate's raw integers: thresholds are tuned on exactly these."""
+        """Keep the candidate's raw integers: thresholds are tuned on exactly these.
+
+        Beside them the logits of the same weights in float, for 09 to tell what 8 bits cost.
+        """
         scale, zero_point = tflite.output_quantization(rung.model)
         grouped = {} if self.labels.groups is None else {"groups": self.labels.groups}
         with writing(self.folder / SCORES) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file, raw=rung.raw, scale=np.float64(scale), zero_point=np.int64(zero_point),
                 y_true=self.labels.targets, mask=self.labels.mask, **grouped,
+                twin_logits=self._twin_logits(rung),
             )  # fmt: skip
+
+    def _twin_logits(self, rung: Rung) -> np.ndarray:
+        if rung.network is None:
+            return self.reference
+        return keras_logits(self._weights_of(rung), self.images)
 
     def layer_errors(self, calibration: Sequence[np.ndarray]) -> pd.DataFrame:
         """Rank the layers of what ships by what INT8 costs them, on validation images."""
@@ -377,6 +442,6 @@ def _nothing_holds(rungs: Sequence[LadderRung]) -> str:
     failed = (rung for rung in rungs if rung.state == "failed")
     tried = "; ".join(f"{rung.title}: {rung.reason}" for rung in failed)
     return (
-        f"no rung of the ladder holds, so nothing ships ({tried}). Train the student longer, raise "
-        "ladder.max_drop, or ship a rung knowingly with ladder.force_rung."
+        f"no rung of the ladder gave a file, so nothing ships ({tried}). Mend the first reason; "
+        "qat.enabled: false starts at PTQ."
     )

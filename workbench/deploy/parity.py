@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from workbench.artifacts import Change, Flip, InferenceConfig, ParityReport, ParityRung
+from workbench.artifacts import (
+    Change,
+    Flip,
+    InferenceConfig,
+    ParityReport,
+    ParityRung,
+    QuantizationLadder,
+)
 from workbench.data.decode import decode_image
 from workbench.data.tables import Split
 from workbench.decide import metrics, outcomes
+from workbench.decide.levels import LOWEST, NEVER
 from workbench.decide.outcomes import Task, probabilities
 from workbench.deploy import tflite, verify
-from workbench.errors import StepError
+from workbench.deploy.flatbuffer import FAR
+from workbench.errors import RungRefusedError, StepError
+from workbench.files import read_json, write_json
 from workbench.settings import ParitySettings, Settings
 
 log = logging.getLogger(__name__)
@@ -25,9 +36,13 @@ log = logging.getLogger(__name__)
 SHOWN_FLIPS = 50
 KERAS, QAT_TWIN, FAKE_QUANTIZED = "Keras float", "Keras float after QAT", "QAT fake-quant"
 REFERENCE, LITERT, PHONE = "TFLite reference kernels", "LiteRT with XNNPACK", "phone harness"
-# What changes from one runtime to the next decides which budget holds. Arithmetic, unless named:
-# XNNPACK rounds a layer's sums differently, after 80 layers a few levels come of it.
-CHANGES: dict[str, Change] = {KERAS: "start", QAT_TWIN: "training", PHONE: "runtime"}
+# What changes from one runtime to the next. Only arithmetic and runtime have a budget here: what
+# training and quantisation cost was judged in 05, once. Arithmetic, unless named: XNNPACK rounds a
+# layer's sums differently, after 80 layers a few levels come of it.
+CHANGES: dict[str, Change] = {
+    KERAS: "start", QAT_TWIN: "training", FAKE_QUANTIZED: "quantisation", PHONE: "runtime",
+}  # fmt: skip
+REFUSED = "refused_rungs.json"  # files that 07 refused, by sha256; 05 reads it
 
 
 def decide_logits(logits: np.ndarray, task: Task, thresholds: np.ndarray | float = 0.0):
@@ -46,11 +61,13 @@ def phone_harness(
     settings: Settings,
     *,
     like: np.ndarray,
+    levels: tuple[float, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do what the app does, with the bundle's own code: return logits and decisions [N, C].
 
-    A file with folded thresholds or an activation inside has other numbers, but must decide alike:
-    its logits are those of `like`.
+    `like` are LiteRT's integers for the candidate, `levels` their scale and zero point. A file with
+    folded thresholds or an activation inside has other numbers: what it gives is compared with what
+    they must become, and the difference, of a logit or a probability, is put on LiteRT's logits.
     """
     values = config.to_json()
     interpreter, table = verify.open_model(model), verify.input_table(values["input"])
@@ -59,9 +76,24 @@ def phone_harness(
     raw = np.stack([verify.run_model(interpreter, table[box]) for box in boxes])
     answers = verify.decide(raw, values)
     decisions = np.array([[name in found for name in config.labels] for found in answers])
-    plain = config.output.is_logits and not getattr(config.thresholds, "folded", False)
-    output = config.output.scale, config.output.zero_point
-    return tflite.logits_of(raw, *output) if plain else like, decisions
+    off = raw.astype(np.int32) - _shipped_integers(like, config, *levels)
+    return tflite.logits_of(like, *levels) + off * config.output.scale, decisions
+
+
+def _shipped_integers(
+    raw: np.ndarray, config: InferenceConfig, scale: float, zero_point: int
+) -> np.ndarray:
+    """Say what the file that ships must give where its candidate gave `raw`, int8 [N, C]."""
+    found = raw.astype(np.int32)
+    if getattr(config.thresholds, "folded", False):
+        integers = np.array([entry.tuned.integer for entry in config.thresholds.classes])
+        always, never = (integers <= LOWEST) * FAR, (integers >= NEVER) * FAR
+        found, zero_point = np.clip(found - integers + always - never, LOWEST, NEVER - 1), 0
+    if config.output.is_logits:
+        return found
+    probability = probabilities((found - zero_point) * scale, config.task)
+    output = config.output
+    return np.clip(np.rint(probability / output.scale) + output.zero_point, LOWEST, NEVER - 1)
 
 
 def measure_parity(
@@ -72,8 +104,14 @@ def measure_parity(
     classes: Sequence[str],
     images: Sequence[str],
     budget: ParitySettings,
+    *,
+    simulated: bool = True,
 ) -> ParityReport:
-    """Compare each runtime of `logits` with the one before it; `images` names the rows."""
+    """Compare each runtime of `logits` with the one before it; `images` names the rows.
+
+    `simulated` tells whether fake quantisation holds every integer of the file. Where it does not,
+    as in PTQ, the step to the reference kernels is quantisation.
+    """
     rungs: list[ParityRung] = []
     before = None
     for name, values in logits.items():
@@ -81,7 +119,9 @@ def measure_parity(
         f1 = metrics.f1_macro(y_true, answers, mask)
         figures = {
             "name": name,
-            "change": CHANGES.get(name, "arithmetic"),
+            "change": "quantisation"
+            if name == REFERENCE and not simulated
+            else CHANGES.get(name, "arithmetic"),
             "f1_macro": f1,
             "map": metrics.mean_average_precision(y_true, values, mask),
         }
@@ -121,23 +161,46 @@ def _changes(figures, before, values, answers, classes, images, budget) -> dict:
 def _verdict(
     change: Change, drop: float | None, changed: np.ndarray, budget: ParitySettings
 ) -> str:
-    """Training may change decisions as long as F1 holds, arithmetic few, another runtime none."""
+    """Arithmetic may change few decisions, another runtime of the same integers none."""
+    if change not in ("arithmetic", "runtime"):
+        return ""
     flips, fraction = int(changed.sum()), float(changed.mean())
-    if drop is not None and drop > budget.max_f1_drop:
-        return f"F1 macro drops by {drop:.4f}; parity.max_f1_drop allows {budget.max_f1_drop:g}"
     if change == "runtime" and flips > budget.max_runtime_flips:
         return f"{flips} decisions flip; parity.max_runtime_flips allows {budget.max_runtime_flips}"
+    if drop is not None and drop > budget.max_f1_drop:
+        return f"F1 macro drops by {drop:.4f}; parity.max_f1_drop allows {budget.max_f1_drop:g}"
     if change == "arithmetic" and fraction > budget.max_flip_fraction:
         allowed = budget.max_flip_fraction
         return f"{fraction:.2%} of decisions flip; parity.max_flip_fraction allows {allowed:.2%}"
     return ""
 
 
-def require_parity(parity: ParityReport) -> None:
-    """Fail the run when a runtime exceeds its budget, naming it."""
-    for rung in parity.rungs:
-        if rung.verdict:
-            raise StepError(
-                f'parity is lost at "{rung.name}": {rung.verdict}. Look at the layers in '
-                "05_quantize_student, or widen the budget under parity knowingly."
-            )
+def require_parity(parity: ParityReport, ladder: QuantizationLadder, folder: Path) -> None:
+    """Step down the ladder when a runtime computes something else than the one before it.
+
+    The file is written down as refused; 05 leaves it out and takes the next rung. A file that ships
+    although it was refused is the last one there is: the report tells. The app's own code around
+    LiteRT is the same for every rung, so nothing ships while it decides otherwise.
+    """
+    lost = [f'"{rung.name}": {rung.verdict}' for rung in parity.rungs if rung.verdict]
+    if not lost:
+        return
+    if any(rung.verdict and rung.change == "runtime" for rung in parity.rungs):
+        raise StepError(f"the app's own code decides otherwise at {'; '.join(lost)}")
+    sha256 = next(rung.sha256 for rung in ladder.rungs if rung.rung == ladder.chosen)
+    refused = refused_files(folder)
+    if sha256 in refused:
+        log.warning("parity is lost at %s, and no rung is left below %s", lost[0], ladder.title)
+        return
+    reason = f"07 lost parity at {'; '.join(lost)}"
+    write_json(folder / REFUSED, {**refused, sha256: reason})
+    raise RungRefusedError(
+        f"{ladder.title}: {reason}. Run 05, 06 and 07 again: 05 takes the next rung. The command "
+        f"line does so by itself; delete {REFUSED} to try this file again"
+    )
+
+
+def refused_files(folder: Path) -> dict[str, str]:
+    """Read why 07 refused files, by their sha256."""
+    path = Path(folder) / REFUSED
+    return read_json(path) if path.exists() else {}

@@ -6,8 +6,9 @@ saved whole, so it is saved as weights and rebuilt: same student, same skipped l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +27,7 @@ from workbench.deploy.depthwise import Registry, Scheme
 from workbench.deploy.layers import QUANT_PREFIX, fused_groups
 from workbench.errors import StepError
 from workbench.nets.lite import restartable_randomness
-from workbench.nets.weights import load_weights_into
+from workbench.nets.weights import load_weights_into, read_arrays
 from workbench.settings import Settings
 
 toolkit = tfmot.quantization.keras
@@ -110,13 +111,30 @@ def float_twin(student: keras.Model, quantized: keras.Model) -> keras.Model:
     with restartable_randomness():
         twin = keras.models.clone_model(student)
     trained = {
-        f"{layer.name.removeprefix(QUANT_PREFIX)}/{_short_name(weight)}": weight
+        f"{layer.name}/{_short_name(weight)}": weight
         for layer in quantized.layers
         for weight in layer.weights
     }
+    return _filled(twin, trained)
+
+
+def shipped_weights(folder: Path, student: keras.Model, ladder: QuantizationLadder) -> keras.Model:
+    """Return the float network with the very weights of the phone file: the student's own, or those
+    that QAT ended with. Nothing is fake-quantised for that.
+    """
+    if not ladder.ships_qat:
+        return student
+    with restartable_randomness():
+        twin = keras.models.clone_model(student)
+    return _filled(twin, read_arrays(Path(folder) / ladder.qat_weights))
+
+
+def _filled(twin: keras.Model, trained: Mapping[str, Any]) -> keras.Model:
+    """Assign weights by `layer/weight`; a layer under fake quantisation has a prefix."""
+    plain = {name.removeprefix(QUANT_PREFIX): values for name, values in trained.items()}
     for layer in twin.layers:
         for weight in layer.weights:
-            weight.assign(trained[f"{layer.name}/{_short_name(weight)}"])
+            weight.assign(plain[f"{layer.name}/{_short_name(weight)}"])
     return twin
 
 

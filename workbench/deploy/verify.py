@@ -37,6 +37,8 @@ RECOMMENDATION = "threshold_recommendation.json"
 METRICS = "metrics.json"
 SCORES = "test_scores.npz"
 LADDER = "quantization_ladder.json"
+COSTS = {"8-bit arithmetic": "float_twin_against_int8",
+         "training and arithmetic": "float_against_int8"}  # fmt: skip
 VALIDATION = "candidate_scores.npz"
 STUDENT = "student_scores.npz"
 SETTINGS = "training_config.json"
@@ -404,10 +406,14 @@ def derive_metrics(bundle: Bundle, stated: Tree) -> Tree:
     phone = phone_answers(bundle, arrays)
     found: Tree = {"test": evaluate(*phone, stated["test"])}
     if "float_test" in stated:
-        student = float_answers(bundle, arrays)
+        student, twin = (float_answers(bundle, arrays, side) for side in ("float", "twin"))
         found["float_test"] = evaluate(*student, stated["float_test"])
-        sides = (student[0], found["float_test"]), (phone[0], found["test"])
-        found["float_against_int8"] = derive_differences(sides, stated["float_against_int8"])
+        twin_test = evaluate(*twin, stated["float_test"])
+        int8 = phone[0], found["test"]
+        sides = {"float": (student[0], found["float_test"]), "float_twin": (twin[0], twin_test)}
+        for side, answers in sides.items():
+            name = f"{side}_against_int8"
+            found[name] = derive_differences((answers, int8), stated[name])
     if bundle.has(SETTINGS):
         settings = bundle.json(SETTINGS)
         replicates = settings["evaluation"]["bootstrap_replicates"]
@@ -425,7 +431,7 @@ def derive_description(bundle: Bundle, stated: Tree) -> Tree:
         found["model_bytes"] = len(bundle.model())
     if bundle.has(LADDER) and "quantization" in stated:
         ladder = bundle.json(LADDER)
-        kept = ("chosen", "title", "forced", "rungs")
+        kept = ("chosen", "title", "forced", "budget", "allowed_drop", "ptq_against_qat", "rungs")
         found["quantization"] = {key: ladder[key] for key in kept}
         found["validation_float"] = ladder["float"]
     return found
@@ -440,16 +446,15 @@ def phone_answers(bundle: Bundle, arrays: Arrays) -> tuple[Answers, np.ndarray |
     return Answers(**labels_of(arrays), score=score, said=said, config=config), bars
 
 
-def float_answers(bundle: Bundle, arrays: Arrays) -> tuple[Answers, np.ndarray | float]:
-    """Return what the float student answered, at the thresholds as they were tuned."""
-    config, score = bundle.config, arrays["float_probability"].astype(np.float64)
-    tuned = bundle.json(RECOMMENDATION)
+def float_answers(bundle: Bundle, arrays: Arrays, side: str) -> tuple[Answers, np.ndarray | float]:
+    """Return what a float network answered, at the thresholds that were searched for it."""
+    config, score = bundle.config, arrays[f"{side}_probability"].astype(np.float64)
+    bars = arrays[f"{side}_thresholds"]
     if config["task"] == "single_label":
-        bars = float(tuned["unknown"]["probability"])
+        bars = float(bars)
         sure = (score.max(1) >= bars)[:, None]
         said = sure & (np.arange(score.shape[1]) == score.argmax(1)[:, None])
     else:
-        bars = np.array([row["probability"] for row in tuned["classes"]])
         said = score >= bars
     return Answers(**labels_of(arrays), score=score, said=said, config=config), bars
 
@@ -1404,7 +1409,7 @@ def index(bundle: Bundle) -> str:
 def shown_in_09(bundle: Bundle) -> list[Tree]:
     """Gather the tables of 09 from metrics.json, by column."""
     found = bundle.json(METRICS)
-    test, cost = found["test"], found["float_against_int8"]
+    test = found["test"]
     spans = [one["interval"] or (None, None) for one in test["overall"].values()]
     overall = {
         "figure": list(test["overall"]),
@@ -1415,10 +1420,11 @@ def shown_in_09(bundle: Bundle) -> list[Tree]:
     kept = ("class", "positives", "threshold", *words, "precision", "recall", "f1", "f1_low",
             "f1_high", "average_precision")  # fmt: skip
     rows = [{name: row.get(words.get(name, name)) for name in kept} for row in test["classes"]]
-    sides = [{**row, "float": row["first"], "INT8": row["second"]} for row in cost["overall"]]
-    shown = ("figure", "difference", "float", "INT8", "low", "high", "verdict")
-    differences = _columns(sides, shown)
-    return [overall, _columns(rows, kept), differences]
+    costs = [{"cost of": what, **row, "in float": row["first"], "phone file": row["second"]}
+             for what, name in COSTS.items() for row in found[name]["overall"]
+             if row["figure"] in ("f1_macro", "map")]  # fmt: skip
+    shown = ("cost of", "figure", "in float", "phone file", "difference", "low", "high", "verdict")
+    return [overall, _columns(rows, kept), _columns(costs, shown)]
 
 
 def sealed_only(bundle: Bundle) -> str:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from workbench.data.tables import Split
 from workbench.data.views import letterboxed
 from workbench.decide.calibration import reliability as reliability_table
-from workbench.decide.metrics import Comparison, Evaluation
+from workbench.decide.metrics import Comparison, Evaluation, Predictions, compare
 from workbench.deploy import verify
 from workbench.deploy.bundle import write_test_scores
 from workbench.deploy.tflite import time_file
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 LATENCY_THREADS = (1, 2)
+COSTS = ("f1_macro", "map")
+COMPARED_AT = (
+    "float networks at thresholds searched on their own validation scores, as 06 does; "
+    "the phone file at those that ship"
+)
+LADDER_KEYS = ("chosen", "title", "forced", "budget", "allowed_drop", "ptq_against_qat", "rungs")
 LOGS = ("teacher_warmup", "teacher_finetuned", "student_warmup", "student_finetuned", "student_qat")
 NETWORKS = ("teacher_finetuned.h5", "student_finetuned.h5")
 
@@ -139,20 +145,47 @@ def heatmaps(
 
 
 def keep_scores(
-    path: Path, raw: np.ndarray, float_score: np.ndarray, split: Split, settings: Settings
-) -> dict[str, str]:
+    path: Path, raw: np.ndarray, answers: Mapping[str, Predictions], split: Split,
+    settings: Settings,
+) -> dict[str, str]:  # fmt: skip
     """Write what `verify` derives the figures from again; return its entry in metrics.json."""
     grouped = {} if split.groups is None else {"groups": split.groups}
     return write_test_scores(
         path, raw, split.targets, split.mask, split.filepaths,
         lambda rows: letterboxed(split, settings.student_size, settings, rows),
         spot_checks=settings.evaluation.spot_checks, seed=settings.seed,
-        float_probability=float_score, **grouped,
+        float_probability=answers["float student"].y_score,
+        float_thresholds=np.asarray(answers["float student"].thresholds),
+        twin_probability=answers["float twin"].y_score,
+        twin_thresholds=np.asarray(answers["float twin"].thresholds),
+        **grouped,
     )  # fmt: skip
 
 
+def costs(
+    answers: Mapping[str, Predictions], *, replicates: int, seed: int
+) -> dict[str, Comparison]:
+    """Compare the phone file with the same weights in float, and with the float student."""
+    phone, twin, student = (answers[name] for name in ("phone file", "float twin", "float student"))
+    known = {"replicates": replicates, "seed": seed}
+    return {
+        "8-bit arithmetic": compare(twin, phone, **known),
+        "training and arithmetic": compare(student, phone, **known),
+    }
+
+
+def cost_table(found: Mapping[str, Comparison]) -> pd.DataFrame:
+    """One row a cost: F1 macro and mAP of both sides, and what lies between them."""
+    rows = []
+    for name, one in found.items():
+        kept = one.overall[one.overall["figure"].isin(COSTS)]
+        rows.append(kept.rename(columns={"first": "in float", "second": "phone file"}))
+        rows[-1].insert(0, "cost of", name)
+    return pd.concat(rows, ignore_index=True)
+
+
 def metrics_record(
-    evaluation: Evaluation, float_evaluation: Evaluation, cost: Comparison,
+    evaluation: Evaluation, float_evaluation: Evaluation, found: Mapping[str, Comparison],
     ladder: Mapping[str, Any], model: Path, latency: Sequence[Mapping[str, Any]],
     test_scores: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
@@ -161,8 +194,10 @@ def metrics_record(
         "schema": 1,
         "test": evaluation.to_json(),
         "float_test": float_evaluation.to_json(),
-        "float_against_int8": cost.to_json(),
-        "quantization": {key: ladder[key] for key in ("chosen", "title", "forced", "rungs")},
+        "float_against_int8": found["training and arithmetic"].to_json(),
+        "float_twin_against_int8": found["8-bit arithmetic"].to_json(),
+        "compared_at": COMPARED_AT,
+        "quantization": {key: ladder[key] for key in LADDER_KEYS},
         "validation_float": ladder["float"],
         "model_bytes": model.stat().st_size,
         "host_latency": list(latency),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from workbench.deploy.ladder import Ladder
 
 SHOWN = 25
+LOSSES = {"not shown": "not shown to be within the budget", "within": "within the budget",
+          "beyond": "beyond the budget"}  # fmt: skip
 VISIBLE_DB = 10.0  # below this the rounding is a tenth of the signal's power
 
 
@@ -31,6 +33,7 @@ def rungs(ladder: QuantizationLadder) -> Table:
                 "F1 macro": rung.f1_macro,
                 "mAP": rung.map,
                 "below float": _drop(rung),
+                "loss": LOSSES.get(rung.budget, "–"),
                 "megabytes": rung.bytes / 1e6 if rung.bytes else None,
                 "why": rung.reason,
             }
@@ -45,6 +48,19 @@ def _drop(rung: LadderRung) -> str:
     ends = [end for end in rung.drop_interval if end is not None]
     interval = " [{:+.3f}, {:+.3f}]".format(*ends) if ends else ""
     return f"{rung.drop:+.3f}{interval}"
+
+
+def ptq_beside_qat(ladder: QuantizationLadder) -> str:
+    """Say in a sentence what PTQ scores beside QAT, and what follows from it."""
+    found = ladder.ptq_against_qat
+    if found is None:
+        return "PTQ and QAT were not both scored."
+    low, high = found.interval or (float("nan"), float("nan"))
+    which = "so PTQ ships" if ladder.chosen == "ptq" else "so PTQ is not shown to be better"
+    return (
+        f"F1 macro of PTQ less that of QAT, on the same images: {found.difference:+.4f} "
+        f"[{low:+.4f}, {high:+.4f}], {which}."
+    )
 
 
 def layer_errors(layers: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
@@ -128,7 +144,7 @@ def skip_layer_table(ladder: Ladder, layers: tuple[str, ...], calibration: Any) 
                 "network": name,
                 "F1 macro": score.f1_macro,
                 "mAP": score.map,
-                "below float": score.drop,
+                "below float": score.loss.value,
             }
             for name, score in scores.items()
         )
