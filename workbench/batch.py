@@ -138,7 +138,7 @@ def _seal(run: Run) -> None:
     from workbench.deploy.bundle import seal
 
     if waiting := outdated(run):
-        log.info("not sealed: %s is not up to date", waiting[0].title)
+        log.info("not sealed: %s has to run first", waiting[0].title)
     else:
         log.info("sealed: SHA256SUMS has sha256 %s", seal(run.folder))
 
