@@ -1691,9 +1691,13 @@ def _row_name(row: Any, number: int) -> str:
 
 
 def _same_or_near(what: str, stated: Any, derived: Any) -> None:
+    """Compare counts exactly, other numbers to the last digits."""
+    both = stated, derived
     numbers = all(isinstance(one, int | float | np.number) and not isinstance(one, bool)
-                  for one in (stated, derived))  # fmt: skip
-    if numbers:
+                  for one in both)  # fmt: skip
+    if numbers and all(isinstance(one, int | np.integer) for one in both):
+        _same(f"{what} is {stated}, derived {derived}: they", stated, derived)
+    elif numbers:
         _near(what, stated, derived)
     else:
         _same(what, stated, derived)
