@@ -280,9 +280,9 @@ def relative(run: Run) -> Path:
 
 def _kind(error: Exception) -> type[WorkbenchError]:
     """Tell wrong input and a refused file, which the kernel names by class, from other failures."""
-    found = vars(errors).get(getattr(error, "ename", ""), StepError)
-    known = (kind for kind in (InputError, RungRefusedError) if issubclass(found, kind))
-    return next(known, StepError)
+    found = vars(errors).get(getattr(error, "ename", ""))
+    known = (InputError, RungRefusedError) if isinstance(found, type) else ()
+    return next((kind for kind in known if issubclass(found, kind)), StepError)
 
 
 def _explain(error: Exception) -> str:
