@@ -158,7 +158,7 @@ def test_a_run_with_other_classes_goes_on_from_an_own_model(taught, tmp_path, ca
     settings = settings_with(student={"weights": own, "epochs_head": 0, "epochs_finetune": 0})
     with caplog.at_level(logging.INFO):
         pupil, _history = train_student(settings, read_dataset(data, settings), tmp_path)
-    assert "with a new head" in caplog.text
+    assert "new head: its own is for another number of classes" in caplog.text
     arrays = read_arrays(Path(own))
     np.testing.assert_array_equal(pupil.get_layer("top_conv").kernel, arrays["top_conv/kernel"])
     assert pupil.output_shape == (None, 2)

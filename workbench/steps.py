@@ -124,7 +124,7 @@ STEPS: tuple[Step, ...] = (
         knobs=("task", "dataset.exif", "tflite_export", "parity", "student.variant",
                "student.input_size"),
         reads=(*DATA_FILES, "candidates", "quantization_ladder.json", "candidate_scores.npz",
-               *STUDENT, "threshold_recommendation.json"),
+               *STUDENT, "student_qat.h5?", "threshold_recommendation.json"),
         writes=("model_qat_int8.tflite", "parity.json"),
         code=(*PIXELS, "nets", "deploy", *SCORING),
     ),
