@@ -32,9 +32,10 @@ def write_run(folder, task):
         raw = np.clip(raw + 90 * y_true, -128, 127).astype(np.int8)
     known = np.ones(raw.shape, np.float32)
     folder.mkdir(parents=True)
+    logits = (raw.astype(np.float32) - ZERO_POINT) * SCALE
     np.savez(folder / "candidate_scores.npz", raw=raw, scale=SCALE, zero_point=ZERO_POINT,
-             y_true=y_true.astype(np.float32), mask=known)  # fmt: skip
-    np.savez(folder / "student_scores.npz", logits=(raw - ZERO_POINT) * SCALE)
+             y_true=y_true.astype(np.float32), mask=known, twin_logits=logits)  # fmt: skip
+    np.savez(folder / "student_scores.npz", logits=logits)
     (folder / "labels.txt").write_text("\n".join(CLASSES), "utf-8")
     write_json(folder / "training_config.json", Settings(task=task).model_dump())
     return folder
