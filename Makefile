@@ -4,6 +4,7 @@ LOCK := $(if $(GPU),requirements-gpu.lock,requirements.lock)
 BIN := .venv/bin
 READY := .venv/.ready-$(LOCK)
 OPTIONS ?=
+PARALLEL := -n 2 --dist loadfile  # two processes, a file to each; with OPTIONS="-n 0 --pdb" one, to debug
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast lab prove format parameters lock clean
@@ -16,10 +17,10 @@ demo: $(READY)  ## draw the demo dataset, run 01 to 09, print the report's path
 	$(BIN)/python -m workbench run parameters/demo.yaml $(OPTIONS)
 
 test: $(READY)  ## every test, within 20 minutes on two cores
-	$(BIN)/python -m pytest tests $(OPTIONS)
+	$(BIN)/python -m pytest tests $(PARALLEL) $(OPTIONS)
 
 test-fast: $(READY)  ## the tests without trainings, kernels and browsers, within 2 minutes
-	$(BIN)/python -m pytest tests -m "not slow" $(OPTIONS)
+	$(BIN)/python -m pytest tests -m "not slow" $(PARALLEL) $(OPTIONS)
 
 lab: $(READY)   ## JupyterLab on the numbered notebooks
 	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks $(OPTIONS)
