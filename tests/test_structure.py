@@ -13,8 +13,8 @@ PACKAGE = ROOT / "workbench"
 
 # A package may import itself and what stands before it; the command line stands last.
 ORDER = (
-    "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "cautions",
-    "decide", "data", "nets", "train", "deploy", "steps", "status", "changes", "notebook",
+    "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
+    "cautions", "data", "nets", "train", "deploy", "steps", "status", "changes", "notebook",
     "freshness", "run", "show", "compare", "machine", "benchmarks", "batch", "cli", "__main__",
 )  # fmt: skip
 
@@ -61,6 +61,18 @@ def test_imports_go_one_way(path):
 
 def test_every_package_has_its_place_in_the_order():
     assert {package_of(path) for path in modules()} - {"__init__"} == set(ORDER)
+
+
+def test_a_teacher_is_trained_with_few_modules():
+    """What somebody has to know of who follows one training, packages themselves left out."""
+    program = (
+        "import sys; from workbench.nets.teacher import build_teacher; "
+        "from workbench.train.loop import fit; "
+        "print(*(n for n in sys.modules if n.startswith('workbench.') "
+        "and not hasattr(sys.modules[n], '__path__')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert 0 < len(done.stdout.split()) <= 25, done.stdout + done.stderr
 
 
 def test_decide_imports_numpy_scipy_pandas_and_pydantic_only():

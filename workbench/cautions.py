@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from workbench.artifacts import ParityReport, QuantizationLadder, TeacherComparison
+from workbench.decide.levels import LOWEST, NEVER
 from workbench.files import read_json
 
 KINDS_SHOWN = 3
 NAMES_SHOWN = 10
-ALWAYS, NEVER = -128, 128  # thresholds that answer alike whatever the photo
 
 
 def cautions(folder: Path) -> list[str]:
@@ -28,7 +28,7 @@ def cautions(folder: Path) -> list[str]:
     lines = [*_audit_errors(folder / "audit.csv"), *_teacher(folder), *_phone_file(folder)]
     lines += _named("absent from val, so nobody tuned them", _absent(tuned["classes"], "name"))
     lines += _named("absent from test, so nobody judged them", _absent(test["classes"], "class"))
-    lines += _named("the answer is always yes", _trivial(test, tuned, ALWAYS))
+    lines += _named("the answer is always yes", _trivial(test, tuned, LOWEST))
     lines += _named("the answer is never yes", _trivial(test, tuned, NEVER))
     if opened > 1:
         lines.append(
@@ -87,7 +87,7 @@ def _trivial(test: dict[str, Any], tuned: dict[str, Any], integer: int) -> list[
     names = {row["name"]: None for row in tuned["classes"] if row["integer"] == integer}
     for row in test["classes"]:
         said, known = row["tp"] + row["fp"], row["positives"] + row["negatives"]
-        if known and said == known if integer == ALWAYS else row["positives"] and not said:
+        if known and said == known if integer == LOWEST else row["positives"] and not said:
             names[row["class"]] = None
     return list(names)
 

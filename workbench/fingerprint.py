@@ -71,12 +71,17 @@ def _parsed(path: Path, _state: tuple[int, int]) -> str:
     content = path.read_bytes()
     if path.suffix != ".py":
         return hashlib.sha256(content).hexdigest()
-    tree = ast.parse(content)
+    return _hash("syntax", syntax(content))
+
+
+def syntax(source: str | bytes) -> str:
+    """Write the syntax tree of a program: comments, docstrings and layout leave no trace."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
             body.pop(0)
-    return _hash("syntax", ast.dump(tree))
+    return ast.dump(tree)
 
 
 def _file_digest(path: Path) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import status
 from workbench.files import digest_of, read_json
-from workbench.fingerprint import code_digest
+from workbench.fingerprint import code_digest, syntax
 from workbench.notebook import what_if_cells
 from workbench.parameters import describe_changes, flat_values
 from workbench.steps import STEPS, Step
@@ -126,16 +126,16 @@ def notebook_digest(path: Path) -> str:
     code = ["".join(cell["source"]) for cell in cells
             if "parameters" not in cell["metadata"].get("tags", [])]  # fmt: skip
     aside = what_if_cells(code)
-    trees = [_tree(source) for place, source in enumerate(code) if place not in aside]
-    return hashlib.sha256(json.dumps([tree for tree in trees if tree]).encode()).hexdigest()
+    trees = [_program(source) for place, source in enumerate(code) if place not in aside]
+    counted = [tree for tree in trees if tree != syntax("")]
+    return hashlib.sha256(json.dumps(counted).encode()).hexdigest()
 
 
-def _tree(source: str) -> str:
+def _program(source: str) -> str:
     try:
-        body = ast.parse(source).body
+        return syntax(source)
     except SyntaxError:  # of IPython's own words, like %matplotlib
         return source
-    return "\n".join(map(ast.dump, body))
 
 
 def judge(run: Run, step: Step, parts: dict[str, Any] | None = None) -> Verdict:

@@ -238,13 +238,12 @@ class Run:
                 path.unlink(missing_ok=True)
         status.forget(self.folder, step)
 
-    def compute(self, *, start: str = "", to: str = "") -> None:
+    def compute(self, *, to: str = "") -> None:
         """Run the steps that are not up to date, as the command line does, and show its lines.
 
-        Without a start it is the first outdated one: what was taken over is not executed again for
-        its page alone.
+        It starts at the first outdated one: what was taken over is not executed again for its page.
         """
-        start = start or min(freshness.outdated(self), default="")
+        start = min(freshness.outdated(self), default="")
         if not start or (to and to < start):
             log.info("%s is up to date%s", self.name, f" up to {to}" if to else "")
             return

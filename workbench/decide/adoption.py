@@ -89,7 +89,7 @@ def choose(counts: LevelCounts, tried: Trials, rules: Rules) -> Choice:
 
 def _adopt(
     value: np.ndarray, gain: np.ndarray, pair: Pair, tried: Trials, rules: Rules
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Decide which classes keep their own threshold: [..., C] of values and apparent gains.
 
     With a floor those whose own threshold surely keeps it. Else those whose gain is too large for

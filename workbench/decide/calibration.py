@@ -28,6 +28,7 @@ from workbench.decide.intervals import (
     assign_folds,
     count_cells,
     independent_share,
+    numbered,
     records,
     wilson,
 )
@@ -270,7 +271,7 @@ def _verdict(before, after, gain, unseen, groups, sure: float, method: Method) -
         return np.nan, np.nan, False, "left as it is: no label is known"
     total = len(gain) + UNSEEN
     mean = (gain.sum() + UNSEEN * unseen.mean()) / total
-    together = np.bincount(np.unique(groups, return_inverse=True)[1], weights=gain - mean)
+    together = np.bincount(numbered(groups), weights=gain - mean)
     squares = np.square(together).sum() + UNSEEN * np.square(unseen - mean).mean()
     deviation = np.sqrt(squares) / total
     if method == "none" or not gain.any():

@@ -40,9 +40,12 @@ def wilson(
     return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
 
 
-def share_interval(
-    classes: Iterable[tuple[np.ndarray, np.ndarray]], groups: Groups = None
-) -> Ends:  # fmt: skip
+def numbered(groups: np.ndarray) -> np.ndarray:
+    """Number the groups that occur from 0, without gaps. [N]"""
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def share_interval(classes: Iterable[tuple[np.ndarray, np.ndarray]], groups: Groups = None) -> Ends:
     """Interval of the mean over classes of hits among trials, given image by image: [N] each.
 
     It is Wilson's, with as many trials as the variance between the images, or groups, is worth:
@@ -50,7 +53,7 @@ def share_interval(
     varies as independent answers do steadies what few mistakes say of it. A class without trials
     is 0.
     """
-    place = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    place = None if groups is None else numbered(groups)
     shares, inverse_trials, mistakes, deviation, told = [], 0.0, 0.0, 0.0, False
     for hits, trials in classes:
         if place is not None:
@@ -129,7 +132,7 @@ def image_weights(
 
     `classes` only makes the blocks of many classes small; the draws are the same.
     """
-    place = np.arange(images) if groups is None else np.unique(groups, return_inverse=True)[1]
+    place = np.arange(images) if groups is None else numbered(groups)
     units = int(place.max(initial=-1)) + 1
     room = min(BLOCK_WEIGHTS // images, BLOCK_CELLS // (classes * CELLS))
     block = int(np.clip(room, 1, BLOCK_REPLICATES))
@@ -176,7 +179,7 @@ def independent_share(residuals: np.ndarray, groups: Groups = None) -> float:
     """
     together, alone = residuals.sum(1), np.square(residuals).sum()
     if groups is not None:
-        place = np.unique(groups, return_inverse=True)[1]
+        place = numbered(groups)
         size = np.square(np.bincount(place)).sum() / len(place)
         together, alone = np.append(np.bincount(place, weights=together), size), alone + size
     together = np.square(together).sum()
@@ -191,8 +194,8 @@ def assign_folds(
     Groups are dealt out whole, each to a fold.
     """
     if groups is not None:
-        units, place = np.unique(groups, return_inverse=True)
-        labels = np.zeros((len(units), y_true.shape[1]))
+        place = numbered(groups)
+        labels = np.zeros((place.max() + 1, y_true.shape[1]))
         np.maximum.at(labels, place, y_true)
         return assign_folds(labels, folds, rng)[place]
     rarity = np.argsort(np.argsort((y_true > 0.5).sum(0), kind="stable"))  # 0 is the rarest class

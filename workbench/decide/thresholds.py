@@ -176,9 +176,7 @@ def _reason(choice: Choice, index: int, rules: Rules) -> str:
     return f"global threshold: its own would gain {found}, which may be luck"
 
 
-def _floor_reason(
-    choice: Choice, index: int, rules: Rules, hits: float, trials: float
-) -> str:  # fmt: skip
+def _floor_reason(choice: Choice, index: int, rules: Rules, hits: float, trials: float) -> str:
     """Say what was aimed at and what was kept on other images, or that nothing is promised."""
     floor, value = rules.objective.floor, choice.value[index]
     if np.isnan(value):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.intervals import Groups, independent_share, wilson
+from workbench.decide.intervals import Groups, independent_share, numbered, wilson
 from workbench.decide.levels import Mask, check_names, check_scores, known_labels, ratio
 from workbench.decide.recommendation import (
     SCHEMA,
@@ -134,7 +134,7 @@ def held_out_accuracy(
     answered = right = 0
     place = np.arange(len(confidence))
     if groups is not None:
-        place = np.unique(groups, return_inverse=True)[1]
+        place = numbered(groups)
     units = place.max() + 1
     for _ in range(REPEATS if units > 1 else 0):
         fold = (rng.permutation(units) % min(FOLDS, units))[place]

@@ -15,8 +15,6 @@ import tf_keras as keras
 from tf_keras import layers
 
 from workbench import files
-from workbench.data.cells import read_text
-from workbench.data.tables import LABELS
 from workbench.data.views import View
 from workbench.nets.devices import choose_strategy, precision, prepare_devices, seed_everything
 from workbench.nets.lite import build_lite, head, restartable_randomness
@@ -108,6 +106,9 @@ def _load_start_weights(
 
 def _judge_head(network: keras.Model, path: Path, classes: Classes) -> tuple[bool, str]:
     """Decide whether the head of a file answers for these classes: names count, not how many."""
+    from workbench.data.cells import read_text
+    from workbench.data.tables import LABELS
+
     if not fits_head(network, path):
         return False, "its own is for another number of classes, or it has none"
     table = path.with_name(LABELS)
