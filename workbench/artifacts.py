@@ -394,6 +394,48 @@ class ModelMetadata(Artifact):
     output: MetadataOutput
 
 
+# sweep.json: many runs side by side.
+
+
+class SweepTrial(Part):
+    """One run of a sweep and what became of it; its folder lies beside sweep.json."""
+
+    name: Text
+    differences: dict[str, Any]  # dotted knobs with their values, against the base
+    state: Literal["waiting", "running", "done", "pruned", "failed"] = "waiting"
+    reason: str | None = None  # why it was pruned or failed
+    seconds: float | None = None  # of its own processes, without what it took over
+    shared: dict[str, str] = Field(default_factory=dict)  # step: the trial that computed it
+    value: float | None = None  # the figure that ranks, on validation
+
+
+class SweepRank(Part):
+    """Which validation figure says what is best; the test split never has a say."""
+
+    figure: Literal["f1_macro", "map", "loss"]
+    of: Literal["teacher", "student", "phone"]
+
+    @property
+    def sign(self) -> int:
+        """Return 1 where more is better, -1 where less is."""
+        return -1 if self.figure == "loss" else 1
+
+
+class Sweep(Artifact):
+    """The file of a sweep's folder; each trial is a run folder beside it."""
+
+    file: ClassVar[str] = "sweep.json"
+    notebook: ClassVar[str] = "python -m workbench sweep"
+
+    version: Literal[1] = Field(1, alias="schema")
+    name: Text
+    spec: dict[str, Any]  # the sweep file as it was understood
+    steps: tuple[str, ...]  # that every trial runs
+    rank: SweepRank
+    trials: tuple[SweepTrial, ...]
+    best: str | None = None  # the trial whose figure is best so far
+
+
 ARTIFACTS = (QuantizationLadder, ParityReport, InferenceConfig, ModelMetadata)
 SCHEMAS = Path(__file__).parent / "deploy" / "schemas"
 
