@@ -91,6 +91,22 @@ def test_float_formats_compute_what_keras_does(convert, student, images):
         assert np.abs(logits(maker(student), images) - wanted).max() < tolerance, maker.__name__
 
 
+def test_a_hidden_layer_in_the_head_is_integers_as_well_with_and_without_qat(
+    convert, student, images
+):
+    from workbench.deploy.quantize import fake_quantize
+    from workbench.nets.lite import head, keras
+
+    features = student.get_layer("avg_pool").output
+    student = keras.Model(student.input, head(features, 3, 0.1, hidden_units=16))
+    quantized = fake_quantize(student, images)
+    files = [convert.convert_full_integer(student, images, EXPORT),
+             convert.convert_quantized(quantized, EXPORT)]  # fmt: skip
+    for model in files:
+        assert tflite.require_full_integer(model).operators["FULLY_CONNECTED"] == 2
+    assert np.abs(logits(files[1], images) - convert.keras_logits(quantized, images)).max() < 0.01
+
+
 def test_a_float_head_leaves_floats_in_the_head_only(convert, student, images):
     scan = tflite.scan_tensors(convert.convert_float_head(student, images, EXPORT))
     assert 0 < len(scan.float_tensors) <= 5

@@ -244,7 +244,7 @@ def test_a_step_in_mixed_precision_learns(name):
         step = TrainingStep(network, goal, settings.training, 0.0, tf.distribute.get_strategy())
         step.set_rate(1e-2)
         stream = iter(small_feed().training(0, None).dataset)
-        losses = [float(step.run(stream)) for _ in range(40)]
+        losses = [float(step.run(stream)[0]) for _ in range(40)]
     assert np.isfinite(losses).all()
     assert np.mean(losses[-6:]) < 0.8 * np.mean(losses[:6])
 

@@ -14,10 +14,10 @@ from workbench.nets.devices import seed_everything
 from workbench.nets.network import inference
 from workbench.nets.weights import load_weights_into
 from workbench.settings import Settings
-from workbench.train.logs import Examples, displayable, score_table
-from workbench.train.loop import Validation, fit
+from workbench.train.logs import Examples, displayable, paced, score_table
+from workbench.train.loop import Validation, fit, validation_figures
 from workbench.train.phases import Phase
-from workbench.train.step import TrainingStep
+from workbench.train.step import FIGURES, TrainingStep, _count_right
 
 
 def settings_with(**training) -> Settings:
@@ -103,8 +103,10 @@ def test_tensorboard_gets_curves_pictures_and_scores(trained):
                 tags.add(value.tag)
                 if value.tag == "examples/scores":
                     scores = tf.make_ndarray(value.tensor).item().decode()
-    curves = {f"epoch/{name}" for name in ("loss", "val_loss", "val_f1_macro", "val_map", "lr")}
-    assert tags == curves | {"batch/loss", "batch/lr", "examples", "examples/scores"}
+    names = ("loss", "accuracy", "gradient_norm", "val_loss", "val_f1_macro", "val_map")
+    curves = {f"epoch/{name}" for name in (*names, "val_accuracy", "lr")}
+    curves |= {f"batch/{name}" for name in ("loss", "gradient_norm", "lr")}
+    assert tags == curves | {"examples", "examples/scores"}
     assert "class 0" in scores
 
 
@@ -201,7 +203,81 @@ def test_one_line_an_epoch_tells_figures_and_the_time_left(tmp_path, caplog):
         train(tmp_path, epochs=2)
     lines = [r.getMessage() for r in caplog.records if "epoch 1/2" in r.getMessage()]
     assert len(lines) == 1
-    assert all(word in lines[0] for word in ("loss", "val_loss", "F1", "mAP", "lr", "left"))
+    words = ("loss", "accuracy", "val_loss", "F1", "mAP", "val_accuracy", "gradient", "lr", "left")
+    assert all(word in lines[0] for word in words)
+
+
+def followed(folder) -> list[str]:
+    """The lines of the log that can be followed, without their time."""
+    lines = (folder / "logs/training.log").read_text().splitlines()
+    return [line.split(" ", 2)[2] for line in lines]
+
+
+def test_the_log_that_can_be_followed_names_the_best_epoch_and_no_path(tmp_path):
+    _network, fitted = train(tmp_path, epochs=2)
+    start, first, second, end = followed(tmp_path)
+    assert start.startswith("small_warmup trains on ") and start.endswith("float32")
+    assert first.startswith("small_warmup epoch 1/2: loss ") and "epoch 2/2" in second
+    best = f"the best of 2 epochs is {fitted.best['epoch']}, val_f1_macro "
+    assert end == f"small_warmup is finished: {best}{fitted.best['val_f1_macro']:.4f}"
+    assert str(tmp_path) not in "".join(followed(tmp_path))
+
+
+def test_a_training_that_goes_on_grows_its_log_in_the_same_file(tmp_path):
+    log = tmp_path / "logs/training.log"
+    train(tmp_path, epochs=1)
+    with open(log) as follower:  # what `tail -f` holds
+        follower.read()
+        with open(log, "a") as torn:
+            torn.write("2026-01-01 00:00:00 small_warmup epo")  # a kill inside a line
+        train(tmp_path, epochs=2)
+        seen = follower.read().splitlines()
+    assert seen[1].endswith("small_warmup goes on after epoch 1")
+    epochs = [line for line in followed(tmp_path) if " epoch 2/2: " in line]
+    assert len(epochs) == 1 and seen[-1].endswith(followed(tmp_path)[-1])
+
+
+def test_accuracy_is_that_of_the_top_class_or_of_every_known_label():
+    logits = np.array([[2.0, 1.0, -1.0], [-1.0, -2.0, -3.0], [3.0, -1.0, -1.0]])
+    targets = np.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    mask = np.array([[1.0, 0, 1], [1, 1, 1], [1, 1, 1]])  # what is unknown cannot be wrong
+    several = validation_figures(logits, targets, mask, single_label=False)
+    assert several["val_accuracy"] == pytest.approx(1 / 3)
+    one = validation_figures(logits, targets, np.ones((3, 3)), single_label=True)
+    assert one["val_accuracy"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "single_label"])
+def test_training_and_validation_count_the_same_images_as_right(task):
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(60, 3)).astype(np.float32)
+    targets = (np.eye(3)[rng.integers(0, 3, 60)]).astype(np.float32)
+    mask = np.ones((60, 3)) if task == "single_label" else rng.integers(0, 2, (60, 3))
+    right, judged = _count_right(*map(tf.constant, (logits, targets)), tf.constant(mask), task)
+    single = task == "single_label"
+    figures = validation_figures(logits, targets, mask, single_label=single)
+    assert float(right) / float(judged) == pytest.approx(figures["val_accuracy"])
+
+
+def test_the_best_epoch_is_chosen_by_accuracy_where_that_is_the_monitor(tmp_path):
+    _network, fitted = train(tmp_path, settings_with(monitor="accuracy"), epochs=5)
+    assert fitted.best["val_accuracy"] == fitted.history["val_accuracy"].max()
+    assert fitted.history["accuracy"].between(0, 1).all()
+
+
+def test_the_bar_and_the_lines_of_a_long_epoch_tell_how_it_goes(monkeypatch, capsys, caplog):
+    clock = iter(range(0, 10_000, 61))
+    monkeypatch.setattr("workbench.train.logs.time.monotonic", lambda: next(clock))
+    for bar in (True, False):
+        with caplog.at_level(logging.INFO):
+            assert list(paced(3, "epoch", lambda: "accuracy 0.812", bar)) == [0, 1, 2]
+    assert "accuracy 0.812" in capsys.readouterr().err
+    assert "epoch: step 2/3, accuracy 0.812, 1 min 01 s left" in caplog.text
+
+
+def test_without_patience_no_training_stops_early(tmp_path):
+    _network, fitted = train(tmp_path, rate=1e-9, epochs=7, early_stopping_patience=None)
+    assert len(fitted.history) == 7
 
 
 class Poison:
@@ -292,8 +368,9 @@ def test_gradients_are_clipped_by_their_global_norm(monkeypatch):
 
     monkeypatch.setattr(step.optimizer, "apply_gradients", note)
     monkeypatch.setattr(step, "run", step._run)  # eager, so that numbers can be seen
-    step.run(iter(small_feed().training(0, None).dataset))
+    figures = step.run(iter(small_feed().training(0, None).dataset))
     assert float(seen[0]) == pytest.approx(0.01, rel=1e-5)
+    assert float(figures[FIGURES.index("gradient_norm")]) > 0.02  # as it was before the clipping
 
 
 def test_the_average_of_the_weights_trails_them_and_is_what_validation_sees():
@@ -319,7 +396,7 @@ def test_the_loss_of_a_step_is_the_mean_over_the_images():
         network, even_loss(settings), settings.training, 0.0, tf.distribute.get_strategy()
     )
     step.set_rate(0.0)
-    loss = step.run(iter(small_feed().training(0, None).dataset))
+    loss = step.run(iter(small_feed().training(0, None).dataset))[0]
     assert float(loss) == pytest.approx(float(np.mean(expected)), rel=1e-5)
 
 

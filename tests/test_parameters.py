@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from workbench.errors import SettingsError
 from workbench.parameters import Layer, differences, read_settings, resolve_layers
 from workbench.settings import Settings
+from workbench.train.phases import phases
+from workbench.train.schedule import make_schedule
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,6 +25,24 @@ def refusal(tmp_path: Path, text: str | bytes, *assignments: str) -> str:
 @pytest.mark.parametrize("file", sorted(ROOT.glob("parameters/*.yaml")), ids=lambda f: f.stem)
 def test_every_parameter_file_that_ships_is_valid(file):
     assert read_settings(file, root=ROOT)
+
+
+def test_the_recipe_for_finetuning_climbs_once_and_falls_over_the_whole_training():
+    settings = read_settings(ROOT / "parameters/finetune.yaml", root=ROOT)
+    warmup, finetune = phases(settings, "teacher")
+    schedule = make_schedule(settings.schedule, finetune, steps=200)
+    rates = np.array([schedule.rate(step) for step in range(200)])
+    assert warmup.epochs == 0 and finetune.weight_decay == 0.05 and finetune.fraction == 1
+    assert rates.argmax() == 19 and (np.diff(rates[19:]) <= 0).all() and rates[-1] < 1e-4 * 0.02
+    assert (settings.loss.label_smoothing, settings.training.monitor) == (0.1, "loss")
+
+
+def test_the_recipe_for_strong_augmentation_only_adds_to_the_default():
+    plain = Settings().augmentation
+    strong = read_settings(ROOT / "parameters/strong_augmentation.yaml", root=ROOT).augmentation
+    assert strong.mixup.enabled and strong.random_crop_scale < plain.random_crop_scale
+    names = ("random_rotation_factor", "random_zoom_factor", "gaussian_noise_stddev")
+    assert all(getattr(strong, name) > getattr(plain, name) for name in names)
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_right_one(tmp_path):

@@ -14,7 +14,7 @@ from tests.training_doubles import Place, train_role
 from workbench import files
 from workbench.data.tables import read_dataset
 from workbench.errors import DatasetError, StepError, WeightsError
-from workbench.nets.network import load_network, predict_logits
+from workbench.nets.network import load_network, predict_logits, save_network
 from workbench.nets.teacher import build_student, student_view
 from workbench.nets.weights import load_weights_into, read_arrays
 from workbench.settings import Settings
@@ -74,6 +74,17 @@ def settings_with(teacher=(), student=(), **changed) -> Settings:
 def dataset(tmp_path_factory):
     folder = draw(tmp_path_factory.mktemp("photos") / "three", list(COLOURS))
     return read_dataset(folder, settings_with())
+
+
+def test_a_student_with_a_hidden_layer_comes_back_from_its_files(dataset, tmp_path):
+    settings = settings_with(student={"hidden_units": 8})
+    network, folder = build_student(settings, 3), with_manifest(tmp_path, dataset)
+    save_network(network, folder / "student_finetuned.h5", folder / "student_network.json")
+    back = load_network(tmp_path, "student", settings)
+    assert [w.shape for w in back.weights] == [w.shape for w in network.weights]
+    for one, two in zip(network.get_weights(), back.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert back.get_layer("head_hidden").units == 8
 
 
 @pytest.fixture(scope="module")

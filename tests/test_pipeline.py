@@ -21,6 +21,7 @@ from workbench.data import pipeline
 from workbench.data.letterbox import letterbox_reference
 from workbench.data.pipeline import (
     TrainingBatches,
+    balanced_places,
     default_folder,
     evaluation_batches,
     mix_up,
@@ -30,7 +31,7 @@ from workbench.data.pipeline import (
 from workbench.data.tables import Split
 from workbench.data.views import View, augmented, letterboxed
 from workbench.errors import DatasetError, StepError
-from workbench.settings import DatasetSettings, Mixup, Settings
+from workbench.settings import DatasetSettings, Mixup, Settings, TrainingSettings
 
 VIEWS = (View(48, "none"), View(32, "lite"))
 OFF = Settings(augmentation=NO_AUGMENTATION)
@@ -183,6 +184,44 @@ def test_tensorflow_knows_the_shapes(split):
 
 
 # MixUp
+
+
+BALANCED = Settings(training=TrainingSettings(sampling="balanced"))
+
+
+def rare_and_common(split: Split, count: int = 200) -> Split:
+    """Two photos of "a", the others of "b", one in ten of nothing."""
+    targets = np.zeros((count, 3), np.float32)
+    targets[:2, 0], targets[2:-20, 1] = 1, 1
+    return replace(split, filepaths=split.filepaths[:1] * count, targets=targets,
+                   mask=np.ones_like(targets))  # fmt: skip
+
+
+def test_balanced_sampling_draws_every_class_and_none_of_them_alike(split):
+    uneven = rare_and_common(split)
+    places = balanced_places(uneven, np.random.default_rng(1))
+    rows = places % len(uneven)
+    none = 1 - uneven.targets.max(axis=1)
+    shares = [uneven.targets[rows, 0].mean(), uneven.targets[rows, 1].mean(), none[rows].mean()]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.02)
+    assert len(places) == len(uneven) == len(set(places))  # no photo twice under one number
+
+
+def test_a_photo_that_is_drawn_again_in_an_epoch_is_another_view(split):
+    views = [augmented(split, 3, 1, Settings(), copy=copy) for copy in (0, 1, 1)]
+    assert not np.array_equal(views[0], views[1])
+    np.testing.assert_array_equal(views[1], views[2])
+
+
+def test_a_balanced_stream_that_goes_on_is_the_uninterrupted_one(split):
+    targets = np.zeros_like(split.targets)
+    targets[0, 0], targets[1:, 1] = 1, 1
+    uneven = replace(split, targets=targets)
+    whole = training_batches(uneven, VIEWS, 4, BALANCED)
+    late = training_batches(uneven, VIEWS, 4, BALANCED, first_epoch=2)
+    for one, two in zip(epoch_of(whole, skip=2), epoch_of(late), strict=True):
+        np.testing.assert_equal(one, two)
+    assert epoch_of(late)[1][:, 0].sum() > 3  # the one photo of its class comes again and again
 
 
 def test_mixup_blends_both_views_and_the_targets_alike(split):

@@ -147,6 +147,23 @@ def test_the_head_of_other_classes_is_left_alone(saved):
     np.testing.assert_array_equal(model.layers[1].kernel, network().layers[1].kernel)
 
 
+def lite_with_hidden(units: int) -> keras.Model:
+    return build_lite("lite0", 4, input_size=32, hidden_units=units)
+
+
+def test_a_head_with_a_hidden_layer_is_kept_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "hidden.h5"
+    save_weights(lite_with_hidden(1280), path)  # as wide as the features: logits alone would fit
+    assert fits_head(lite_with_hidden(1280), path)
+    plain = lite_with_hidden(0)
+    assert not fits_head(plain, path) and not fits_head(lite_with_hidden(64), path)
+    before = plain.layers[-1].get_weights()
+    load_weights_into(plain, path, backbone_only=True)
+    np.testing.assert_array_equal(plain.layers[-1].get_weights()[0], before[0])
+    with pytest.raises(WeightsError, match="another network"):
+        load_weights_into(lite_with_hidden(0), path, backbone_only=False)
+
+
 def test_a_file_with_a_head_of_the_same_classes_is_recognised(saved):
     assert fits_head(blank(), saved)
 

@@ -41,6 +41,7 @@ NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
+Patience = Count | None  # epochs; null waits for ever
 
 
 class Group(BaseModel):
@@ -113,11 +114,12 @@ class NetworkSettings(Group):
     """What teacher and student share."""
 
     weights: str = knob("imagenet", "imagenet | none | path of a weights file (.h5, .weights.h5, .npz), from the project's folder")
-    early_stopping_patience: Count = knob(10, "epochs without a better monitor before finetuning stops")
+    early_stopping_patience: Patience = knob(10, "epochs without a better monitor before finetuning stops; null never stops early")
     reduce_lr_patience: Count = knob(5, "epochs without a better monitor before the learning rate drops")
     reduce_lr_factor: Annotated[float, Field(gt=0, lt=1)] = knob(0.5, "how far it drops")
     weight_decay: NotNegative = knob(1.0e-4, "AdamW, not on biases and batch norm")
     drop_connect: Annotated[float, Field(ge=0, lt=1)] = knob(0.2, "residual branches left out at random, more of them towards the top (EfficientNets); 0 for short runs from random weights")
+    hidden_units: Annotated[int, Field(ge=0, le=8192)] = knob(0, "a hidden layer of so many in the head, before the dropout; 0 is none")
     normalization_momentum: Annotated[float, Field(ge=0, lt=1)] | None = knob(None, "null keeps the network's own; short runs from random weights need 0.9")
 
 
@@ -162,8 +164,9 @@ class ScheduleSettings(Group):
 
 
 class TrainingSettings(Group):
-    monitor: Literal["f1_macro", "map", "loss"] = knob("f1_macro", "the validation figure that picks the best epoch")
-    head_early_stopping_patience: Count = knob(5, "warmup stops after this many epochs without a better monitor")
+    monitor: Literal["f1_macro", "map", "accuracy", "loss"] = knob("f1_macro", "the validation figure that picks the best epoch; accuracy: share of photos that are all right, with several labels every known one of them")
+    sampling: Literal["all", "balanced"] = knob("all", "all: an epoch is every training photo once; balanced: as many draws, a class as often as any other and a rare photo several times, each time another view")
+    head_early_stopping_patience: Patience = knob(5, "warmup stops after this many epochs without a better monitor; null never stops early")
     clip_norm: NotNegative = knob(1.0, "global gradient norm; 0 turns clipping off")
     beta_2: Annotated[float, Field(ge=0.5, lt=1)] = knob(0.999, "AdamW's memory of gradient sizes; short runs learn faster with 0.99")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = knob(0.0, "exponential moving average of the weights, 0.999 is usual; 0 is off")
@@ -187,7 +190,7 @@ class QatSettings(Group):
     epochs: Count = knob(10, "a few are enough: the student has learned already")
     lr: LearningRate = knob(1.0e-5, "larger undoes what the student learned")
     batch_size: Count | None = knob(None, "null takes the student's")
-    early_stopping_patience: Count = knob(5, "epochs without a better monitor")
+    early_stopping_patience: Patience = knob(5, "epochs without a better monitor; null never stops early")
     distill: bool = knob(True, "the teacher goes on helping through the fake quantisation")
     skip_layers: list[str] = knob(
         [], "layers that QAT trains in float, quantised afterwards (see the chart in 05)"

@@ -61,6 +61,7 @@ def training_batches(
 ) -> TrainingBatches:  # fmt: skip
     """Stream augmented batches over epochs `first_epoch`, `first_epoch` + 1, …
 
+    An epoch is as many draws as there are images: each once, or see `balanced_places`.
     `augment`, a function (image, rng) -> image, takes the place of the settings' augmentation.
     Batches of an epoch differ by at most one image, so that none is tiny and nothing is dropped.
     `shard` (worker, workers) gives every worker equally many steps; the last images of an epoch
@@ -76,15 +77,18 @@ def training_batches(
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         """Draw a fresh permutation an epoch and deal it out to the workers."""
-        order = random_stream(Purpose.ORDER, settings.seed, epoch).permutation(len(split))
+        rng = random_stream(Purpose.ORDER, settings.seed, epoch)
+        balanced = settings.training.sampling == "balanced"
+        order = balanced_places(split, rng) if balanced else rng.permutation(len(split))
         return np.resize(order, share * workers)[worker::workers]
 
     def load(number: np.int64) -> Batch:
         epoch, step = divmod(int(number), steps)
 
-        def squares(index: int) -> Squares:
+        def squares(place: int) -> Squares:
             """Augment each image once and letterbox the one view for every network."""
-            view = augmented(split, index, epoch, settings, sizes=sizes, own=augment)
+            copy, index = divmod(int(place), len(split))
+            view = augmented(split, index, epoch, settings, sizes=sizes, own=augment, copy=copy)
             return letterbox_all(view, sizes)
 
         start, stop = (place * share // steps for place in (step, step + 1))
@@ -97,6 +101,26 @@ def training_batches(
 
     numbers = tf.data.Dataset.counter(first_epoch * steps)
     return TrainingBatches(_dataset(numbers, load, split, views, settings), steps)
+
+
+def balanced_places(split: Split, rng: np.random.Generator) -> np.ndarray:
+    """Draw as many images as the split has: a class, or none of them, then one of its images.
+
+    An image comes as often as that makes likely, rounded up or down by chance. The first time it is
+    its own number, each time after that `len(split)` more, which makes another view of it.
+    """
+    count = len(split)
+    named = (split.targets > 0) & (split.mask > 0)
+    member = np.column_stack([named, ~named.any(axis=1)]).astype(float)
+    member = member[:, member.any(axis=0)]
+    chance = (member / member.sum(axis=0)).mean(axis=1)  # adds up to 1
+    order = rng.permutation(count)
+    ends = np.cumsum(chance[order]) * count
+    ends[-1] = count  # whatever rounding says
+    times = np.diff(np.searchsorted(rng.uniform() + np.arange(count), ends), prepend=0)
+    starts = np.repeat(np.cumsum(times) - times, times)
+    copies = np.arange(count) - starts
+    return rng.permutation(np.repeat(order, times) + copies * count)
 
 
 def evaluation_batches(
@@ -194,7 +218,7 @@ def _assembler(
         for row, index in enumerate(indices):
             for batch, square, view in zip(images, squares_of(index), views, strict=True):
                 normalize(square, view.normalization, out=batch[row])
-        rows = np.asarray(indices)
+        rows = np.asarray(indices) % len(split)  # an image that is drawn again counts on
         return [*images, split.targets[rows], split.mask[rows]]
 
     return assemble

@@ -85,16 +85,18 @@ def letterboxed(
 
 def augmented(
     split: Split, index: int, epoch: int, settings: Settings, *, sizes: Sequence[int] = (),
-    own: Augment | None = None,
+    own: Augment | None = None, copy: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """Return the view of an image that training sees in `epoch`, before any letterbox.
 
-    `own` stands in for the settings' augmentation; `sizes` are those of the networks, if not both.
+    `own` stands in for the settings' augmentation; `sizes` are those of the networks, if not both;
+    `copy` counts the views of one image in one epoch.
     """
     image = decode_image(split.path(index), settings.dataset)
     if own is None and not changes_anything(settings.augmentation):
         return image  # no need of random numbers, whose making takes 15 µs
-    rng = random_stream(Purpose.AUGMENT, settings.seed, epoch, int(index))
+    place = int(index) + copy * len(split)
+    rng = random_stream(Purpose.AUGMENT, settings.seed, epoch, place)
     if own is not None:
         return _augmented_by(own, image, rng, split.filepaths[index])
     longest = view_side(sizes or (settings.teacher_size, settings.student_size))

@@ -21,6 +21,7 @@ from workbench.settings import STUDENT_SIZES
 VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2), "lite3": (1.2, 1.4)}
 VARIANTS |= {"lite4": (1.4, 1.8)}
 HEAD = "logits"
+HIDDEN = "head_hidden"
 DROP_CONNECT = 0.2
 MOMENTUM = 0.99
 STEM_FILTERS = 32
@@ -53,6 +54,7 @@ BLOCKS = sum(stage.repeats for stage in STAGES)
 def build_lite(
     variant: str, num_classes: int | None, *, input_size: int | None = None, dropout: float = 0.0,
     drop_connect: float = DROP_CONNECT, normalization_momentum: float | None = None,
+    hidden_units: int = 0,
 ) -> keras.Model:  # fmt: skip
     """Build a Lite network for inputs in [-1, 1]; `num_classes` None stops at the features."""
     size = input_size or STUDENT_SIZES[variant]
@@ -61,12 +63,15 @@ def build_lite(
     with restartable_randomness():
         image = keras.Input((size, size, 3), name="input_1")
         x = _Parts(drop_connect, momentum).features(image, scaled_stages(width, depth))
-        outputs = x if num_classes is None else head(x, num_classes, dropout)
+        outputs = x if num_classes is None else head(x, num_classes, dropout, hidden_units)
         return keras.Model(image, outputs, name=f"efficientnet_{variant}")
 
 
-def head(features, num_classes: int, dropout: float):
-    """Put dropout and logits on pooled features [N, D]."""
+def head(features, num_classes: int, dropout: float, hidden_units: int = 0):
+    """Put a hidden layer, if any, dropout and logits on pooled features [N, D]."""
+    if hidden_units:
+        hidden = layers.Dense(hidden_units, kernel_initializer="he_normal", name=HIDDEN)
+        features = layers.ReLU(max_value=6, name=HIDDEN + "_activation")(hidden(features))
     if dropout > 0:
         features = layers.Dropout(dropout, name="top_dropout")(features)
     # Small, so that every logit starts near 0: the usual fan-out scale was made for 1000 classes
@@ -192,7 +197,7 @@ def freeze(network: keras.Model, fraction: float | None) -> None:
 
 
 def is_head(layer: keras.layers.Layer) -> bool:
-    return layer.name.removeprefix(QUANTIZED) == HEAD
+    return layer.name.removeprefix(QUANTIZED) in (HEAD, HIDDEN)
 
 
 # Dropout that can be restarted: its state is a function of (seed, epoch), not of history.

@@ -68,7 +68,7 @@ def teacher_structure(settings: Settings, num_classes: int) -> keras.Model:
         image = keras.Input((size, size, 3), name="image")
         backbone = _backbone(own, image)
         x = layers.GlobalAveragePooling2D(name="avg_pool")(backbone.output)
-        logits = head(x, num_classes, own.dropout)
+        logits = head(x, num_classes, own.dropout, own.hidden_units)
         network = keras.Model(image, logits, name=own.arch)
     _set_constants(network, own.normalization_momentum)
     return network
@@ -124,6 +124,7 @@ def _lite(
     variant: str, own: TeacherSettings | StudentSettings, size: int, num_classes: int
 ) -> keras.Model:
     shared = {"dropout": own.dropout, "drop_connect": own.drop_connect, "input_size": size}
+    shared["hidden_units"] = own.hidden_units
     momentum = own.normalization_momentum
     return build_lite(variant, num_classes, normalization_momentum=momentum, **shared)
 

@@ -20,7 +20,7 @@ import tf_keras as keras
 
 from workbench import files
 from workbench.errors import WeightsError
-from workbench.nets.lite import HEAD, is_head
+from workbench.nets.lite import HEAD, HIDDEN, is_head
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def _key(name: str, inner: bool = False) -> str:
 
 # Between networks and files.
 
-HEADS = {HEAD, "predictions"}  # ours, and that of the published networks
+HEADS = {HEAD, HIDDEN, "predictions"}  # ours, and that of the published networks
 # The statistics of Normalization are constants of the architecture, whatever a file holds.
 CONSTANT = re.compile(r"normalization(_\d+)?/(mean|variance|count)")
 
@@ -197,10 +197,11 @@ def load_weights_into(model: keras.Model, source: str | Path, *, backbone_only: 
 
 
 def fits_head(model: keras.Model, source: str | Path) -> bool:
-    """Tell whether a file holds a head for as many classes as the network has."""
+    """Tell whether a file holds a head like the network's, for as many classes."""
     arrays = read_arrays(Path(source))
     heads = {key: slot for key, slot in _slots(model, False).items() if is_head(slot[0])}
-    return all(key in arrays and _same(arrays[key], w) for key, (_layer, w) in heads.items())
+    held = {key for key in arrays if key.split("/")[0] in (HEAD, HIDDEN)}
+    return held == heads.keys() and all(_same(arrays[k], w) for k, (_layer, w) in heads.items())
 
 
 def _slots(model: keras.Model, backbone_only: bool) -> dict[str, tuple]:

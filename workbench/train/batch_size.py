@@ -74,7 +74,8 @@ def _training(settings: Settings, network: str) -> tuple[TrainingStep, tuple[Vie
         objective = Distillation(any_loss, STRUCTURES["teacher"](settings, classes), settings)
     freeze(model, own.unfreeze_fraction)
     strategy = tf.distribute.get_strategy()
-    step = TrainingStep(model, objective, settings.training, own.weight_decay, strategy)
+    knobs = (settings.training, own.weight_decay, strategy, settings.task)
+    step = TrainingStep(model, objective, *knobs)
     step.set_rate(1e-6)
     return step, views, classes
 

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 from workbench import files
 from workbench.settings import TrainingSettings
+from workbench.train.step import FIGURES as STEP_FIGURES
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
-FIGURES = ["loss", "val_loss", "val_f1_macro", "val_map", "lr", "seconds"]
+FIGURES = ["loss", "accuracy", "gradient_norm", "val_loss", "val_f1_macro", "val_map"]
+FIGURES += ["val_accuracy", "lr", "seconds"]
 TYPES = {"phase": "str", "epoch": "int64", **dict.fromkeys(FIGURES, "float64")}
 
 
@@ -44,11 +46,57 @@ def write_logs(folder: Path, phase: str, rows: list[Row]) -> None:
 def epoch_line(row: Row, epochs: int) -> str:
     """Describe a finished epoch, with the time that is left at this pace."""
     return (
-        f"{row['phase']} epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, "
-        f"val_loss {row['val_loss']:.4f}, F1 {row['val_f1_macro']:.4f}, mAP {row['val_map']:.4f}, "
-        f"lr {row['lr']:.2e}, {row['seconds']:.1f} s, "
+        f"{row['phase']} epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, accuracy "
+        f"{row['accuracy']:.4f}, val_loss {row['val_loss']:.4f}, F1 {row['val_f1_macro']:.4f}, "
+        f"mAP {row['val_map']:.4f}, val_accuracy {row['val_accuracy']:.4f}, "
+        f"gradient {row['gradient_norm']:.2f}, lr {row['lr']:.2e}, {row['seconds']:.1f} s, "
         f"{duration((epochs - row['epoch']) * row['seconds'])} left"
     )
+
+
+def best_line(best: Row, monitor: str, epochs: int) -> str:
+    """Name the epoch whose weights are kept."""
+    value = best[f"val_{monitor}"]
+    return (
+        f"{best['phase']} is finished: the best of {epochs} epochs is {best['epoch']}, "
+        f"val_{monitor} {value:.4f}"
+    )
+
+
+# `tail -f` follows a file that grows; one that is written anew under its name it would lose.
+FOLLOWED = "training.log"
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log in one write; what a kill may have left of another ends before it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab+", buffering=0) as file:
+        torn = file.seek(0, 2) and (file.seek(-1, 2), file.read(1))[1] != b"\n"
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        file.write(f"{chr(10) * torn}{moment} {line}\n".encode())
+
+
+def batch_table(done: list[tf.Tensor]) -> dict[str, np.ndarray]:
+    """Bring what the steps of an epoch told from the device, a column a figure."""
+    return dict(zip(STEP_FIGURES, np.stack([one.numpy() for one in done], axis=1), strict=True))
+
+
+def epoch_figures(batches: dict[str, np.ndarray]) -> dict[str, float]:
+    """Take the means over an epoch; NaN where nothing is known."""
+    norms = batches["gradient_norm"]
+    norms = norms[np.isfinite(norms)]  # half precision leaves a step out whose gradients overflow
+    right, judged = (batches[name].sum(dtype=np.float64) for name in ("right", "judged"))
+    return {
+        "loss": float(np.mean(batches["loss"], dtype=np.float64)),
+        "accuracy": float(right / judged) if judged else np.nan,
+        "gradient_norm": float(np.mean(norms, dtype=np.float64)) if len(norms) else np.nan,
+    }
+
+
+def recent(done: list[tf.Tensor]) -> str:
+    """Describe the last steps; reading all of them would hold the device up."""
+    figures = epoch_figures(batch_table(done[-STEPS_SHOWN:]))
+    return f"loss {figures['loss']:.4f}, accuracy {figures['accuracy']:.3f}"
 
 
 def duration(seconds: float) -> str:
@@ -64,21 +112,34 @@ def _undefined(value: Any) -> bool:
 # While an epoch lasts: a bar for a person, a line a minute for a log.
 
 SECONDS_BETWEEN_LINES = 60
+SECONDS_BETWEEN_FIGURES = 1
+STEPS_SHOWN = 20
 
 
-def paced(steps: int, title: str, bar: bool | None = None) -> Iterator[int]:
-    """Count the steps of an epoch; `bar` None shows a bar where a person looks on."""
-    if _watched() if bar is None else bar:
-        yield from tqdm(range(steps), desc=title, leave=False, mininterval=1)
-        return
+def paced(
+    steps: int, title: str, figures: Callable[[], str], bar: bool | None = None
+) -> Iterator[int]:
+    """Count the steps of an epoch; `bar` None shows a bar where a person looks on.
+
+    `figures` says how the last steps went.
+    """
+    watched = _watched() if bar is None else bar
+    pause = SECONDS_BETWEEN_FIGURES if watched else SECONDS_BETWEEN_LINES
     started = told = time.monotonic()
-    for step in range(steps):
-        yield step
-        now = time.monotonic()
-        if now - told >= SECONDS_BETWEEN_LINES:
-            told = now
-            left = (now - started) / (step + 1) * (steps - step - 1)
-            logger.info("%s: step %d/%d, %s left", title, step + 1, steps, duration(left))
+    shown = tqdm(total=steps, desc=title, leave=False, mininterval=1, disable=not watched)
+    with shown:
+        for step in range(steps):
+            yield step
+            shown.update()
+            now = time.monotonic()
+            if now - told < pause:
+                continue
+            told, left = now, duration((now - started) / (step + 1) * (steps - step - 1))
+            if watched:
+                shown.set_postfix_str(figures())
+            else:
+                words = (title, step + 1, steps, figures(), left)
+                logger.info("%s: step %d/%d, %s, %s left", *words)
 
 
 def _watched() -> bool:
@@ -92,7 +153,7 @@ def _watched() -> bool:
 
 # TensorBoard: curves by epoch and by batch, a few pictures with their scores, histograms.
 
-CURVES = ("loss", "val_loss", "val_f1_macro", "val_map", "lr")
+CURVES = tuple(name for name in FIGURES if name != "seconds")
 
 
 @dataclass(frozen=True)
@@ -114,11 +175,14 @@ class TensorBoard:
         if settings.tensorboard:
             self.writer = tf.summary.create_file_writer(str(folder))
 
-    def write_batches(self, first_step: int, losses: np.ndarray, rates: list[float]) -> None:
+    def write_batches(
+        self, first_step: int, batches: dict[str, np.ndarray], rates: list[float]
+    ) -> None:
+        curves = {name: batches[name] for name in ("loss", "gradient_norm")} | {"lr": rates}
         with self.writer.as_default():
-            for offset, (loss, rate) in enumerate(zip(losses, rates, strict=True)):
-                tf.summary.scalar("batch/loss", loss, step=first_step + offset)
-                tf.summary.scalar("batch/lr", rate, step=first_step + offset)
+            for name, values in curves.items():
+                for offset, value in enumerate(values):
+                    tf.summary.scalar(f"batch/{name}", value, step=first_step + offset)
 
     def write_epoch(self, row: Row, network: keras.Model, examples: Examples | None) -> None:
         with self.writer.as_default(step=row["epoch"]):

@@ -226,6 +226,8 @@ class _Training:
             self._start(checkpoint)
         while not self._finished():
             self._epoch()
+            if self._finished():
+                self._tell(logs.best_line(self.progress.best, self._monitor, self.progress.epoch))
         self.network.set_weights(self.best_weights)
         traces = self.step.traces if self.step else 0
         return Fitted(logs.history_table(self.progress.rows), self.progress.best, traces)
@@ -248,8 +250,12 @@ class _Training:
         self.progress = Progress(**checkpoint.state["progress"])
         self.best_weights = checkpoint.arrays["best"] or checkpoint.arrays["weights"]
         logs.write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
-        done = "was finished" if self._finished() else "goes on"
-        logger.info("%s %s after epoch %d", self.phase.name, done, self.progress.epoch)
+        epoch = self.progress.epoch
+        if self._finished():
+            words = "%s was finished after epoch %d; the best is epoch %d"
+            logger.info(words, self.phase.name, epoch, self.progress.best["epoch"])
+        else:
+            self._tell(f"{self.phase.name} goes on after epoch {epoch}")
 
     def _start(self, checkpoint: Checkpoint | None) -> None:
         """Make everything that trains; the stream starts at the epoch that comes next."""
@@ -260,12 +266,13 @@ class _Training:
         steps = phase.epochs * self.batches.steps_per_epoch
         self.schedule = make_schedule(self.settings.schedule, phase, steps)
         decay = phase.weight_decay
-        self.step = TrainingStep(self.network, self.objective, training, decay, self.strategy)
+        place = (decay, self.strategy, self.settings.task)
+        self.step = TrainingStep(self.network, self.objective, training, *place)
         self.board = logs.TensorBoard(self.folder / "logs/tensorboard" / phase.name, training)
         if checkpoint:
             self.schedule.restore(checkpoint.state["schedule"])
             self.step.restore(checkpoint.arrays)
-        logger.info("%s trains on %s", phase.name, devices.describe_devices(self.strategy))
+        self._tell(f"{phase.name} trains on {devices.describe_devices(self.strategy)}")
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.phase.epochs or bool(self.progress.stopped)
@@ -274,33 +281,42 @@ class _Training:
         started = time.monotonic()
         index = self.phase.first_epoch + self.progress.epoch
         reset_randomness(self.network, self.settings.seed, index)
-        loss = self._train()
+        figures = self._train()
         with self.step.averaged():
-            row = self._row(loss, started)
-            improved = self.progress.observe(row, self.settings.training.monitor)
+            row = self._row(figures, started)
+            improved = self.progress.observe(row, self._monitor)
             weights = self.network.get_weights()
             self.best_weights = weights if improved else self.best_weights
             self._keep(weights)
         self.schedule.observe(improved)
+        self._tell(logs.epoch_line(row, self.phase.epochs))
         self._stop_early()
         self._save()
         logs.write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
         self.board.write_epoch(row, self.network, self.validation.examples)
-        logger.info("%s", logs.epoch_line(row, self.phase.epochs))
 
-    def _train(self) -> float:
-        """Train an epoch; return its mean loss."""
+    def _tell(self, line: str) -> None:
+        """Say a line on the console and in the log that can be followed."""
+        logger.info("%s", line)
+        logs.append_line(self.folder / "logs" / logs.FOLLOWED, line)
+
+    @property
+    def _monitor(self) -> str:
+        return self.settings.training.monitor
+
+    def _train(self) -> dict[str, float]:
+        """Train an epoch; return its mean loss, its accuracy and the mean norm of its gradients."""
         steps, epoch = self.batches.steps_per_epoch, self.progress.epoch
         title = f"{self.phase.name} epoch {epoch + 1}/{self.phase.epochs}"
         rates = [self.schedule.rate(epoch * steps + index) for index in range(steps)]
-        losses = []
-        for index in logs.paced(steps, title, self.bar):
+        done: list[tf.Tensor] = []
+        for index in logs.paced(steps, title, lambda: logs.recent(done), self.bar):
             self.step.set_rate(rates[index])
-            losses.append(self.step.run(self.iterator))
-        losses = np.asarray([loss.numpy() for loss in losses])
-        self._refuse_nan(losses)
-        self.board.write_batches(epoch * steps, losses, rates)
-        return float(np.mean(losses, dtype=np.float64))
+            done.append(self.step.run(self.iterator))
+        batches = logs.batch_table(done)
+        self._refuse_nan(batches["loss"])
+        self.board.write_batches(epoch * steps, batches, rates)
+        return logs.epoch_figures(batches)
 
     def _refuse_nan(self, losses: np.ndarray) -> None:
         bad = np.flatnonzero(~np.isfinite(losses))
@@ -311,11 +327,11 @@ class _Training:
                 "is kept. Lower the learning rate or training.clip_norm."
             )
 
-    def _row(self, loss: float, started: float) -> logs.Row:
+    def _row(self, figures: dict[str, float], started: float) -> logs.Row:
         return {
             "phase": self.phase.name,
             "epoch": self.progress.epoch + 1,
-            "loss": loss,
+            **figures,
             **devices.agreed(self.strategy, self.validation.figures(self.network)),
             "lr": self.step.rate,
             "seconds": round(time.monotonic() - started, 3),
@@ -323,10 +339,9 @@ class _Training:
 
     def _stop_early(self) -> None:
         patience = self.phase.early_stopping_patience
-        if self.progress.wait >= patience:
-            monitor = self.settings.training.monitor
-            self.progress.stopped = f"{patience} epochs without a better {monitor}"
-            logger.info("%s stops: %s", self.phase.name, self.progress.stopped)
+        if patience is not None and self.progress.wait >= patience:
+            self.progress.stopped = f"{patience} epochs without a better {self._monitor}"
+            self._tell(f"{self.phase.name} stops: {self.progress.stopped}")
 
     def _save(self) -> None:
         """Write a checkpoint when one is due."""
@@ -393,13 +408,19 @@ class Validation:
 def validation_figures(
     logits: np.ndarray, targets: np.ndarray, mask: np.ndarray, *, single_label: bool
 ) -> dict[str, float]:
-    """Compute F1 macro and mAP, NaN where no class has an example."""
+    """Compute F1 macro, mAP and accuracy, NaN where no class has an example.
+
+    Accuracy is the share of images that are all right: the top class, or every known label.
+    """
     top = np.arange(logits.shape[1]) == logits.argmax(axis=1)[:, None]
-    cells = outcomes.outcome_cells(targets, top if single_label else logits >= 0, mask)
+    said = top if single_label else logits >= 0
+    cells = outcomes.outcome_cells(targets, said, mask)
     f1 = outcomes.overall_figures(outcomes.count_outcomes(cells))["f1_macro"]
     precisions = average_precisions(logits, targets, mask)
     defined = precisions[~np.isnan(precisions)]
+    right = ((said == (targets >= 0.5)) | (mask == 0)).all(axis=1)[(mask > 0).any(axis=1)]
     return {
         "val_f1_macro": float(f1),
         "val_map": float(np.mean(defined)) if len(defined) else np.nan,
+        "val_accuracy": float(np.mean(right)) if len(right) else np.nan,
     }

@@ -31,8 +31,10 @@ CODE = (
 )
 SHARED = ("seed", "task", "precision", "multi_gpu", "run.deterministic", "dataset.exif")
 SHARED += ("augmentation", "loss")
-SHARED += tuple(f"training.{name}" for name in ("monitor", "clip_norm", "beta_2", "ema_decay"))
-BUILD = ("arch", "variant", "input_size", "dropout", "drop_connect", "normalization_momentum")
+TRAINING = ("monitor", "sampling", "clip_norm", "beta_2", "ema_decay")
+SHARED += tuple(f"training.{name}" for name in TRAINING)
+BUILD = ("arch", "variant", "input_size", "hidden_units", "dropout", "drop_connect")
+BUILD += ("normalization_momentum",)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Phase:
     epochs: int
     learning_rate: float
     weight_decay: float
-    early_stopping_patience: int
+    early_stopping_patience: int | None
     reduce_lr_patience: int
     reduce_lr_factor: float
     first_epoch: int = 0  # where its augmentation epochs start to count

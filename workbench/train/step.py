@@ -13,6 +13,9 @@ from workbench.errors import StepError
 from workbench.settings import TrainingSettings
 from workbench.train.losses import loss_per_image
 
+# What a step tells of its batch; several devices add them up.
+FIGURES = ("loss", "right", "judged", "gradient_norm")
+
 
 class TrainingStep:
     """Everything a batch changes: the network, the optimizer, the average of the weights."""
@@ -24,8 +27,10 @@ class TrainingStep:
         settings: TrainingSettings,
         weight_decay: float,
         strategy: tf.distribute.Strategy,
+        task: str = "multilabel",
     ) -> None:
         self.network, self.objective, self.settings = network, objective, settings
+        self.task = task
         self.strategy, self.traces = strategy, 0
         self._rate: float | None = None
         with strategy.scope():
@@ -72,9 +77,10 @@ class TrainingStep:
         return {"weights": self.network.weights, "optimizer": optimizer, "average": self.average}
 
     def _run(self, iterator) -> tf.Tensor:
+        """Take a batch; return its `FIGURES` as one tensor, whose reading waits only once."""
         self.traces += 1  # Python runs only while TensorFlow traces
-        losses = self.strategy.run(self._replica_step, args=(iterator.get_next(),))
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+        figures = self.strategy.run(self._replica_step, args=(iterator.get_next(),))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, figures, axis=None)
 
     def _replica_step(self, batch) -> tf.Tensor:
         views, targets, mask = batch
@@ -90,23 +96,40 @@ class TrainingStep:
         gradients = tape.gradient(scaled, variables)
         if half:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
-        self._apply(_sum_over_replicas(gradients), variables)
-        return loss
+        norm = self._apply(_sum_over_replicas(gradients), variables)
+        right, judged = _count_right(logits, targets, mask, self.task)
+        return tf.stack([loss, right, judged, norm / self.strategy.num_replicas_in_sync])
 
-    def _apply(self, gradients, variables) -> None:
+    def _apply(self, gradients, variables) -> tf.Tensor:
+        """Change the weights; return the norm of the gradients before they were clipped."""
         # The sum over replicas comes first: the norm of a part says nothing about the whole.
+        norm = tf.linalg.global_norm(gradients)
         if self.settings.clip_norm:
-            gradients, _norm = tf.clip_by_global_norm(gradients, self.settings.clip_norm)
+            clip = self.settings.clip_norm
+            gradients, norm = tf.clip_by_global_norm(gradients, clip, use_norm=norm)
         pairs = zip(gradients, variables, strict=True)
         self.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
         if self.average:
             for shadow, variable in zip(self.average, self.network.weights, strict=True):
                 shadow.assign_add((1 - self._decay()) * (variable - shadow))
+        return norm
 
     def _decay(self) -> tf.Tensor:
         # A short memory at first, or the start weights would count for thousands of steps.
         steps = tf.cast(self.optimizer.iterations, tf.float32)
         return tf.minimum(self.settings.ema_decay, (1 + steps) / (10 + steps))
+
+
+def _count_right(logits, targets, mask, task: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Count images that are all right, as `validation_figures` does, and those with a label."""
+    if task == "single_label":
+        right = tf.equal(tf.argmax(logits, axis=1), tf.argmax(targets, axis=1))
+    else:
+        agree = tf.equal(logits >= 0, targets >= 0.5)
+        right = tf.reduce_all(agree | tf.equal(mask, 0), axis=1)
+    judged = tf.reduce_any(mask > 0, axis=1)
+    counts = (tf.cast(found, tf.float32) for found in (right & judged, judged))
+    return tuple(map(tf.reduce_sum, counts))
 
 
 def check_loss(per_image: tf.Tensor) -> None:
