@@ -94,8 +94,8 @@ def test_openings_of_the_test_split_are_counted_and_kept(run, monkeypatch):
 def test_figures_of_an_older_version_are_not_shown_but_named(run):
     old = {"overall": {"f1_macro": {"value": 1.0, "interval": None}}, "classes": []}
     write_json(run.folder / "metrics.json", {"test": old})
-    assert "run 09_eval_report again" in render_index(run.folder)
-    assert "run 09_eval_report again" in "\n".join(closing_lines(run))
+    assert "Run 09_eval_report again" in render_index(run.folder)
+    assert "Run 09_eval_report again" in "\n".join(closing_lines(run))
 
 
 def test_another_file_than_that_of_qat_is_named_with_its_reason(run):

@@ -67,6 +67,103 @@ class Artifact(Part):
         return {"$schema": SCHEMA_DIALECT, **found, "title": cls.file}
 
 
+# What pages, closing lines and cautions read of files that `decide` writes: the rest they leave.
+
+
+class Excerpt(Part):
+    """Some values of a group that holds more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class FileExcerpt(Artifact):
+    """Some values of a file that holds more."""
+
+    model_config = Excerpt.model_config
+
+    @classmethod
+    def read_if_there(cls, folder: Path) -> Self:
+        """Read them, or what stands for a file that is not there."""
+        return cls.read(folder) if (Path(folder) / cls.file).exists() else cls()
+
+
+class Figure(Part):
+    """A figure with its interval, or why it has none."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+    withheld: str
+
+
+class TestedClass(Excerpt):
+    """How often a class was there on test, and how often the phone said so."""
+
+    name: str = Field(alias="class")
+    positives: Count
+    negatives: Count
+    tp: Count
+    fp: Count
+
+
+class Tested(Excerpt):
+    macro_means: str
+    overall: dict[str, Figure]
+    classes: tuple[TestedClass, ...]
+
+
+class TestFigures(FileExcerpt):
+    """The figures of the phone file on the test split."""
+
+    file: ClassVar[str] = "metrics.json"
+    notebook: ClassVar[str] = "09_eval_report"
+    __test__: ClassVar[bool] = False  # no test, though it begins like one
+
+    test: Tested = Tested(macro_means="", overall={}, classes=())
+
+
+class TunedClass(Excerpt):
+    name: str
+    positives: Count
+    integer: Annotated[int, Field(ge=-128, le=128)] | None = None
+
+
+class TunedClasses(FileExcerpt):
+    """What 06 tuned on: how often each class was there, and its threshold."""
+
+    file: ClassVar[str] = "threshold_recommendation.json"
+    notebook: ClassVar[str] = "06_tune_thresholds"
+
+    task: str = ""
+    classes: tuple[TunedClass, ...] = ()
+
+
+class TestSplit(Excerpt):
+    opened: Count = 0
+    __test__: ClassVar[bool] = False
+
+
+class Distilled(Excerpt):
+    enabled: bool = True
+
+
+class Training(FileExcerpt):
+    """Whether the student had a teacher."""
+
+    file: ClassVar[str] = "training_config.json"
+    notebook: ClassVar[str] = "04_distill_student"
+
+    distillation: Distilled = Distilled()
+
+
+class Openings(FileExcerpt):
+    """How often a run opened its test split."""
+
+    file: ClassVar[str] = "run_metadata.json"
+    notebook: ClassVar[str] = "09_eval_report"
+
+    test_split: TestSplit = TestSplit()
+
+
 # 04: is there something to learn from the teacher?
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import errors, freshness, machine, status
+from workbench.artifacts import Figure, TestFigures
 from workbench.cautions import cautions
 from workbench.errors import InputError, RungRefusedError, StepError, WorkbenchError
-from workbench.files import PARTIAL, read_json, sha256, write_json, write_text
+from workbench.files import PARTIAL, is_plain_file, sha256, write_json, write_text
 from workbench.freshness import Verdict
 from workbench.lock import locked
 from workbench.notebook import what_if_cells
@@ -352,7 +353,7 @@ def _render(run: Run, step: Step) -> None:
     from workbench.show.report import render_notebook
 
     notebook = run.path("notebooks") / step.notebook
-    if notebook.exists():
+    if is_plain_file(notebook):
         try:
             page = render_notebook(notebook, step)
         except ValueError:
@@ -391,8 +392,7 @@ def closing_lines(run: Run) -> list[str]:
     """Build the last lines of a run from what lies in its folder."""
     marks = [f"{'✓' if run.path(name).exists() else '✗'} {name}" for name in MANDATORY]
     lines = ["PIPELINE COMPLETE", "Mandatory outputs:  " + "  ".join(marks)]
-    test = read_json(run.path("metrics.json"))["test"]
-    lines.append("Final test metrics:  " + _final_metrics(test))
+    lines.append("Final test metrics:  " + _final_metrics(run.folder))
     lines += [f"Mind:  {caution}" for caution in cautions(run.folder)]
     lines.append(f"Report: {relative(run)}/html/index.html")
     return lines
@@ -406,21 +406,23 @@ FINAL_FIGURES = {
 }
 
 
-def _final_metrics(test: dict[str, Any]) -> str:
-    if "macro_means" not in test:
-        return "written by an older version; run 09_eval_report again"
-    figures = test["overall"]
-    parts = [f"{title} {_with_interval(figures[key])}" for title, key in FINAL_FIGURES.items()]
-    return "  ".join(parts) + f"   (95 % intervals; {test['macro_means']})"
+def _final_metrics(folder: Path) -> str:
+    try:
+        test = TestFigures.read(folder).test
+    except InputError as error:
+        return str(error)
+    parts = [f"{title} {_with_interval(test.overall[key])}"
+             for title, key in FINAL_FIGURES.items() if key in test.overall]  # fmt: skip
+    return "  ".join(parts) + f"   (95 % intervals; {test.macro_means})"
 
 
-def _with_interval(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
+def _with_interval(figure: Figure) -> str:
+    if figure.value is None:
         return "undefined"
-    if figure["interval"] is None:
-        return f"{figure['value']:.3f} [no interval: {figure['withheld']}]"
-    low, high = figure["interval"]
-    return f"{figure['value']:.3f} [{low:.3f}, {high:.3f}]"
+    if figure.interval is None:
+        return f"{figure.value:.3f} [no interval: {figure.withheld}]"
+    low, high = figure.interval
+    return f"{figure.value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def outdated(run: Run) -> list[Step]:

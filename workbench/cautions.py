@@ -7,46 +7,72 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from workbench.artifacts import ParityReport, QuantizationLadder, TeacherComparison
+from workbench.artifacts import (
+    Openings,
+    ParityReport,
+    QuantizationLadder,
+    TeacherComparison,
+    TestedClass,
+    TestFigures,
+    Training,
+    TunedClass,
+    TunedClasses,
+)
 from workbench.decide.levels import LOWEST, NEVER
-from workbench.files import read_json
+from workbench.errors import InputError
 
+AUDIT_COLUMNS = ("image", "split", "kind", "severity", "detail")
 KINDS_SHOWN = 3
 NAMES_SHOWN = 10
 
 
 def cautions(folder: Path) -> list[str]:
     """Say in a sentence each what the audit, teacher, file, thresholds and test give to doubt."""
-    test = _read(folder, "metrics.json").get("test", {"classes": ()})
-    tuned = _read(folder, "threshold_recommendation.json")
-    tuned = tuned if tuned.get("task") == "multilabel" else {"classes": ()}
-    opened = _read(folder, "run_metadata.json").get("test_split", {"opened": 0})["opened"]
-    lines = [*_audit_errors(folder / "audit.csv"), *_teacher(folder), *_phone_file(folder)]
-    lines += _named("absent from val, so nobody tuned them", _absent(tuned["classes"], "name"))
-    lines += _named("absent from test, so nobody judged them", _absent(test["classes"], "class"))
-    lines += _named("the answer is always yes", _trivial(test, tuned, LOWEST))
-    lines += _named("the answer is never yes", _trivial(test, tuned, NEVER))
+    sources = (_audit_errors, _teacher, _phone_file, _classes, _openings)
+    return [line for source in sources for line in _lines_of(source, folder)]
+
+
+def _lines_of(source: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
+    """A file that nobody can read is a doubt as well, and hides none of the others."""
+    try:
+        return list(source(folder))
+    except InputError as error:
+        return [str(error)]
+
+
+def _openings(folder: Path) -> Iterator[str]:
+    opened = Openings.read_if_there(folder).test_split.opened
     if opened > 1:
-        lines.append(
+        yield (
             f"the test split was opened {opened} times by this run: what was changed in between "
             "may have been chosen on it"
         )
-    return lines
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
-    return read_json(folder / name) if (folder / name).exists() else {}
+def _classes(folder: Path) -> Iterator[str]:
+    test = TestFigures.read_if_there(folder).test.classes
+    tuned = TunedClasses.read_if_there(folder)
+    tuned = tuned.classes if tuned.task == "multilabel" else ()
+    yield from _named("absent from val, so nobody tuned them", _absent(tuned))
+    yield from _named("absent from test, so nobody judged them", _absent(test))
+    yield from _named("the answer is always yes", _trivial(test, tuned, LOWEST))
+    yield from _named("the answer is never yes", _trivial(test, tuned, NEVER))
 
 
-def _audit_errors(path: Path) -> Iterator[str]:
+def _audit_errors(folder: Path) -> Iterator[str]:
+    path = folder / "audit.csv"
     if not path.exists():
         return
-    with open(path, encoding="utf-8", newline="") as file:
-        errors = [row for row in csv.DictReader(file) if row["severity"] == "error"]
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            found = list(csv.DictReader(file))
+        errors = [{key: row[key] or "" for key in AUDIT_COLUMNS} for row in found]
+    except (UnicodeDecodeError, csv.Error, KeyError):
+        raise InputError(f"{path} is damaged. Run 01_dataset_audit again") from None
+    errors = [row for row in errors if row["severity"] == "error"]
     counts = Counter(row["kind"] for row in errors)
     for kind, count in counts.most_common(KINDS_SHOWN):
         first = next(row for row in errors if row["kind"] == kind)
@@ -59,7 +85,7 @@ def _audit_errors(path: Path) -> Iterator[str]:
 
 def _teacher(folder: Path) -> Iterator[str]:
     """Name a teacher that taught although it was not clearly better than its student."""
-    taught = _read(folder, "training_config.json").get("distillation", {}).get("enabled", True)
+    taught = Training.read_if_there(folder).distillation.enabled
     if taught and (folder / TeacherComparison.file).exists():
         found = TeacherComparison.read(folder)
         if not found.can_teach:
@@ -73,22 +99,23 @@ def _phone_file(folder: Path) -> Iterator[str]:
         if ladder.chosen != "qat" or ladder.budget != "within":
             shipped = next(rung for rung in ladder.rungs if rung.rung == ladder.chosen)
             yield f"the phone file is {shipped.title}: {shipped.reason}"
-    lost = [rung for rung in _read(folder, ParityReport.file).get("rungs", ()) if rung["verdict"]]
-    for rung in lost:
-        yield f'parity is lost at "{rung["name"]}", and no other file was left: {rung["verdict"]}'
+    if (folder / ParityReport.file).exists():
+        for rung in ParityReport.read(folder).rungs:
+            if rung.verdict:
+                yield f'parity is lost at "{rung.name}", and no other file was left: {rung.verdict}'
 
 
-def _absent(classes: list[dict[str, Any]], key: str) -> list[str]:
-    return [row[key] for row in classes if row["positives"] == 0]
+def _absent(classes: Iterable[TunedClass | TestedClass]) -> list[str]:
+    return [one.name for one in classes if one.positives == 0]
 
 
-def _trivial(test: dict[str, Any], tuned: dict[str, Any], integer: int) -> list[str]:
+def _trivial(test: Iterable[TestedClass], tuned: Iterable[TunedClass], integer: int) -> list[str]:
     """Name the classes whose threshold, or whose answers on the test split, are always alike."""
-    names = {row["name"]: None for row in tuned["classes"] if row["integer"] == integer}
-    for row in test["classes"]:
-        said, known = row["tp"] + row["fp"], row["positives"] + row["negatives"]
-        if known and said == known if integer == LOWEST else row["positives"] and not said:
-            names[row["class"]] = None
+    names = {one.name: None for one in tuned if one.integer == integer}
+    for one in test:
+        said, known = one.tp + one.fp, one.positives + one.negatives
+        if known and said == known if integer == LOWEST else one.positives and not said:
+            names[one.name] = None
     return list(names)
 
 

@@ -7,6 +7,7 @@ Exit codes: 0 done · 1 a step failed or a check says no · 2 wrong input · 130
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import inspect
 import json
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workbench import __version__
-from workbench.errors import InputError, SettingsError, WorkbenchError
+from workbench.errors import InputError, PlainLines, SettingsError, WorkbenchError, printable
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
@@ -51,7 +52,7 @@ def show_log_lines() -> None:
     """Show our own lines on stderr; Pillow's warnings name no file, the audit does."""
     warnings.filterwarnings("ignore", module="PIL")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PlainLines())
     logger = logging.getLogger("workbench")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
@@ -169,9 +170,11 @@ def report(options: Namespace) -> Answer:
 
 def compare(options: Namespace) -> Answer:
     from workbench.compare import compare_runs
-    from workbench.files import write_text
+    from workbench.files import check_folder, write_text
     from workbench.show.differences import page, text
 
+    for folder in (options.first, options.second):
+        check_folder(folder)
     comparison = compare_runs(options.first, options.second)
     if options.html:
         write_text(options.html, page(comparison))
@@ -233,16 +236,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _answer(options)
     except WorkbenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return 0  # whoever read our lines has seen enough
     except OSError as error:
-        print(f"error: {_explain(error)}", file=sys.stderr)
-        return WorkbenchError.exit_code
+        return _fail(_explain(error))
+    except MemoryError:
+        return _fail("there is not enough memory for this. Close what else runs, or take less data")
+    except Exception as error:  # noqa: BLE001  (a person reads a line, whatever it was)
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return _fail(f"{words}. Nobody foresaw this: the same command with --debug says where")
+
+
+def _fail(words: str, code: int = WorkbenchError.exit_code) -> int:
+    print(f"error: {printable(words)}", file=sys.stderr)
+    return code
 
 
 def _answer(options: Namespace) -> int:
@@ -251,16 +262,22 @@ def _answer(options: Namespace) -> int:
         text = json.dumps(answer.figures, indent=2, allow_nan=False, ensure_ascii=False)
         print(text, flush=True)
     elif answer.text:
-        print(answer.text, flush=True)
+        print(printable(answer.text), flush=True)
     return answer.exit_code
 
 
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 def _explain(error: OSError) -> str:
-    """Say what the machine refused: a full disk, a read-only folder, a file where one must be."""
-    place = f"{error.filename}: " if error.filename else ""
+    """Say what the machine refused: a full disk, a read-only folder, a name it cannot have."""
+    place = f"{str(error.filename)[:200]}: " if error.filename else ""
+    words = f"{place}{error.strerror or error}"
+    if error.errno not in REFUSALS:
+        return words
     return (
-        f"{place}{error.strerror or error}. Files are written whole or not at all: put this right "
-        "and give the same command again"
+        f"{words}. Files are written whole or not at all: put this right and give the same "
+        "command again"
     )
 
 

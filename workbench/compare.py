@@ -100,9 +100,14 @@ def phone_predictions(folder: Path) -> Predictions:
     settings = saved_settings(folder)
     raw = _arrays(folder, "test_scores.npz", "raw")["raw"]
     config = read_json(_need(folder, verify.CONFIG))
-    scores = verify.probabilities(raw, config)
-    split = _split(folder, "test")
-    return _predictions(folder, split, scores, verify.probability_thresholds(config), settings)
+    try:
+        scores, thresholds = (
+            verify.probabilities(raw, config),
+            verify.probability_thresholds(config),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{folder / verify.CONFIG} is damaged. Run 08 again") from None
+    return _predictions(folder, _split(folder, "test"), scores, thresholds, settings)
 
 
 def validation_predictions(

@@ -1,5 +1,7 @@
 """What can go wrong, as types. Every message carries the value, the rule and the remedy."""
 
+import logging
+
 
 class WorkbenchError(Exception):
     """A failure a person can act on; `exit_code` is what the command line returns for it."""
@@ -39,3 +41,21 @@ class RungRefusedError(StepError):
 
 class RunLockedError(InputError):
     """Another live process works in this run folder."""
+
+
+def printable(text: str) -> str:
+    """Show control characters and broken Unicode as escapes: no file name steers a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
+class PlainLines(logging.Formatter):
+    """The lines of our log, safe to print whatever a file or class is called."""
+
+    def __init__(self, mark: str = "") -> None:
+        super().__init__("%(message)s")
+        self.mark = mark
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.mark + printable(super().format(record))

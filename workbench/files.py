@@ -73,6 +73,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path} is no file. Delete it and run again")
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -97,6 +99,13 @@ def digest_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_relative(name: str) -> str:
+    """Return a name that stays in its folder; a model's field takes it as its validator."""
+    if reason := _unsafe(name):
+        raise ValueError(f"{name!r} {reason}")
+    return name
+
+
 def safe_join(root: Path, relative: str) -> Path:
     """Join a path that came from a table; refuse everything that could leave `root`."""
     reason = _unsafe(relative)
@@ -118,6 +127,23 @@ def _unsafe(relative: str) -> str | None:
     if ".." in PurePosixPath(relative).parts:
         return "leads out with .."
     return None
+
+
+def is_plain_file(path: Path) -> bool:
+    """Tell a file from a link, a pipe and a folder: no page shows what lies elsewhere."""
+    return path.is_file() and not path.is_symlink()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder somebody gave us that holds pipes, devices, or links to outside of it."""
+    inside = Path(folder).resolve()
+    for place, folders, names in os.walk(inside):
+        for path in (Path(place, name) for name in (*folders, *names)):
+            leads_out = path.is_symlink() and not path.resolve().is_relative_to(inside)
+            if leads_out or not (path.is_symlink() or path.is_file() or path.is_dir()):
+                kind = "a link to outside of it" if leads_out else "neither a file nor a folder"
+                name = path.relative_to(inside)
+                raise InputError(f"{folder}: {name} is {kind}. Remove it and look at the rest")
 
 
 def find_upwards(name: str) -> Path:

@@ -22,6 +22,8 @@ from workbench.settings import Group, Settings
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
+MAX_VALUES = 20_000  # keys and values of one file; our largest has some hundreds
+MAX_CHARACTERS = 2_000  # of one value: a path is shorter, and a number that long has no meaning
 COMMENT_COLUMN = 46
 
 
@@ -163,16 +165,16 @@ def _existing_beside(path: Path) -> str:
 def _parse(text: str, source: str) -> dict[str, Any]:
     reader = YAML(typ="safe", pure=True)
     try:
-        _refuse_aliases(reader, text, source)
+        _refuse_what_is_not_plain(reader, text, source)
         value = reader.load(text)
     except DuplicateKeyError as error:
         line = error.problem_mark.line + 1
-        key = text.splitlines()[line - 1].split(":")[0].strip()
+        key = text.splitlines()[line - 1].split(":")[0].strip()[:80]
         message = f'{source}, line {line}: key "{key}" is written twice. Keep one of them'
         raise SettingsError(message) from None
     except RecursionError:
         raise SettingsError(f"{source} is nested too deeply: at most {MAX_DEPTH} levels") from None
-    except (YAMLError, ValueError) as error:
+    except (YAMLError, ValueError, LookupError, AssertionError, TypeError, AttributeError) as error:
         raise SettingsError(f"{source} is not valid YAML: {_first_words(error)}") from None
     if value is None:
         raise SettingsError(f"{source} is empty. Write {{}} in it to take every default")
@@ -182,16 +184,26 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_aliases(reader: YAML, text: str, source: str) -> None:
+def _refuse_what_is_not_plain(reader: YAML, text: str, source: str) -> None:
+    """Read the file's events before anything is built of them: plain values alone, and few."""
     depth = 0
-    for event in reader.parse(text):
+    for count, event in enumerate(reader.parse(text)):
         kind = type(event).__name__
-        if kind == "AliasEvent":
-            raise SettingsError(f"{source} uses a YAML alias (*name). Write the value out")
         depth += kind in ("MappingStartEvent", "SequenceStartEvent")
         depth -= kind in ("MappingEndEvent", "SequenceEndEvent")
+        place = f"{source}, line {event.start_mark.line + 1}"
+        if kind == "AliasEvent":
+            raise SettingsError(f"{place}: a YAML alias (*name). Write the value out")
+        if kind == "DocumentStartEvent" and (event.version or event.tags):
+            raise SettingsError(f"{place}: a %YAML or %TAG line. Remove it: files are YAML 1.2")
+        if getattr(event, "tag", None):
+            raise SettingsError(f"{place}: a YAML tag ({event.tag}). Write a plain value")
+        if len(getattr(event, "value", None) or "") > MAX_CHARACTERS:
+            raise SettingsError(f"{place}: a value of more than {MAX_CHARACTERS} characters")
         if depth > MAX_DEPTH:
             raise SettingsError(f"{source} is nested too deeply: at most {MAX_DEPTH} levels")
+        if count > MAX_VALUES:
+            raise SettingsError(f"{source} holds more than {MAX_VALUES} keys and values")
 
 
 def _first_words(error: Exception) -> str:

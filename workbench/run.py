@@ -22,7 +22,7 @@ from workbench.changes import (
     resolve_settings,
     saved_settings,
 )
-from workbench.errors import MissingInputError, SettingsError, StepError
+from workbench.errors import MissingInputError, PlainLines, SettingsError, StepError
 from workbench.lock import LOCK_NAME, describe_process, held_by_parent, locked
 from workbench.notebook import CellWatcher, read_cells
 from workbench.parameters import Layer, describe_changes, flat_values, layers_of, resolve
@@ -381,7 +381,9 @@ def _say_what_is_old(run: Run, before: Settings) -> None:
 
 
 def existing_run(folder: Path, root: Path | None = None) -> Run:
+    """Open a run that may be somebody else's: files and folders, and nothing that leads out."""
     folder = folder.resolve()
+    files.check_folder(folder)
     return Run(folder, saved_settings(folder), root or project_root())
 
 
@@ -406,7 +408,7 @@ def configure_logging(mark: str = "") -> None:
     logger = logging.getLogger("workbench")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter(f"{mark}%(message)s"))
+        handler.setFormatter(PlainLines(mark))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False

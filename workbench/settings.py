@@ -59,7 +59,7 @@ def group(kind: type[Group], reason: str) -> Any:
 
 
 class DatasetSettings(Group):
-    dir: str = knob("data", "folder with images/ and the label tables; relative to the project")
+    dir: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]+$")] = knob("data", "folder with images/ and the label tables; relative to the project")
     layout: Literal["auto", "csv", "txt", "folders", "table"] = knob("auto", "auto looks for *_labels.csv, then *.txt, then labels.csv, then class folders")
     exif: Literal["apply", "ignore"] = knob("apply", "phones store photos sideways and say so in EXIF; people see them upright")
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = knob(100_000_000, "checked in the header, before a decompression bomb is decoded")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from workbench.errors import InputError
-from workbench.files import read_json, write_json
+from workbench.files import check_relative, read_json, write_json
 from workbench.lock import is_alive
 from workbench.steps import Step
 
@@ -21,6 +21,10 @@ NEEDED = {  # what a record must hold in each state
     "failed": {"started", "finished", "reason"},
     "interrupted": {"started", "finished", "reason"},
 }
+
+
+FileName = Annotated[str, AfterValidator(check_relative)]  # stays in the run folder
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class StepRecord(BaseModel):
@@ -36,9 +40,9 @@ class StepRecord(BaseModel):
     reason: str | None = None
     process: dict[str, Any] | None = None
     fingerprint: dict[str, Any] | None = None  # its parts by name, settings with their values
-    outputs: dict[str, str] | None = None  # sha256 by file or folder of the run
+    outputs: dict[FileName, Digest] | None = None  # sha256 by file or folder of the run
     devices: list[str] | None = None  # what TensorFlow listed, where the step loaded it
-    page: dict[str, str] | None = None  # the executed notebook and its page, sha256 of each
+    page: dict[FileName, Digest] | None = None  # the executed notebook and its page, sha256 of each
     accepted: str | None = None  # when a person kept the result, and what had changed
 
     @model_validator(mode="after")

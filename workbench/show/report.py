@@ -10,19 +10,23 @@ import base64
 import hashlib
 import html
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from workbench import status
+from workbench.artifacts import Figure, TestFigures
 from workbench.cautions import cautions
-from workbench.files import read_json
+from workbench.errors import InputError
+from workbench.files import is_plain_file, sha256
 from workbench.show.panel import MIME, SCRIPTS, fragment
 from workbench.steps import MANDATORY, STEPS, Step
 
 Records = dict[Step, dict[str, Any]]  # what status.json says of every step
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STYLE = Path(__file__).with_name("report.css")
+HOME = re.compile(r"(?:/home/|/Users/)[^/\s\"'\\]+(?=/)|(?<![\w.])/root(?=/)")
 SCRIPT_ELEMENT = re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.IGNORECASE)
 # What Markdown and our tables are made of; everything else in an output becomes text.
 TAGS = {
@@ -47,7 +51,7 @@ def render_notebook(executed: Path, step: Step) -> str:
     """Render an executed notebook, also one that broke half-way, with its figures and panels."""
     import nbformat
 
-    text = executed.read_text(encoding="utf-8")
+    text = _without_places(executed.read_text(encoding="utf-8"), executed)
     book = nbformat.reads(text, as_version=4)
     book.metadata.pop("widgets", None)  # their state is for Lab; what lives on here is a panel
     own, scripts = _take_own_outputs(book, hashlib.sha256(text.encode("utf-8")).hexdigest())
@@ -62,6 +66,13 @@ def render_notebook(executed: Path, step: Step) -> str:
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     page = page.replace("<head>", "<head>" + _policy(scripts), 1)
     return page.replace("</head>", style + "</head>", 1)
+
+
+def _without_places(text: str, executed: Path) -> str:
+    """Leave out where on this machine it ran: tracebacks name folders and whose they are."""
+    for place in (*executed.resolve().parents[3:4], Path(sys.prefix), Path(sys.base_prefix)):
+        text = text.replace(f"{place}/", "")
+    return HOME.sub("~", text)
 
 
 def _take_own_outputs(book: Any, digest: str) -> tuple[dict[str, str], list[str]]:
@@ -146,11 +157,11 @@ def render_index(folder: Path) -> str:
     body = "".join(
         [
             f"<h1>{name}</h1><p class='lead'>{html.escape(_headline(records))}</p>",
-            _figures(folder / "metrics.json"),
+            _figures(folder),
             _cautions(folder),
             _steps_table(folder / "html", records),
             _files_table(folder, records),
-            _pictures(folder),
+            _pictures(folder, records),
         ]
     )
     style = STYLE.read_text(encoding="utf-8")
@@ -179,15 +190,15 @@ HEADLINES = (
 )
 
 
-def _figures(path: Path) -> str:
-    if not path.exists():
+def _figures(folder: Path) -> str:
+    try:
+        test = TestFigures.read_if_there(folder).test
+    except InputError as error:
+        return f"<p>{html.escape(str(error))}</p>"
+    if not test.overall:
         return ""
-    test = read_json(path)["test"]
-    if "macro_means" not in test:
-        return "<p>metrics.json was written by an older version; run 09_eval_report again.</p>"
-    overall = test["overall"]
-    tiles = [_tile(title, overall[key]) for title, key in HEADLINES if key in overall]
-    note = f"Phone file on the test split, 95 % intervals; {html.escape(test['macro_means'])}."
+    tiles = [_tile(title, test.overall[key]) for title, key in HEADLINES if key in test.overall]
+    note = f"Phone file on the test split, 95 % intervals; {html.escape(test.macro_means)}."
     return f"<div class='tiles'>{''.join(tiles)}</div><p>{note}</p>"
 
 
@@ -196,11 +207,11 @@ def _cautions(folder: Path) -> str:
     return f"<h2>Mind</h2><ul class='cautions'>{items}</ul>" if items else ""
 
 
-def _tile(title: str, figure: dict[str, Any]) -> str:
-    value = "–" if figure["value"] is None else f"{figure['value']:.3f}"
-    interval = figure["interval"]
-    span = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else figure["withheld"]
-    return f"<div class='tile'><b>{value}</b><span>{title}</span><small>{span}</small></div>"
+def _tile(title: str, figure: Figure) -> str:
+    value = "–" if figure.value is None else f"{figure.value:.3f}"
+    span = "{:.3f} to {:.3f}".format(*figure.interval) if figure.interval else figure.withheld
+    words = f"<span>{title}</span><small>{html.escape(span)}</small>"
+    return f"<div class='tile'><b>{value}</b>{words}</div>"
 
 
 def _steps_table(pages: Path, records: Records) -> str:
@@ -219,18 +230,23 @@ def _step_row(pages: Path, step: Step, record: dict[str, Any]) -> list[str]:
 
 
 def _files_table(folder: Path, records: Records) -> str:
-    hashes: dict[str, str] = {}
-    for record in records.values():
-        hashes |= record.get("outputs", {})
+    hashes = _recorded(records)
     names = [*MANDATORY, *sorted(set(hashes) - set(MANDATORY))]
-    rows = [_file_row(folder / name, hashes) for name in names if (folder / name).is_file()]
+    rows = [_file_row(folder / name, hashes) for name in names if is_plain_file(folder / name)]
     return "<h2>Files</h2>" + _table(("File", "Size", "sha256"), rows, "files")
+
+
+def _recorded(records: Records) -> dict[str, str]:
+    """Gather what the steps say they left: sha256 by name."""
+    return {
+        name: digest for one in records.values() for name, digest in one.get("outputs", {}).items()
+    }
 
 
 def _file_row(path: Path, hashes: dict[str, str]) -> list[str]:
     digest = hashes.get(path.name, "")
     size = f"{path.stat().st_size / 1024:,.1f} KiB"
-    return [html.escape(path.name), size, f"<code>{digest[:16]}</code>"]
+    return [html.escape(path.name), size, f"<code>{html.escape(digest[:16])}</code>"]
 
 
 def _table(heads: Iterable[str], rows: Iterable[list[str]], name: str) -> str:
@@ -239,8 +255,12 @@ def _table(heads: Iterable[str], rows: Iterable[list[str]], name: str) -> str:
     return f"<table class='{name}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _pictures(folder: Path) -> str:
-    shown = [_picture(path) for path in sorted(folder.glob("*.png"))]
+def _pictures(folder: Path, records: Records) -> str:
+    """Show the pictures that a step recorded and that are still as it left them."""
+    named = {folder / name: digest for name, digest in sorted(_recorded(records).items())
+             if name.endswith(".png")}  # fmt: skip
+    shown = [_picture(path) for path, digest in named.items()
+             if is_plain_file(path) and sha256(path) == digest]  # fmt: skip
     return f"<h2>Pictures</h2><div class='pictures'>{''.join(shown)}</div>" if shown else ""
 
 
