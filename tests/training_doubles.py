@@ -57,6 +57,7 @@ def pictures(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 class Batches:
     dataset: tf.data.Dataset
     steps_per_epoch: int
+    end: float = np.inf
 
 
 def training_stream(images, targets, batch_size: int, first_epoch: int) -> Batches:

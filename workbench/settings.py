@@ -167,6 +167,7 @@ class TrainingSettings(Group):
     monitor: Literal["f1_macro", "map", "accuracy", "loss"] = knob("f1_macro", "the validation figure that picks the best epoch; accuracy: share of photos that are all right, with several labels every known one of them")
     sampling: Literal["all", "balanced"] = knob("all", "all: an epoch is every training photo once; balanced: as many draws, a class as often as any other and a rare photo several times, each time another view")
     head_early_stopping_patience: Patience = knob(5, "warmup stops after this many epochs without a better monitor; null never stops early")
+    head_views: Annotated[int, Field(ge=0, le=1000)] = knob(0, "warmup sees this many augmented views of a photo in turn, whose features are computed once and kept; 0 draws new ones each epoch")
     clip_norm: NotNegative = knob(1.0, "global gradient norm; 0 turns clipping off")
     beta_2: Annotated[float, Field(ge=0.5, lt=1)] = knob(0.999, "AdamW's memory of gradient sizes; short runs learn faster with 0.99")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = knob(0.0, "exponential moving average of the weights, 0.999 is usual; 0 is off")
@@ -183,6 +184,7 @@ class DistillationSettings(Group):
     temperature: Annotated[float, Field(gt=0, le=100)] = knob(2.0, "softens both sides; the soft part is scaled by its square")
     gate: bool = knob(False, "do not distill a class whose teacher is worse on validation than the student's start")
     gate_min_positives: CountOrNone = knob(5, "nor one with fewer training positives than this")
+    keep_answers: bool = knob(False, "keep the teacher's answers to every augmented view (float16, outputs/.answers) for later runs with this teacher, seed and augmentation; one run alone gains nothing")
 
 
 class QatSettings(Group):

@@ -50,14 +50,25 @@ Batch = list[np.ndarray]  # the views, targets, mask
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What frozen networks say of the views of an epoch, in the places of those views."""
+
+    epoch: int
+    places: np.ndarray  # of the images that it shows, sorted
+    values: tuple[np.ndarray | None, ...]  # by view, a row for each of the places
+
+
+@dataclass(frozen=True)
 class TrainingBatches:
-    dataset: tf.data.Dataset  # endless: ((view, …), targets, mask), all float32
+    dataset: tf.data.Dataset  # ((view, …), targets, mask), all float32
     steps_per_epoch: int
+    end: float = math.inf  # the epoch before which it ends
 
 
 def training_batches(
     split: Split, views: tuple[View, ...], batch_size: int, settings: Settings, *,
     augment: Augment | None = None, first_epoch: int = 0, shard: tuple[int, int] = (0, 1),
+    kept: Kept | None = None,
 ) -> TrainingBatches:  # fmt: skip
     """Stream augmented batches over epochs `first_epoch`, `first_epoch` + 1, …
 
@@ -65,21 +76,24 @@ def training_batches(
     `augment`, a function (image, rng) -> image, takes the place of the settings' augmentation.
     Batches of an epoch differ by at most one image, so that none is tiny and nothing is dropped.
     `shard` (worker, workers) gives every worker equally many steps; the last images of an epoch
-    may be seen by two workers for that.
+    may be seen by two workers for that. `kept` stands for views of one epoch, and ends the
+    stream with the first one; it may be shown in another epoch than its own, in another order.
     """
     if len(split) == 0:
         raise DatasetError("The train split has no images.")
     worker, workers = shard
     share = -(-len(split) // workers)
     steps = -(-share // batch_size)
-    sizes, assemble = [view.size for view in views], _assembler(split, views)
+    values = kept.values if kept else (None,) * len(views)
+    drawn = [view for view, one in zip(views, values, strict=True) if one is None]
+    sizes, assemble = [view.size for view in views], _assembler(split, drawn)
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        """Draw a fresh permutation an epoch and deal it out to the workers."""
-        rng = random_stream(Purpose.ORDER, settings.seed, epoch)
-        balanced = settings.training.sampling == "balanced"
-        order = balanced_places(split, rng) if balanced else rng.permutation(len(split))
+        """Deal the images of an epoch out to the workers."""
+        again = kept and kept.epoch != epoch
+        order = (random_stream(Purpose.ORDER, settings.seed, epoch).permutation(kept.places)
+                 if again else epoch_places(split, settings, epoch))  # fmt: skip
         return np.resize(order, share * workers)[worker::workers]
 
     def load(number: np.int64) -> Batch:
@@ -89,10 +103,12 @@ def training_batches(
             """Augment each image once and letterbox the one view for every network."""
             copy, index = divmod(int(place), len(split))
             view = augmented(split, index, epoch, settings, sizes=sizes, own=augment, copy=copy)
-            return letterbox_all(view, sizes)
+            return letterbox_all(view, [one.size for one in drawn])
 
         start, stop = (place * share // steps for place in (step, step + 1))
-        batch = assemble(order(epoch)[start:stop], squares)
+        places = order(epoch)[start:stop]
+        batch = assemble(places, squares)
+        batch = _with_kept(batch, kept, places) if kept else batch
         mixup = settings.augmentation.mixup
         if mixup.enabled:
             rng = random_stream(Purpose.MIXUP, settings.seed, epoch, step, worker)
@@ -100,7 +116,59 @@ def training_batches(
         return batch
 
     numbers = tf.data.Dataset.counter(first_epoch * steps)
-    return TrainingBatches(_dataset(numbers, load, split, views, settings), steps)
+    numbers = numbers.take(steps) if kept else numbers
+    shapes = [_shape(view) if one is None else (None, *one.shape[1:])
+              for view, one in zip(views, values, strict=True)]  # fmt: skip
+    batches = _dataset(numbers, load, split, shapes, settings)
+    return TrainingBatches(batches, steps, first_epoch + 1 if kept else math.inf)
+
+
+def _with_kept(batch: Batch, kept: Kept, places: np.ndarray) -> Batch:
+    """Put what is kept of these images where the views are that were not drawn."""
+    *images, targets, mask = batch
+    drawn, rows = iter(images), np.searchsorted(kept.places, places)
+    views = [next(drawn) if one is None else one[rows].astype(np.float32) for one in kept.values]
+    return [*views, targets, mask]
+
+
+def epoch_places(split: Split, settings: Settings, epoch: int) -> np.ndarray:
+    """Draw the images of an epoch in a fresh order: each once, or see `balanced_places`."""
+    rng = random_stream(Purpose.ORDER, settings.seed, epoch)
+    if settings.training.sampling == "balanced":
+        return balanced_places(split, rng)
+    return rng.permutation(len(split))
+
+
+@dataclass(frozen=True)
+class EpochViews:
+    """The training images as networks see them in an epoch, whatever batches they come in."""
+
+    split: Split
+    views: tuple[View, ...]
+    settings: Settings
+    augment: Augment | None = None
+
+    def places(self, epoch: int) -> np.ndarray:
+        """List what an epoch shows, every place once and in order."""
+        return np.unique(epoch_places(self.split, self.settings, epoch))
+
+    def batches(self, network: int, epoch: int, batch_size: int) -> tf.data.Dataset:
+        """Give the views that one of the networks has of these places."""
+        view, sizes = self.views[network], [one.size for one in self.views]
+        assemble, places = _assembler(self.split, [view]), self.places(epoch)
+
+        def squares(place: int) -> Squares:
+            copy, index = divmod(int(place), len(self.split))
+            drawn = {"sizes": sizes, "own": self.augment, "copy": copy}
+            return letterbox_all(
+                augmented(self.split, index, epoch, self.settings, **drawn), [view.size]
+            )
+
+        def load(number: np.int64) -> Batch:
+            return assemble(places[int(number) * batch_size :][:batch_size], squares)
+
+        numbers = tf.data.Dataset.range(-(-len(places) // batch_size))
+        return _dataset(numbers, load, self.split, [_shape(view)], self.settings)
 
 
 def balanced_places(split: Split, rng: np.random.Generator) -> np.ndarray:
@@ -149,7 +217,7 @@ def evaluation_batches(
         return assemble(range(start, min(start + batch_size, len(split))), squares)
 
     numbers = tf.data.Dataset.range(-(-len(split) // batch_size))
-    return _dataset(numbers, load, split, views, settings)
+    return _dataset(numbers, load, split, [_shape(view) for view in views], settings)
 
 
 def measure_stream(name: str, batches: tf.data.Dataset, count: int = 8) -> dict[str, Any]:
@@ -183,11 +251,10 @@ def plain_errors() -> Iterator[None]:
 
 def _dataset(
     numbers: tf.data.Dataset, load: Callable[[np.int64], Batch], split: Split,
-    views: tuple[View, ...], settings: Settings,
+    shapes: list[tuple[int | None, ...]], settings: Settings,
 ) -> tf.data.Dataset:  # fmt: skip
     """Map batch numbers to batches, in parallel and in order."""
-    shapes = [(None, view.size, view.size, 3) for view in views]
-    shapes += [(None, len(split.classes))] * 2
+    shapes = shapes + [(None, len(split.classes))] * 2
 
     def load_tensors(number: tf.Tensor) -> tuple:
         arrays = tf.numpy_function(load, [number], [tf.float32] * len(shapes), stateful=False)
@@ -206,8 +273,12 @@ def _dataset(
     return batches.prefetch(BATCHES_AHEAD).with_options(options)
 
 
+def _shape(view: View) -> tuple[int | None, ...]:
+    return (None, view.size, view.size, 3)
+
+
 def _assembler(
-    split: Split, views: tuple[View, ...]
+    split: Split, views: Sequence[View]
 ) -> Callable[[Sequence[int], Callable[[int], Squares]], Batch]:
     """Return what turns indices, and the squares of each, into the float32 arrays of one batch."""
     cv2.setNumThreads(0)  # batches run side by side; OpenCV's own threads would only queue up
@@ -215,7 +286,7 @@ def _assembler(
 
     def assemble(indices: Sequence[int], squares_of: Callable[[int], Squares]) -> Batch:
         images = [buffers.lend((len(indices), view.size, view.size, 3)) for view in views]
-        for row, index in enumerate(indices):
+        for row, index in enumerate(indices if images else ()):
             for batch, square, view in zip(images, squares_of(index), views, strict=True):
                 normalize(square, view.normalization, out=batch[row])
         rows = np.asarray(indices) % len(split)  # an image that is drawn again counts on

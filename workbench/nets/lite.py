@@ -196,6 +196,36 @@ def freeze(network: keras.Model, fraction: float | None) -> None:
         layer.trainable = index >= frozen
 
 
+def split_at_features(network: keras.Model) -> tuple[keras.Model, list[keras.layers.Layer]] | None:
+    """Part a network into its frozen backbone, up to the pooled features, and the head's layers.
+
+    None where layers below the features learn, or those above them are no chain.
+    """
+    below = backbone_layers(network)
+    if not below or any(layer.trainable_weights for layer in below):
+        return None
+    above = network.layers[network.layers.index(below[-1]) + 1 :]
+    pooling, chain = above[0], above[1:]
+    ends = [layer.output for layer in above]
+    if not isinstance(pooling, POOLINGS) or not chain:
+        return None
+    if any(layer.input is not end for layer, end in zip(chain, ends, strict=False)):
+        return None
+    return keras.Model(network.inputs, pooling.output), chain
+
+
+def copied_head(backbone: keras.Model, chain: list[keras.layers.Layer]) -> keras.Model:
+    """Build the same head on an input of features, with the weights that it has now."""
+    with restartable_randomness():
+        features = x = keras.Input(backbone.output_shape[1:], name="features")
+        for layer in chain:
+            x = type(layer).from_config(layer.get_config())(x)
+        head = keras.Model(features, x)
+    for own, copied in zip(chain, head.layers[1:], strict=True):
+        copied.set_weights(own.get_weights())
+    return head
+
+
 def is_head(layer: keras.layers.Layer) -> bool:
     return layer.name.removeprefix(QUANTIZED) in (HEAD, HIDDEN)
 

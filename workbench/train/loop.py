@@ -20,8 +20,7 @@ import pandas as pd
 import tensorflow as tf
 import tf_keras as keras
 
-from workbench import files
-from workbench.data.pipeline import evaluation_batches, plain_errors, training_batches
+from workbench.data.pipeline import EpochViews, evaluation_batches, plain_errors, training_batches
 from workbench.data.views import Augment, View
 from workbench.decide import outcomes
 from workbench.errors import SettingsError, StepError
@@ -35,13 +34,14 @@ from workbench.nets.weights import save_weights
 from workbench.settings import Settings
 from workbench.train import logs
 from workbench.train.checkpoints import Checkpoint, Checkpoints, begun
+from workbench.train.kept import on_kept_outputs, photos_digest
 from workbench.train.losses import average_precisions, label_part
 from workbench.train.phases import Phase, phase_parts
 from workbench.train.schedule import Progress, make_schedule
 from workbench.train.step import TrainingStep, check_loss
 
 if TYPE_CHECKING:
-    from workbench.data.pipeline import TrainingBatches
+    from workbench.data.pipeline import Kept, TrainingBatches
     from workbench.data.tables import Dataset
 
 logger = logging.getLogger(__name__)
@@ -53,13 +53,14 @@ logger = logging.getLogger(__name__)
 class Feed:
     """Where the images of a phase come from."""
 
-    training: Callable[[int, tf.distribute.Strategy], TrainingBatches]  # that start at an epoch
+    training: Callable[..., TrainingBatches]  # (epoch to start at, strategy), see `feed`
     validation: tf.data.Dataset  # elements (views, targets, mask), in order, nothing dropped
     targets: np.ndarray  # [N, C] of the validation images
     mask: np.ndarray  # [N, C]
     classes: tuple[str, ...]
     batch_size: int  # per device
     content: Any = None  # what decides over the images, for the fingerprint
+    shown: EpochViews | None = None  # for a frozen network whose outputs are kept
 
 
 def feed(
@@ -69,13 +70,15 @@ def feed(
     """Feed a phase from a dataset; the last view is the one that the trained network sees."""
     train, validation = dataset.split("train"), dataset.split("val")
 
-    def training(epoch: int, strategy: tf.distribute.Strategy) -> TrainingBatches:
+    def training(
+        epoch: int, strategy: tf.distribute.Strategy, kept: Kept | None = None
+    ) -> TrainingBatches:
         # On one machine a global batch is split among its devices. Several machines deal out the
         # images instead, and every device takes batches of its own.
         machine, machines = devices.worker(strategy)
         local = strategy.num_replicas_in_sync // machines
         size, turns = (batch_size * local, 1) if machines == 1 else (batch_size, local)
-        order = {"first_epoch": epoch, "shard": (machine, machines)}
+        order = {"first_epoch": epoch, "shard": (machine, machines), "kept": kept}
         batches = training_batches(train, views, size, settings, augment=augment, **order)
         steps = batches.steps_per_epoch
         check_share(len(train) // machines // steps, turns, local)
@@ -85,7 +88,8 @@ def feed(
     content += [[s.classes, s.filepaths, s.targets, s.mask] for s in (train, validation)]
     batches = evaluation_batches(validation, views[-1:], batch_size, settings)
     labels = (validation.targets, validation.mask, dataset.classes)
-    return Feed(training, batches, *labels, batch_size, content)
+    shown = EpochViews(train, views, settings, augment)
+    return Feed(training, batches, *labels, batch_size, content, shown)
 
 
 def check_share(smallest_batch: int, turns: int, devices: int) -> None:
@@ -134,7 +138,9 @@ def fit(
         checkpoints.claim()
         if phase.epochs:
             place = (settings, folder, strategy, bar, checkpoints)
-            fitted = _Training(phase, network, objective, feed, *place).to_the_end()
+            kept = on_kept_outputs(phase, network, objective, feed, settings, folder, bar)
+            with kept as (trained, goal, batches):
+                fitted = _Training(phase, trained, goal, batches, *place).to_the_end()
         else:
             logger.info("%s has 0 epochs: it leaves the weights as they are", phase.name)
             fitted = Fitted(logs.history_table([]), {}, traces=0)
@@ -145,8 +151,7 @@ def fit(
 
 def _values(network: keras.Model, objective: Callable, feed: Feed, folder: Path) -> dict[str, str]:
     """Fingerprint what a person may hand in."""
-    manifest = folder / "dataset_manifest.json"  # tells a photo that changed under its name
-    content = files.read_json(manifest)["content_sha256"] if manifest.exists() else ""
+    content = photos_digest(folder)
     return {
         "network": value_digest(network),
         "start weights": weights_digest(network),
@@ -274,12 +279,18 @@ class _Training:
             self.step.restore(checkpoint.arrays)
         self._tell(f"{phase.name} trains on {devices.describe_devices(self.strategy)}")
 
+    def _stream(self, epoch: int) -> None:
+        self.batches = self.feed.training(epoch, self.strategy)
+        self.iterator = iter(devices.distributed(self.strategy, self.batches.dataset))
+
     def _finished(self) -> bool:
         return self.progress.epoch >= self.phase.epochs or bool(self.progress.stopped)
 
     def _epoch(self) -> None:
         started = time.monotonic()
         index = self.phase.first_epoch + self.progress.epoch
+        if index >= self.batches.end:  # with kept outputs a stream holds one epoch
+            self._stream(index)
         reset_randomness(self.network, self.settings.seed, index)
         figures = self._train()
         with self.step.averaged():
@@ -399,7 +410,7 @@ class Validation:
 
     def _keep_examples(self, images: tf.Tensor, targets: tf.Tensor, logits: np.ndarray) -> None:
         count = self.settings.training.tensorboard_images
-        if self.settings.training.tensorboard and count:
+        if self.settings.training.tensorboard and count and images.shape.rank == 4:
             images, targets = images[:count].numpy(), targets[:count].numpy()
             scores = outcomes.probabilities(logits[:count], self.settings.task)
             self.examples = logs.Examples(images, targets, scores, self.feed.classes)

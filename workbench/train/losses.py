@@ -7,6 +7,7 @@ weight. Soft labels (MixUp, smoothing) are allowed throughout.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,6 +170,12 @@ class Distillation:
         hard = self.loss(logits, targets, mask)
         soft = self._soft(logits, tf.stop_gradient(self.teacher(views[0])), targets)
         return self.alpha * hard + (1 - self.alpha) * self.temperature**2 * soft
+
+    def on_answers(self) -> Distillation:
+        """Take the first view for what the teacher says of it, not for what the teacher sees."""
+        changed = copy.copy(self)
+        changed.teacher = tf.identity
+        return changed
 
     def _soft(self, logits, teacher_logits, targets) -> tf.Tensor:
         """Compare with the teacher [N], also where a label is unknown: the teacher has a view."""

@@ -24,6 +24,7 @@ CODE = (
     "data.views",
     "decide.outcomes",
     "nets",
+    "train.kept",
     "train.loop",
     "train.losses",
     "train.schedule",
@@ -108,6 +109,8 @@ def phase_parts(phase: Phase, settings: Settings) -> dict[str, str]:
     values = {name: _look_up(settings, name) for name in SHARED}
     values |= {knob: getattr(phase, field) for field, knob in knobs.items() if field != "epochs"}
     values[f"{role}.weight_decay"] = phase.weight_decay
+    if phase.fraction == 0:
+        values["training.head_views"] = settings.training.head_views
     if phase.first_epoch:
         values["epochs before this phase"] = phase.first_epoch
     values |= {"schedule.name": schedule.name, "schedule.min_lr": schedule.min_lr}
