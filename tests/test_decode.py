@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from workbench.data import decode
 from workbench.data.decode import decode_image, examine_image
 from workbench.errors import DatasetError
 from workbench.settings import DatasetSettings
@@ -274,6 +275,68 @@ def test_a_truncated_image_is_refused(tmp_path, suffix):
     path = save(tmp_path, Image.fromarray(noise), f"a.{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     refusal(path)
+
+
+def half_and_an_end(data: bytes) -> bytes:
+    return data[: len(data) // 2] + b"\xff\xd9"
+
+
+def zeros_inside(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes(400) + data[middle + 400 :]
+
+
+@pytest.mark.parametrize("damage", [half_and_an_end, zeros_inside])
+def test_what_the_decoder_guessed_is_told(tmp_path, damage, capfd):
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (96, 128, 3), np.uint8))
+    path = save(tmp_path, photo, "photo.jpg", quality=90)
+    assert examine_image(path, READ)[0].guessed == ""
+    path.write_bytes(damage(path.read_bytes()))
+    facts, seen = examine_image(path, READ)
+    assert facts.refused is None and facts.guessed.startswith("Corrupt JPEG data")
+    np.testing.assert_array_equal(seen, decode_image(path, READ))
+    assert capfd.readouterr().err == ""  # libjpeg's own line names no file
+
+
+def scanned(data: bytes, times: int) -> bytes:
+    """Repeat the last scan of a progressive JPEG, as a file made to keep a decoder busy does."""
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * times + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    photo = Image.fromarray(np.zeros((640, 640, 3), np.uint8))
+    path = save(tmp_path, photo, "photo.jpg", progressive=True)
+    data = path.read_bytes()
+    assert sum(1 for _ in decode._scans(data)) == data.count(b"\xff\xda") == 10
+    path.write_bytes(scanned(data, 5000))
+    monkeypatch.setattr(decode, "_decode_jpeg", None)  # whoever decodes fails
+    with pytest.raises(DatasetError, match="has over 4882 scans of 409600 pixels"):
+        decode_image(path, READ)
+
+
+def test_a_scan_marker_in_metadata_is_no_scan(tmp_path, pixels):
+    path = save(tmp_path, Image.fromarray(pixels), "photo.jpg")
+    data = path.read_bytes()
+    note = b"\xff\xfe" + (2 + 60_000).to_bytes(2) + b"\xff\xda" * 30_000
+    noted = data[:2] + note + data[2:] + b"\xff\xda" * 1000  # and behind the end
+    assert list(decode._scans(noted)) == [3]  # red, green and blue together
+
+
+@pytest.mark.parametrize(("large", "alone"), [(10, True), (10_000, False)])
+def test_large_images_are_decoded_one_at_a_time(tmp_path, pixels, monkeypatch, large, alone):
+    """Threads share the memory: two at once would need it twice."""
+    monkeypatch.setattr(decode, "LARGE_PIXELS", large)
+    seen = []
+
+    def watched(data):
+        seen.append(decode._large.locked())
+        return pixels, ""
+
+    monkeypatch.setattr(decode, "_decode_jpeg", watched)
+    decode_image(save(tmp_path, Image.fromarray(pixels), "photo.jpg"), READ)
+    assert seen == [alone]
 
 
 def test_garbage_after_the_image_does_no_harm(tmp_path, pixels):

@@ -32,9 +32,9 @@ KINDS: dict[str, Severity] = dict.fromkeys(
     ("unreadable", "truncated", "leak", "conflicting_labels", "class_missing"), "error"
 )
 KINDS |= dict.fromkeys((
-    "exact_duplicate", "near_duplicate", "class_too_small", "class_always_on", "split_drift",
-    "imbalance", "constant", "tiny", "dark", "bright", "blurred", "letterbox_waste",
-    "exif_location",
+    "corrupt", "exact_duplicate", "near_duplicate", "class_too_small", "class_always_on",
+    "split_drift", "imbalance", "constant", "tiny", "dark", "bright", "blurred",
+    "letterbox_waste", "exif_location",
 ), "warning")  # fmt: skip
 KINDS |= dict.fromkeys((
     "exif_rotated", "animated", "cmyk", "sixteen_bit", "transparent", "wrong_suffix", "odd_size",
@@ -148,6 +148,8 @@ def _judge_files(facts: pd.DataFrame, dataset: DatasetSettings, findings: Findin
     findings.add("truncated", refused[cut_off], refused["refused"][cut_off], severity)
     facts = facts[facts["refused"].isna()]
     add = partial(findings.add_all, facts)
+    add("corrupt", facts["guessed"] != "",
+        lambda some: (f"decoded with a guess: {words}" for words in some["guessed"]))  # fmt: skip
     add("animated", facts["frames"] > 1,
         lambda some: (f"{n} frames, the first is used" for n in some["frames"]))  # fmt: skip
     add("cmyk", facts["mode"].isin(["CMYK", "YCCK"]), "converted from CMYK to RGB")
