@@ -10,7 +10,10 @@ from functools import cache
 import numpy as np
 from scipy.special import expit, softmax
 
+from workbench.decide import metrics
 from workbench.decide.calibration import Scores, calibrate, error_interval
+from workbench.decide.metrics import Predictions
+from workbench.decide.ranking import rank
 from workbench.decide.unknown import search_unknown
 from workbench.settings import CalibrationSettings, SingleLabelSettings
 
@@ -157,3 +160,54 @@ def _gain(kind: str, slope: float, intercept: float) -> float:
 @cache
 def _future(kind: str):
     return one_class(*seeds(1, 0, 4, list(KINDS).index(kind)), POPULATION, *KINDS[kind])
+
+
+def ranking(
+    runs: int, seed: int = 0, images: int = 100, lifts: tuple[float, ...] = (1.2,) * 6,
+    figure: str = "f1_macro", replicates: int = 300,
+) -> Found:  # fmt: skip
+    """Rank networks of known worth, and count how often what is said of all of them holds.
+
+    `lifts` makes the networks; where they are equal, the best is best by luck alone.
+    """
+    truth = _worth(lifts, figure)
+    hold, kept, bias, corrected = [], [], [], []
+    for rng in seeds(runs, seed, 4):
+        y_true, scores = _networks(rng, images, lifts)
+        sides = [
+            Predictions(str(place), tuple(map(str, range(images))), CLASSES[:3], y_true, one, 0.5,
+                        "multilabel")
+            for place, one in enumerate(scores)
+        ]  # fmt: skip
+        found = rank(sides, figure, replicates=replicates, seed=seed)
+        table, best = found.table, truth[int(found.best)]
+        real = truth[table["run"].astype(int)] - best
+        inside = (table["difference_low"] <= real) & (real <= table["difference_high"])
+        hold.append(inside.all())
+        kept.append(str(int(truth.argmax())) in found.not_worse)
+        bias.append(table["value"][0] - best)
+        corrected.append(found.corrected - best)
+    return {"intervals hold": float(np.mean(hold)), "best kept": float(np.mean(kept)),
+            "best too high by": float(np.mean(bias)),
+            "corrected too high by": float(np.mean(corrected))}  # fmt: skip
+
+
+def _networks(rng: np.random.Generator, images: int, lifts: tuple[float, ...]):
+    """Draw labels [N, 3], and for each network scores that share what is hard about an image."""
+    y_true = rng.random((images, 3)) < 0.3
+    shared = rng.normal(0, 1, y_true.shape)
+    return y_true, [
+        expit(2 * (lift * y_true - 1 + shared + rng.normal(0, 0.7, y_true.shape))) for lift in lifts
+    ]
+
+
+@cache
+def _worth(lifts: tuple[float, ...], figure: str) -> np.ndarray:
+    """Figures over all images there are; equal networks are worth the same."""
+    by_lift = {}
+    for lift in set(lifts):
+        y_true, (scores,) = _networks(np.random.default_rng(0), POPULATION, (lift,))
+        score = metrics.f1_macro(y_true, scores >= 0.5) if figure == "f1_macro" else (
+            metrics.mean_average_precision(y_true, scores))  # fmt: skip
+        by_lift[lift] = score
+    return np.array([by_lift[lift] for lift in lifts])

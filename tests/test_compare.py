@@ -156,8 +156,8 @@ def test_damaged_scores_name_the_notebook_that_writes_them(runs):
 
 
 def test_finished_runs_are_compared_on_test_as_their_apps_decide(tmp_path):
-    runs = [make_run(tmp_path / name, split="test") for name in ("demo", "lite2")]
-    for folder, lift in zip(runs, (1, 3), strict=True):
+    runs = [make_run(tmp_path / name, split="test") for name in ("demo", "lite2", "lite0")]
+    for folder, lift in zip(runs, (1, 3, 0), strict=True):
         raw = np.clip(np.rint(draw_logits(lift) / SCALE) + ZERO_POINT, -128, 127).astype(np.int8)
         np.savez(folder / "test_scores.npz", raw=raw)
         entries = [{"label": name, "probability": 0.5} for name in CLASSES]
@@ -169,7 +169,9 @@ def test_finished_runs_are_compared_on_test_as_their_apps_decide(tmp_path):
             "thresholds": {"classes": entries},
         }  # fmt: skip
         (folder / "inference_config.json").write_text(json.dumps(config))
-    assert f1_macro(compare_runs(*runs)).verdict == "better"
+    found = compare_runs(*runs)
+    assert [(one.first, one.second) for one in found] == [("demo", "lite2"), ("demo", "lite0")]
+    assert [f1_macro(one).verdict for one in found] == ["better", "worse"]
 
 
 def test_a_run_without_test_scores_names_09(runs):

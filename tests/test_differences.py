@@ -32,22 +32,22 @@ def alike():
 
 
 def test_the_first_line_is_the_answer(better, alike):
-    assert shown.text(better).startswith("lite2 <b> is better than demo: +")
-    assert shown.text(alike).startswith("These images do not tell demo and other apart")
+    assert shown.text([better]).startswith("lite2 <b> is better than demo: +")
+    assert shown.text([alike]).startswith("These images do not tell demo and other apart")
 
 
 def test_the_text_names_every_figure_and_the_classes_that_moved(better):
-    text = shown.text(better, classes=1)
+    text = shown.text([better], classes=1)
     assert "F1 macro" in text and "mAP" in text
     assert "F1 of the 1 classes that differ the most" in text
 
 
 def test_no_line_of_the_text_is_wider_than_a_terminal(better):
-    assert max(map(len, shown.text(better).splitlines())) <= 110
+    assert max(map(len, shown.text([better]).splitlines())) <= 110
 
 
 def test_the_page_holds_names_as_text(better):
-    page = shown.page(better)
+    page = shown.page([better])
     assert "lite2 <b>" not in page and "<script" not in page and "<img src=x" not in page
     assert "lite2 &lt;b&gt;" in page
 
@@ -59,8 +59,14 @@ def test_the_table_of_a_notebook_holds_every_figure_and_names_as_text(better):
     assert "F1 macro" in repr(shown_table)
 
 
+def test_several_runs_stand_below_each_other_each_against_the_first(better, alike):
+    page, text = shown.page([better, alike]), shown.text([better, alike])
+    assert page.count("Class by class") == 2 and "<h1>demo against lite2 &lt;b&gt;, other" in page
+    assert "lite2 <b> is better than demo" in text and "tell demo and other apart" in text
+
+
 def test_the_page_asks_for_nothing_from_outside(better):
-    page = shown.page(better)
+    page = shown.page([better])
     assert "http:" not in page and "https:" not in page and "default-src 'none'" in page
 
 

@@ -1,11 +1,18 @@
 """k-fold as a parameter: every image of train and val validates once, test is never touched."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
+from scipy.special import expit
 
-from workbench.data.tables import read_dataset
-from workbench.errors import SettingsError
+from tests.sweep_doubles import CLASSES, IMAGES, draw_folds, draw_run
+from workbench.cli import main
+from workbench.data.tables import TABLES, read_dataset, read_tables
+from workbench.decide.metrics import f1_macro
+from workbench.errors import InputError, SettingsError
+from workbench.folds import read_folds, report, write_out_of_fold
 from workbench.parameters import read_settings
 from workbench.settings import Settings
 
@@ -79,3 +86,54 @@ def test_copies_of_a_photo_stay_in_one_part(folds):
 def test_a_fold_that_does_not_exist_is_refused(assignments, message, tmp_path):
     with pytest.raises(SettingsError, match=message):
         read_settings(None, assignments, root=tmp_path)
+
+
+# The runs of a k-fold taken together.
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory):
+    return draw_folds(tmp_path_factory.mktemp("outputs") / "five", 5)
+
+
+def test_every_image_is_answered_by_the_fold_that_did_not_learn_from_it(five, tmp_path):
+    path = tmp_path / "out_of_fold.npz"
+    assert write_out_of_fold(read_folds(five), path)["images"] == IMAGES
+    with np.load(path, allow_pickle=False) as held:
+        kept = dict(held)
+    assert sorted(kept["filepaths"]) == sorted(f"{number}.jpg" for number in range(IMAGES))
+    for fold, folder in enumerate(five):
+        mine = kept["fold"] == fold
+        split = read_tables(folder / TABLES, folder).split("val")
+        assert tuple(kept["filepaths"][mine]) == split.filepaths
+        logits = np.load(folder / "student_scores.npz")["logits"]
+        np.testing.assert_array_equal(kept["student_logits"][mine], logits)
+        np.testing.assert_array_equal(kept["y_true"][mine], split.targets)
+
+
+def test_mean_and_spread_are_those_of_the_folds_one_by_one(five):
+    words, figures = report(read_folds(five))
+    own = []
+    for folder in five:
+        said = expit(np.load(folder / "student_scores.npz")["logits"]) >= 0.5
+        own.append(f1_macro(read_tables(folder / TABLES, folder).split("val").targets, said))
+    row = next(row for row in figures["overall"] if row["figure"] == "f1_macro")
+    assert (row["mean"], row["deviation"]) == pytest.approx((np.mean(own), np.std(own, ddof=1)))
+    assert "5" in words and all(name in words for name in CLASSES)
+
+
+def test_a_k_fold_that_lacks_a_fold_names_it(five, tmp_path):
+    with pytest.raises(InputError, match="lacks fold 2: 4 of 5 folds"):
+        write_out_of_fold(read_folds([*five[:2], *five[3:]]), tmp_path / "none.npz")
+
+
+def test_runs_that_are_no_folds_are_refused(tmp_path):
+    with pytest.raises(InputError, match="0 k-folds among 1 runs"):
+        read_folds([draw_run(tmp_path / "alone", 1)])
+
+
+def test_the_command_prints_the_table_and_keeps_the_scores(five, capsys):
+    assert main(["folds", str(five[0].parent), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["images"] == IMAGES and figures["networks"] == ["student"]
+    assert (five[0].parent / "out_of_fold.npz").exists()

@@ -14,12 +14,13 @@ PACKAGE = ROOT / "workbench"
 # A package may import itself and what stands before it; the command line stands last.
 ORDER = (
     "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
-    "cautions", "data", "nets", "train", "deploy", "steps", "status", "changes", "notebook",
-    "freshness", "run", "show", "compare", "machine", "benchmarks", "batch", "cli", "__main__",
+    "effects", "cautions", "data", "nets", "train", "deploy", "steps", "status", "changes",
+    "notebook", "freshness", "run", "show", "compare", "folds", "leaderboard", "machine",
+    "benchmarks", "batch", "cli", "__main__",
 )  # fmt: skip
 
 
-ALLOWED = {"run": {"show", "compare"}}
+ALLOWED = {"run": {"show", "compare", "leaderboard"}}
 
 
 def modules() -> list[Path]:

@@ -173,12 +173,39 @@ def compare(options: Namespace) -> Answer:
     from workbench.files import check_folder, write_text
     from workbench.show.differences import page, text
 
-    for folder in (options.first, options.second):
+    for folder in (options.first, *options.others):
         check_folder(folder)
-    comparison = compare_runs(options.first, options.second)
+    found = compare_runs(options.first, *options.others)
     if options.html:
-        write_text(options.html, page(comparison))
-    return Answer(text(comparison), comparison.to_json())
+        write_text(options.html, page(found))
+    figures = [comparison.to_json() for comparison in found]
+    return Answer(text(found), figures[0] if len(found) == 1 else {"comparisons": figures})
+
+
+def leaderboard(options: Namespace) -> Answer:
+    from workbench.files import write_text
+    from workbench.leaderboard import leaderboard as rank
+    from workbench.show.standings import page, text
+
+    board = rank(*options.places, figure=options.by, network=options.network)
+    alone = options.places[0] if len(options.places) == 1 else None
+    html = options.html or (alone / "leaderboard.html" if alone else None)
+    csv = options.csv or (alone / "leaderboard.csv" if alone else None)
+    for path, written in ((html, page), (csv, lambda board: board.csv())):
+        if path:
+            write_text(path, written(board))
+    written = "".join(f"\n{path}" for path in (html, csv) if path)
+    return Answer(f"{text(board)}\n{written}", board.to_json())
+
+
+def folds(options: Namespace) -> Answer:
+    from workbench.folds import OUT_OF_FOLD, read_folds, report, write_out_of_fold
+
+    found = read_folds(options.places)
+    path = options.out or next(iter(found.runs.values())).parent / OUT_OF_FOLD
+    written = write_out_of_fold(found, path)
+    words, figures = report(found)
+    return Answer(f"{words}\n\n{path}", figures | written)
 
 
 def export(options: Namespace) -> Answer:
@@ -356,10 +383,27 @@ def _add_results(command: Any) -> None:
     parser = command("report", "render a run's notebooks and index again", report)
     parser.add_argument("run", type=Path)
 
-    parser = command("compare", "compare two runs, paired image by image", compare)
-    parser.add_argument("first", type=Path)
-    parser.add_argument("second", type=Path)
+    parser = command("compare", "compare finished runs with the first, on test, paired", compare)
+    parser.add_argument("first", type=Path, metavar="RUN")
+    parser.add_argument("others", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--html", type=Path, help="also write the comparison as a page")
+
+    parser = command("leaderboard", "rank runs on validation: a sweep, or any runs", leaderboard)
+    parser.add_argument("places", type=Path, nargs="+", metavar="FOLDER",
+                        help="run folders, or one folder that holds them")  # fmt: skip
+    parser.add_argument("--by", metavar="FIGURE", help="f1_macro (the default), f1_micro, map, "
+                        "roc_auc_macro, exact_match, hamming_loss, calibration_error, "
+                        "accuracy")  # fmt: skip
+    parser.add_argument("--network", choices=("teacher", "student", "phone"),
+                        help="rank by this network; the furthest that two runs have")  # fmt: skip
+    parser.add_argument("--html", type=Path, help="the page; FOLDER/leaderboard.html of one folder")
+    parser.add_argument("--csv", type=Path, help="the table; FOLDER/leaderboard.csv of one folder")
+
+    parser = command("folds", "join the runs of a k-fold: spread, out-of-fold scores", folds)
+    parser.add_argument("places", type=Path, nargs="+", metavar="FOLDER",
+                        help="the runs of the folds, or one folder that holds them")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="where to keep the scores (out_of_fold.npz beside "
+                        "the runs)")  # fmt: skip
 
     parser = command("export", "write a run's network in other formats", export)
     parser.add_argument("run", type=Path)

@@ -1,4 +1,4 @@
-"""Two run folders side by side, from the files they left. No network is loaded.
+"""Run folders side by side, from the files they left. No network is loaded.
 
 `compare_runs` is for finished runs and their test images; `compare_on_validation` is for a what-if
 that has got as far as a teacher, a student or an 8-bit candidate. `judge_teacher` holds the two
@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from workbench.artifacts import TeacherComparison
+from workbench.changes import CONFIG_NAME, saved_settings
 from workbench.data.tables import TABLES, Split, read_tables
 from workbench.decide.intervals import or_none
 from workbench.decide.levels import Quantization
@@ -24,8 +25,8 @@ from workbench.decide.recommendation import RECOMMENDATION, read
 from workbench.deploy import verify
 from workbench.errors import InputError, MissingInputError
 from workbench.files import read_json, sha256
-from workbench.run import saved_settings
 from workbench.settings import Settings
+from workbench.status import STATUS_NAME
 from workbench.steps import writer_of
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,13 @@ STAGES = {  # the furthest first
 }
 
 
-def compare_runs(first: str | Path, second: str | Path) -> Comparison:
-    """Compare the phone files of two finished runs on the test images they share, paired."""
-    return _compare(Path(first), phone_predictions(Path(first)), phone_predictions(Path(second)))
+def compare_runs(first: str | Path, *others: str | Path) -> list[Comparison]:
+    """Compare the phone files of finished runs with that of the first, on test, paired.
+
+    They come in the order they are named in. Test images rank nothing: see `leaderboard`.
+    """
+    ours = phone_predictions(Path(first))
+    return [_compare(Path(first), ours, phone_predictions(Path(other))) for other in others]
 
 
 def compare_on_validation(first: str | Path, second: str | Path) -> Comparison:
@@ -65,6 +70,17 @@ def _compare(folder: Path, first: Predictions, second: Predictions) -> Compariso
     settings = saved_settings(folder)
     replicates = settings.evaluation.bootstrap_replicates
     return compare(first, second, replicates=replicates, seed=settings.seed)
+
+
+def run_folders(place: Path) -> list[Path]:
+    """List the run folders that a place stands for: itself, or those in it."""
+    if not place.is_dir():
+        raise InputError(f"{place} is not a folder. Give run folders, or a folder that holds them")
+    if (place / CONFIG_NAME).exists() or (place / STATUS_NAME).exists():
+        return [place]
+    inner = [path for path in sorted(place.iterdir()) if path.is_dir() and path.name[0] != "."]
+    signs = (CONFIG_NAME, STATUS_NAME)
+    return [path for path in inner if any((path / sign).exists() for sign in signs)]
 
 
 def judge_teacher(folder: str | Path) -> TeacherComparison:
@@ -117,7 +133,7 @@ def validation_predictions(
     settings = saved_settings(folder)
     if thresholds is None:
         thresholds = 0.5 if settings.task == "multilabel" else 0.0  # no answer is "unknown"
-    scores = probabilities(_logits(folder, stage), settings.task)
+    scores = probabilities(stage_logits(folder, stage), settings.task)
     return _predictions(folder, _split(folder, "val"), scores, thresholds, settings)
 
 
@@ -142,7 +158,8 @@ def tuned_thresholds(folder: Path) -> np.ndarray | float | None:
     return found.probability if current else None
 
 
-def _logits(folder: Path, stage: str) -> np.ndarray:
+def stage_logits(folder: Path, stage: str) -> np.ndarray:
+    """Read the logits of a network on validation; those of an 8-bit candidate from its levels."""
     if stage != CANDIDATE:
         return _arrays(folder, stage, "logits")["logits"]
     held = _arrays(folder, stage, "raw", "scale", "zero_point")

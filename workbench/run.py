@@ -31,6 +31,7 @@ from workbench.steps import STEPS, Step, find_step, writer_of
 
 if TYPE_CHECKING:
     from workbench.data.tables import Dataset, Split
+    from workbench.leaderboard import Leaderboard
     from workbench.show.tables import Table
 
 log = logging.getLogger(__name__)
@@ -209,12 +210,18 @@ class Run:
         log.info("%s: %s; computed anew from %s on", name, resolved.line, first)
         return made
 
-    def compare(self, other: Run) -> Table:
-        """Compare the answers of two runs on validation, image by image, with intervals."""
+    def compare(self, *others: Run) -> Table | Leaderboard:
+        """Compare the answers of runs on validation, image by image, with intervals.
+
+        One other is held against this run, figure by figure; more make a leaderboard.
+        """
         from workbench.compare import compare_on_validation
+        from workbench.leaderboard import leaderboard
         from workbench.show.differences import comparison_table
 
-        return comparison_table(compare_on_validation(self.folder, other.folder))
+        if len(others) == 1:
+            return comparison_table(compare_on_validation(self.folder, others[0].folder))
+        return leaderboard(self.folder, *(other.folder for other in others))
 
     def _existing_fork(self, folder: Path, knobs: Mapping[str, Any]) -> Run:
         run = existing_run(folder, self.root)

@@ -233,3 +233,18 @@ def calibration_error(repeats: int, seed: int) -> Figures:
 def corrections(repeats: int, seed: int) -> Figures:
     """Ship no correction that harms, and those that are needed."""
     return decision_simulations.corrections(repeats, seed)
+
+
+@simulation("ranking, six equal networks")
+def ranking_of_equals(repeats: int, seed: int) -> Figures:
+    return decision_simulations.ranking(repeats, seed)
+
+
+@simulation("ranking, four networks")
+def ranking_of_four(repeats: int, seed: int) -> Figures:
+    return decision_simulations.ranking(repeats, seed, 200, (1.0, 1.1, 1.2, 1.3))
+
+
+@simulation("ranking by mAP, six equal networks")
+def ranking_by_map(repeats: int, seed: int) -> Figures:
+    return decision_simulations.ranking(repeats, seed, figure="map")

@@ -69,8 +69,10 @@ def measure(answers: Answers) -> Figures:
     return _figures(counts, per_class, means)
 
 
-def resample(answers: Answers, measured: Figures, replicates: int, seed: int) -> Figures:
-    """Compute every figure on resampled images.
+def resample(
+    answers: Answers, measured: Figures, replicates: int, seed: int, *, left_out: bool = False
+) -> Figures:
+    """Compute every figure on resampled images, or each time on those that were left out.
 
     Average precision and ROC area of scores finer than 256 steps, and calibration error, which
     noise can only raise, are moved so that they lie around the measured values.
@@ -82,6 +84,7 @@ def resample(answers: Answers, measured: Figures, replicates: int, seed: int) ->
     blocks = []
     rng = np.random.default_rng(seed)
     for weights in image_weights(len(ranks), replicates, rng, ranks.shape[1], answers.groups):
+        weights = (weights == 0).astype(np.float32) if left_out else weights
         total, images = np.split(weights.T @ columns, 2, axis=1)
         found = np.where(images > 0, ratio(total, images), np.nan)
         means = dict(zip(answers.per_image, found.T, strict=True))
@@ -346,9 +349,11 @@ class Predictions:
         """Return the predictions for some images and classes, in that order."""
         arrays = part(np.ix_(rows, columns), self.y_true, self.y_score, self.mask)
         y_true, y_score, mask = arrays
-        thresholds = self.thresholds
+        thresholds = np.asarray(self.thresholds)
         if self.task == "multilabel":
-            thresholds = np.broadcast_to(thresholds, len(self.classes))[columns]
+            thresholds = np.broadcast_to(thresholds, self.y_score.shape)[np.ix_(rows, columns)]
+        elif thresholds.size > 1:
+            thresholds = thresholds[rows]
         return replace(
             self, filepaths=tuple(self.filepaths[row] for row in rows),
             classes=tuple(self.classes[column] for column in columns),
@@ -386,11 +391,11 @@ class Comparison:
 
 def compare(first: Predictions, second: Predictions, *, replicates: int, seed: int) -> Comparison:
     """Compare two runs on the images and classes that both have."""
-    rows, columns = _shared(first, second)
+    rows, columns = in_common(first, second)
     images = len(rows[0])
     left_out = len(first.filepaths) - images, len(second.filepaths) - images
     first, second = first.chosen(rows[0], columns[0]), second.chosen(rows[1], columns[1])
-    _check_same_labels(first, second)
+    check_same_labels(first, second)
     answers = [run.answers() for run in (first, second)]
     measured = [measure(side) for side in answers]
     drawn = [resample(*both, replicates, seed) for both in zip(answers, measured, strict=True)]
@@ -406,7 +411,7 @@ def compare(first: Predictions, second: Predictions, *, replicates: int, seed: i
     return Comparison(first.name, second.name, images, left_out, *tables, seed, replicates)
 
 
-def _shared(first: Predictions, second: Predictions) -> tuple[list, list]:
+def in_common(first: Predictions, second: Predictions) -> tuple[list, list]:
     """Return the places of common images and classes in both."""
     if first.task != second.task:
         raise InputError(f"{first.name} is {first.task}, {second.name} is {second.task}")
@@ -429,7 +434,7 @@ def _places(first: tuple[str, ...], second: tuple[str, ...]) -> list[np.ndarray]
     return [np.array(common, int), np.array([where[first[place]] for place in common], int)]
 
 
-def _check_same_labels(first: Predictions, second: Predictions) -> None:
+def check_same_labels(first: Predictions, second: Predictions) -> None:
     differing = (first.y_true > 0.5) != (second.y_true > 0.5)
     for run in (first, second):
         if run.mask is not None:

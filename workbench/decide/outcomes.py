@@ -19,7 +19,7 @@ from workbench.decide.levels import LevelCounts, Mask, check_scores, chunks, mea
 from workbench.errors import InputError
 
 Task = Literal["multilabel", "single_label"]
-Bars = np.ndarray | float  # thresholds: one a class, or one for all
+Bars = np.ndarray | float  # thresholds: one a class, or one for all; or each image has its own
 TOP = 5
 TN, FP, FN, TP = range(4)  # cell = 2 * label + answer
 OUTCOMES = 4
@@ -125,7 +125,7 @@ def decide(y_score: np.ndarray, thresholds: Bars, task: Task) -> np.ndarray:
     if task == "multilabel":
         return y_score >= np.asarray(thresholds)
     answers = np.zeros(y_score.shape, bool)
-    sure = y_score.max(1) >= float(np.asarray(thresholds))
+    sure = y_score.max(1) >= np.asarray(thresholds)
     answers[np.arange(len(y_score)), y_score.argmax(1)] = sure
     return answers
 

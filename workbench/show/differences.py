@@ -34,7 +34,7 @@ STYLE = (
     "font-variant-numeric:tabular-nums}th:first-child,td:first-child{text-align:left;"
     "overflow-wrap:anywhere}th{color:#52606d;font-weight:600}img{max-width:100%}"
     ".better{color:#1a7f4b;font-weight:650}.worse{color:#b42318;font-weight:650}"
-    ".differs,small{color:#52606d}"
+    ".differs,small{color:#52606d}.wide{overflow-x:auto}"
 )
 
 
@@ -67,8 +67,12 @@ def comparison_table(comparison: Comparison) -> Table:
     return table(pd.DataFrame.from_dict(rows, orient="index", columns=pd.Index(heads)))
 
 
-def text(comparison: Comparison, *, classes: int = 10) -> str:
-    """Return the comparison for a terminal, with the classes that differ the most."""
+def text(comparisons: Sequence[Comparison], *, classes: int = 10) -> str:
+    """Return comparisons for a terminal, with the classes that differ the most."""
+    return "\n\n".join(_words(one, classes) for one in comparisons)
+
+
+def _words(comparison: Comparison, classes: int) -> str:
     lines = [headline(comparison), _basis(comparison), "", *_lines(comparison.overall)]
     shown = moved_classes(comparison).head(classes)
     if len(shown):
@@ -77,20 +81,33 @@ def text(comparison: Comparison, *, classes: int = 10) -> str:
     return "\n".join(lines)
 
 
-def page(comparison: Comparison) -> str:
-    """Return the comparison as a page that loads nothing and runs nothing."""
-    title = html.escape(f"{comparison.first} against {comparison.second}")
+def page(comparisons: Sequence[Comparison]) -> str:
+    """Return comparisons with one first run as a page that loads nothing and runs nothing."""
+    others = ", ".join(one.second for one in comparisons)
+    title = f"{comparisons[0].first} against {others}"
+    body = "".join(map(_section, comparisons))
+    return document(title, f"<h1>{html.escape(title)}</h1>{body}")
+
+
+def document(title: str, body: str) -> str:
+    """Wrap finished HTML into a page that a browser opens offline; no script may run in it."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>"
+    )
+
+
+def _section(comparison: Comparison) -> str:
+    return (
+        f"<h2>{html.escape(f'{comparison.second} less {comparison.first}')}</h2>"
         f"<p><b>{html.escape(headline(comparison))}</b></p>"
         f"<p>{html.escape(_basis(comparison))} Better or worse is said only where the whole "
         f"interval is on one side of 0.</p>{_html_table(comparison, comparison.overall)}"
-        f"<h2>Class by class</h2>{html_image(class_differences(comparison))}"
-        f"{_html_table(comparison, moved_classes(comparison))}</body></html>"
+        f"<h3>Class by class</h3>{html_image(class_differences(comparison))}"
+        f"{_html_table(comparison, moved_classes(comparison))}"
     )
 
 
