@@ -30,7 +30,7 @@ from workbench.decide.metrics import LOWER_IS_BETTER, Predictions
 from workbench.decide.ranking import FIGURES, Ranking, rank
 from workbench.effects import SeedSpread, effects, importance, seed_spread, shown
 from workbench.errors import InputError, WorkbenchError
-from workbench.files import read_json
+from workbench.files import check_folder, read_json
 from workbench.folds import FOLD, Folds, find_folds, fold_predictions, over_folds, pool
 from workbench.parameters import flat_values
 from workbench.settings import Settings
@@ -181,6 +181,7 @@ def _read_all(places: Sequence[str | Path]) -> list[Entry]:
 def _read(folder: Path) -> Entry:
     """Read what a folder says of itself; whatever is wrong with it becomes its one line."""
     try:
+        check_folder(folder)
         settings, (state, reason) = saved_settings(folder), _state(folder)
         return Entry(folder.name, folder, state, reason, settings, cost=Cost(_seconds(folder)))
     except (WorkbenchError, OSError) as error:

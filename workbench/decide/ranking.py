@@ -3,7 +3,8 @@
 All runs are resampled together. The intervals of their differences hold all at once and for every
 pair, so also for the pair that turns out to be the best and another one (Tukey's studentised range,
 by resampling). The best of many is best partly by luck: `corrected` chooses on resampled images and
-judges on those that were not drawn (Tsamardinos, Greasidou, Borboudakis 2018).
+judges on those that were not drawn (Tsamardinos, Greasidou, Borboudakis 2018); with few images it
+leans to the low side.
 """
 
 from __future__ import annotations
