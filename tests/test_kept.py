@@ -2,8 +2,7 @@
 
 import json
 import logging
-import multiprocessing
-import os
+import threading
 from dataclasses import replace
 
 import cv2
@@ -16,7 +15,8 @@ from workbench.data.pipeline import Kept, training_batches
 from workbench.data.tables import Split
 from workbench.data.views import View
 from workbench.nets.devices import seed_everything
-from workbench.nets.lite import restartable_randomness, split_at_features
+from workbench.nets.lite import copied_head, freeze, restartable_randomness, split_at_features
+from workbench.nets.teacher import build_student
 from workbench.settings import Settings
 from workbench.train import kept
 from workbench.train.loop import feed, fit
@@ -76,7 +76,7 @@ def phase(**changed) -> Phase:
     return replace(Phase("student_finetuned", 2, 0.01, 1e-4, 9, 9, 0.5, fraction=1.0), **changed)
 
 
-WARMUP = {"name": "student_warmup", "fraction": 0.0, "epochs": 5}
+WARMUP = {"name": "student_warmup", "fraction": 0.0, "epochs": 3}
 
 
 def run_folder(outputs, name="one"):
@@ -116,7 +116,7 @@ def test_a_sibling_reads_what_the_first_run_computed_and_ends_with_the_same_bits
     splits, tmp_path, monkeypatch
 ):
     first, _fitted = train(splits, run_folder(tmp_path))
-    assert len(kept_files(tmp_path)) == 2
+    assert len(kept_files(tmp_path)) == 2  # one an epoch
     anew, _fitted = train(splits, run_folder(tmp_path / "elsewhere"))
     forbid_computing(monkeypatch)
     again, fitted = train(splits, run_folder(tmp_path, "two"))
@@ -267,19 +267,25 @@ def test_a_head_on_kept_features_learns_what_it_learns_on_the_whole_network(spli
     """Without dropout, and with a view of its own for every epoch, only the rounding differs."""
     whole, slow = train(splits, run_folder(tmp_path), few_views(0), own=network(32, dropout=0.0),
                         **WARMUP)  # fmt: skip
-    head, fast = train(splits, run_folder(tmp_path, "two"), few_views(5),
+    head, fast = train(splits, run_folder(tmp_path, "two"), few_views(3),
                        own=network(32, dropout=0.0), **WARMUP)  # fmt: skip
     for one, two in zip(whole, head, strict=True):
         np.testing.assert_allclose(one, two, atol=2e-3)
     np.testing.assert_allclose(slow.history["val_loss"], fast.history["val_loss"], atol=2e-3)
 
 
-def test_a_network_without_a_plain_head_is_not_parted():
+def test_a_head_with_a_hidden_layer_is_parted_and_one_without_pooling_is_not():
     image = keras.Input((32, 32, 3))
     flat = keras.layers.Conv2D(2, 32)(image)
     assert split_at_features(keras.Model(image, keras.layers.Reshape((2,))(flat))) is None
-    learning = network(32)
-    assert split_at_features(learning) is None  # its backbone learns
+    assert split_at_features(network(32)) is None  # its backbone learns
+    settings = settings_with(student={"input_size": 32, "weights": "none", "hidden_units": 7})
+    student = build_student(settings, 2)
+    freeze(student, 0.0)
+    backbone, chain = split_at_features(student)
+    photos = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    parted = copied_head(backbone, chain)(backbone(photos))
+    np.testing.assert_allclose(parted, student(photos), atol=1e-6)
 
 
 # killed, and several at once
@@ -309,21 +315,22 @@ def test_a_killed_training_ends_with_the_same_bits(keep, splits, tmp_path, monke
     assert same(expected, found)
 
 
-def compute_alone(path, barrier, log):
-    barrier.wait()
-    with kept._alone(path):
-        if not path.exists():
-            with open(log, "a") as file:
-                file.write(f"{os.getpid()}\n")
-            path.write_bytes(b"done")
+def test_who_comes_second_waits_for_the_first_and_reads(splits, tmp_path, monkeypatch):
+    shown = feed(Photos(splits), VIEWS, settings_with(), batch_size=4).shown
+    outputs = kept.Outputs("answers", network(40), shown, 0, tmp_path / "answers")
+    waits, computed, found = threading.Event(), [], []
+    compute = kept.Outputs._computed
+    second = threading.Thread(target=lambda: found.append(outputs.of(0, bar=False)))
+    monkeypatch.setattr(kept.logger, "info", lambda *_line: waits.set())  # said before it waits
 
+    def slowly(*args):
+        computed.append(args)
+        if len(computed) == 1:
+            second.start()
+            assert waits.wait(20)
+        return compute(*args)
 
-def test_of_several_processes_one_computes_and_the_others_wait(tmp_path):
-    context = multiprocessing.get_context("fork")
-    barrier, path, log = context.Barrier(4), tmp_path / "k/epoch.npy", tmp_path / "log"
-    many = [context.Process(target=compute_alone, args=(path, barrier, log)) for _ in range(4)]
-    for one in many:
-        one.start()
-    for one in many:
-        one.join(20)
-    assert len(log.read_text().splitlines()) == 1
+    monkeypatch.setattr(kept.Outputs, "_computed", slowly)
+    first = outputs.of(0, bar=False)
+    second.join(20)
+    assert len(computed) == 1 and np.array_equal(found[0], first)

@@ -204,12 +204,13 @@ def split_at_features(network: keras.Model) -> tuple[keras.Model, list[keras.lay
     below = backbone_layers(network)
     if not below or any(layer.trainable_weights for layer in below):
         return None
-    above = network.layers[network.layers.index(below[-1]) + 1 :]
-    pooling, chain = above[0], above[1:]
-    ends = [layer.output for layer in above]
-    if not isinstance(pooling, POOLINGS) or not chain:
+    pooling, *chain = network.layers[network.layers.index(below[-1]) + 1 :]
+    try:
+        ends = [layer.output for layer in (pooling, *chain)]
+        joined = [layer.input is end for layer, end in zip(chain, ends, strict=False)]
+    except AttributeError:  # code of somebody's own joins the layers
         return None
-    if any(layer.input is not end for layer, end in zip(chain, ends, strict=False)):
+    if not isinstance(pooling, POOLINGS) or not chain or not all(joined):
         return None
     return keras.Model(network.inputs, pooling.output), chain
 

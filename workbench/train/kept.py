@@ -75,11 +75,11 @@ class Outputs:
         """Say beforehand how much there will be, and where."""
         count, shape = len(self.views.split), self.network.output_shape[1:]
         size = 2 * count * int(np.prod(shape))
-        words = "%s: %d images x %s in float16 are %s for each of %d epochs, %s at most, in %s; "
-        words += "delete the folder whenever you like"
-        width = " x ".join(map(str, shape))
-        total = _bytes(epochs * size)
-        logger.info(words, self.what, count, width, _bytes(size), epochs, total, self.folder)
+        devices.say_once(
+            f"{self.what}: {count} images x {' x '.join(map(str, shape))} in float16 are "
+            f"{_bytes(size)} for each of {epochs} epochs, {_bytes(epochs * size)} at most, in "
+            f"{self.folder}; delete the folder whenever you like"
+        )
 
     def _computed(self, epoch: int, count: int, bar: bool | None) -> np.ndarray:
         batches = iter(self.views.batches(self.place, epoch, BATCH))
@@ -107,40 +107,32 @@ class Features:
 
 @contextmanager
 def on_kept_outputs(
-    phase: Phase, network: keras.Model, objective: Any, feed: Feed, settings: Settings,
-    folder: Path, bar: bool | None,
+    phase: Phase, network: keras.Model, objective: Any, feed: Feed,
+    *, settings: Settings, folder: Path, bar: bool | None,
 ) -> Iterator[tuple[keras.Model, Any, Feed]]:  # fmt: skip
     """Give the network, the objective and the feed to train with, in place of those handed in.
 
     `distillation.keep_answers` puts a teacher's answers in the place of its view. A frozen backbone
     under `training.head_views` is put aside altogether: the head alone learns, from its features.
     """
-    turns = settings.training.head_views if phase.fraction == 0 else 0
-    taught = isinstance(objective, Distillation)
-    asked = turns or (taught and settings.distillation.keep_answers)
-    parts = split_at_features(network) if turns else None
-    if asked and (obstacle := _obstacle(objective, feed, settings, folder, turns and not parts)):
-        knob = "training.head_views" if turns else "distillation.keep_answers"
-        logger.info("%s: %s has no effect: %s", phase.name, knob, obstacle)
-        asked = False
-    if not asked:
+    keeping = _Keeping(phase, feed, settings, folder, bar)
+    if not keeping.is_possible(network, objective):
         yield network, objective, feed
         return
-    keeping = _Keeping(phase, feed, shared_folder(folder), photos_digest(folder), turns, bar)
-    trained, goal = network, objective
-    if taught:
-        keeping.add(0, "the teacher's answers", objective.teacher.network)
-        goal = objective.on_answers()
-    if parts:
-        backbone, layers = parts
-        keeping.add(-1, "the backbone's features", backbone)
-        with devices.choose_strategy(settings).scope():
-            trained = copied_head(backbone, layers)
-        feed = replace(feed, validation=Features(backbone, feed.validation))
-    yield trained, goal, replace(feed, training=keeping.training)
-    if parts:
-        for own, learned in zip(layers, trained.layers[1:], strict=True):
-            own.set_weights(learned.get_weights())
+    if isinstance(objective, Distillation):
+        keeping.put(0, "the teacher's answers", objective.teacher.network)
+        objective = objective.on_answers()
+    if not keeping.turns:
+        yield network, objective, replace(feed, training=keeping.training)
+        return
+    backbone, layers = split_at_features(network)
+    keeping.put(-1, "the backbone's features", backbone)
+    with devices.choose_strategy(settings).scope():
+        head = copied_head(backbone, layers)
+    validation = Features(backbone, feed.validation)
+    yield head, objective, replace(feed, training=keeping.training, validation=validation)
+    for own, learned in zip(layers, head.layers[1:], strict=True):
+        own.set_weights(learned.get_weights())
 
 
 @dataclass(frozen=True)
@@ -149,23 +141,57 @@ class _Keeping:
 
     phase: Phase
     feed: Feed
-    folder: Path
-    content: str
-    turns: int  # of how many epochs the views are shown in turn; 0: each has its own
+    settings: Settings
+    folder: Path  # of the run
     bar: bool | None
-    outputs: dict[int, Outputs] = field(default_factory=dict)
+    outputs: dict[int, Outputs] = field(default_factory=dict)  # by the place of the view
 
-    def add(self, place: int, what: str, network: keras.Model) -> None:
+    @property
+    def turns(self) -> int:
+        """Of how many epochs the views are shown in turn; 0: each epoch has its own."""
+        return self.settings.training.head_views if self.phase.fraction == 0 else 0
+
+    def is_possible(self, network: keras.Model, objective: Any) -> bool:
+        """Tell whether outputs are to be kept; say so where they are, and cannot be."""
+        taught = isinstance(objective, Distillation)
+        if not self.turns and not (taught and self.settings.distillation.keep_answers):
+            return False
+        obstacle = self._obstacle(network, objective)
+        knob = "training.head_views" if self.turns else "distillation.keep_answers"
+        if obstacle:
+            logger.info("%s: %s has no effect: %s", self.phase.name, knob, obstacle)
+        return not obstacle
+
+    def _obstacle(self, network: keras.Model, objective: Any) -> str:
+        settings, shown = self.settings, self.feed.shown
+        taught = isinstance(objective, Distillation)
+        if settings.augmentation.mixup.enabled:
+            return "augmentation.mixup blends the images of a batch, and a blend comes only once"
+        if devices.worker(devices.choose_strategy(settings))[1] > 1:
+            return "several machines share the images"
+        if shown is None or len(shown.views) != 1 + taught:
+            return "this feed does not say which view of an epoch each network has"
+        if not photos_digest(self.folder):
+            return "no audit has told what is in the photos (01_dataset_audit)"
+        if taught and not isinstance(objective.teacher, Inference):
+            return "the teacher is no network"
+        if self.turns and not split_at_features(network):
+            return "the network is no frozen backbone with a head on pooled features"
+        return ""
+
+    def put(self, place: int, what: str, network: keras.Model) -> None:
         views = self.feed.shown
-        place %= len(views.views)
-        folder = self.folder / fingerprint(network, place, views, self.content)
-        self.outputs[place] = Outputs(what, network, views, place, folder)
-        self.outputs[place].announce(self.turns or self.phase.epochs)
+        name = fingerprint(network, place, views, photos_digest(self.folder))
+        folder = shared_folder(self.folder) / name
+        self.outputs[place % len(views.views)] = Outputs(what, network, views, place, folder)
 
     def training(self, epoch: int, strategy: tf.distribute.Strategy) -> TrainingBatches:
+        """Stream one epoch, in its own order also where the views are of an earlier one."""
         first, seen = self.phase.first_epoch, epoch
         if self.turns:
             seen = first + (epoch - first) % self.turns
+        for one in self.outputs.values():
+            one.announce(min(self.turns or self.phase.epochs, self.phase.epochs))
         found = {place: one.of(seen, self.bar) for place, one in self.outputs.items()}
         shown = self.feed.shown
         values = tuple(found.get(place) for place in range(len(shown.views)))
@@ -176,22 +202,6 @@ def photos_digest(folder: Path) -> str:
     """Read what tells a photo that changed under its name; empty where no audit has looked."""
     manifest = Path(folder) / "dataset_manifest.json"
     return files.read_json(manifest)["content_sha256"] if manifest.exists() else ""
-
-
-def _obstacle(objective: Any, feed: Feed, settings: Settings, folder: Path, no_head: bool) -> str:
-    """Say why nothing can be kept, or nothing."""
-    taught = isinstance(objective, Distillation)
-    if settings.augmentation.mixup.enabled:
-        return "augmentation.mixup blends the images of a batch, and a blend comes only once"
-    if devices.worker(devices.choose_strategy(settings))[1] > 1:
-        return "several machines share the images"
-    if feed.shown is None or len(feed.shown.views) != 1 + taught:
-        return "this feed does not say which view of an epoch each network has"
-    if not photos_digest(folder):
-        return "no audit has told what is in the photos (01_dataset_audit)"
-    if taught and not isinstance(objective.teacher, Inference):
-        return "the teacher is no network"
-    return "the network is no frozen backbone with a head on pooled features" if no_head else ""
 
 
 def fingerprint(network: keras.Model, place: int, views: EpochViews, content: str) -> str:

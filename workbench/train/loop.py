@@ -138,9 +138,9 @@ def fit(
         checkpoints.claim()
         if phase.epochs:
             place = (settings, folder, strategy, bar, checkpoints)
-            kept = on_kept_outputs(phase, network, objective, feed, settings, folder, bar)
-            with kept as (trained, goal, batches):
-                fitted = _Training(phase, trained, goal, batches, *place).to_the_end()
+            where = {"settings": settings, "folder": folder, "bar": bar}
+            with on_kept_outputs(phase, network, objective, feed, **where) as chosen:
+                fitted = _Training(phase, *chosen, *place).to_the_end()
         else:
             logger.info("%s has 0 epochs: it leaves the weights as they are", phase.name)
             fitted = Fitted(logs.history_table([]), {}, traces=0)
