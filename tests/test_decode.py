@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from pillow_heif import register_heif_opener
 
 from workbench.data import decode
 from workbench.data.decode import decode_image, examine_image
@@ -258,7 +259,8 @@ def test_an_empty_file_is_refused(tmp_path):
         (b"\0\0\0\x20ftypavif" + bytes(64), "AVIF"),
         (b"\0\0\0\x20ftypheic" + bytes(64), "HEIC"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (b"just some words", "not a readable"),
+        (b"\0\0\0\x20ftypisom" + bytes(64), "is a video"),
+        (b"just some words", "is not an image"),
         (b"\xff\xd8\xff\xe0" + bytes(40), "damaged"),
         (b"\x89PNG\r\n\x1a\n" + bytes(40), "damaged"),
     ],
@@ -269,8 +271,31 @@ def test_what_is_no_image_is_refused_by_its_name(tmp_path, content, words):
     assert words in refusal(path)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("suffix", ["heic", "avif"])
+def test_what_phones_save_is_read(tmp_path, pixels, suffix):
+    register_heif_opener()  # to write one; the decoder loads it itself
+    kind = {"heic": "HEIF", "avif": "AVIF"}[suffix]
+    big = np.kron(pixels, np.ones((4, 4, 1), np.uint8))  # both keep colours at half the resolution
+    path = save(tmp_path, Image.fromarray(big), "phone.jpg", format=kind, quality=95)
+    facts, seen = examine_image(path, READ)
+    assert (facts.format, facts.width, facts.height, facts.refused) == (kind, 160, 96, None)
+    assert np.abs(seen.astype(int) - big).mean() < 4
+
+
+def test_a_heic_is_read_by_a_process_that_has_seen_none(tmp_path, pixels):
+    register_heif_opener()
+    path = save(tmp_path, Image.fromarray(pixels), "phone.heic", quality=95)
+    code = ("import sys; from pathlib import Path; from workbench.data.decode import decode_image\n"
+            "from workbench.settings import DatasetSettings\n"
+            "assert 'pillow_heif' not in sys.modules\n"
+            "print(decode_image(Path(sys.argv[1]), DatasetSettings()).shape)")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stdout == "(24, 40, 3)\n", done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "heic", "avif"])
 def test_a_truncated_image_is_refused(tmp_path, suffix):
+    register_heif_opener()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = save(tmp_path, Image.fromarray(noise), f"a.{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

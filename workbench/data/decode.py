@@ -1,8 +1,8 @@
 """One decoder for audit, training, calibration and evaluation: a file becomes RGB, 8 bit, upright.
 
 The rules, the same everywhere:
-- JPEG, PNG, BMP, GIF and WebP, told apart by content and never by suffix; of several frames the
-  first. Colour profiles and gamma are ignored, as on phones.
+- JPEG, PNG, BMP, GIF, WebP, HEIC and AVIF, told apart by content and never by suffix; of several
+  frames the first. Colour profiles and gamma are ignored, as on phones.
 - The header is checked against `dataset.max_pixels` before a pixel is decoded.
 - JPEG goes through libjpeg-turbo's accurate path (Pillow, OpenCV and TensorFlow's
   `INTEGER_ACCURATE` give the same bytes); Adobe CMYK and YCCK are converted by Pillow. Where data
@@ -11,7 +11,8 @@ The rules, the same everywhere:
 - 16-bit samples keep their high byte. Grey, 1-bit and palette images are expanded to RGB.
 - Transparent pixels are composited on black: what phones get from premultiplied bitmaps, and the
   colour of the letterbox.
-- EXIF orientation is applied once, here, unless `dataset.exif` is `ignore`.
+- EXIF orientation is applied once, here, unless `dataset.exif` is `ignore`. HEIC is turned by its
+  own boxes, whatever EXIF says: so its standard wants it.
 
 `map_in_order` runs it on every core. It knows nothing of tables or networks.
 """
@@ -45,7 +46,8 @@ from workbench.settings import DatasetSettings
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF")
+READ = "JPEG, PNG, BMP, GIF, WebP, HEIC and AVIF"
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with a preview or depth map behind it, from some phones
 ORIENTATION_TAG = 274
 LOCATION_TAG = 34853
@@ -69,9 +71,10 @@ _large = threading.Lock()
 DAMAGED = ((0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG", "PNG"), (0, b"GIF8", "GIF"),
            (8, b"WEBP", "WebP"), (0, b"BM", "BMP"))  # fmt: skip
 OTHER_FILES = (
-    (0, b"II*\0", "is a TIFF"), (0, b"MM\0*", "is a TIFF"), (4, b"ftypavif", "is an AVIF"),
-    (4, b"ftyphei", "is a HEIC"), (4, b"ftypmif1", "is a HEIC"), (4, b"jP  ", "is a JPEG 2000"),
-    (0, b"8BPS", "is a Photoshop file"), (0, b"%PDF", "is a PDF"),
+    (0, b"II*\0", "is a TIFF"), (0, b"MM\0*", "is a TIFF"), (4, b"ftypavif", "is a damaged AVIF"),
+    (4, b"ftyphei", "is a damaged HEIC"), (4, b"ftypmif1", "is a damaged HEIC"),
+    (4, b"ftyp", "is a video (`prepare --frames` takes videos apart)"),
+    (4, b"jP  ", "is a JPEG 2000"), (0, b"8BPS", "is a Photoshop file"), (0, b"%PDF", "is a PDF"),
     (0, b"PK\3\4", "is a ZIP archive"),
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the image (run `git lfs pull`)"),
     (0, b"<", "is HTML or XML text"),
@@ -163,7 +166,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
     """Parse the header and hold its size against the limit; no pixel is decoded yet."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats(data))
         width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _RefusedError(f"is too large: {_words(error)}") from None
@@ -179,14 +182,24 @@ def _open(data: bytes, dataset: DatasetSettings) -> Image.Image:
     return image
 
 
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Load libheif when the first HEIC comes: few folders hold one."""
+    if data[4:8] != b"ftyp" or data[8:12] in (b"avif", b"avis"):
+        return FORMATS
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    return (*FORMATS, "HEIF")
+
+
 def _what_it_is(data: bytes) -> str:
     for offset, magic, name in DAMAGED:
         if data.startswith(magic, offset):
             return f"is a damaged {name}: its header makes no sense"
     for offset, magic, words in OTHER_FILES:
         if data.startswith(magic, offset):
-            return f"{words}; only JPEG, PNG, BMP, GIF and WebP are read"
-    return "is not a readable JPEG, PNG, BMP, GIF or WebP"
+            return f"{words}; only {READ} are read"
+    return f"is not an image: none of {READ}"
 
 
 def _stored_pixels(data: bytes, image: Image.Image) -> tuple[np.ndarray, str]:
@@ -300,7 +313,7 @@ def _located(image: Image.Image) -> bool:
 def _count_frames(data: bytes) -> int:
     """Count on a second handle: a damaged later frame must not disturb the first."""
     try:
-        return int(getattr(Image.open(io.BytesIO(data), formats=FORMATS), "n_frames", 1))
+        return int(getattr(Image.open(io.BytesIO(data), formats=_formats(data)), "n_frames", 1))
     except PILLOW_ERRORS:
         return 1
 

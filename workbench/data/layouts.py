@@ -29,7 +29,7 @@ CSV_NAMES = {split: f"{split}_labels.csv" for split in SPLITS}
 TXT_NAMES = {split: f"{split}.txt" for split in SPLITS}
 TABLE_NAME = "labels.csv"
 IMAGES = "images"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".heic", ".heif", ".avif"}
 # Left behind by file managers; hidden files (.DS_Store, ._photo.jpg) are told by their dot.
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 TABLE_SUFFIXES = (".csv", ".txt", ".yaml")

@@ -45,7 +45,8 @@ ORDER = {kind: place for place, kind in enumerate(KINDS)}
 COMMON_SHARE = 0.5
 COMMON_IMAGES = 50
 SUFFIXES = {"JPEG": ".jpg .jpeg .jpe .jfif", "MPO": ".jpg .jpeg .jpe .jfif", "PNG": ".png .apng",
-            "BMP": ".bmp .dib", "GIF": ".gif", "WEBP": ".webp"}  # fmt: skip
+            "BMP": ".bmp .dib", "GIF": ".gif", "WEBP": ".webp",
+            "HEIF": ".heic .heif .hif", "AVIF": ".avif"}  # fmt: skip
 ORIENTATIONS = {  # what EXIF asks for; the stored pixels lack it
     2: "mirror", 3: "half a turn", 4: "half a turn and mirror", 5: "a quarter turn and mirror",
     6: "a quarter turn clockwise", 7: "a quarter turn and mirror",
