@@ -152,9 +152,12 @@ def test_another_teacher_seed_augmentation_or_photo_is_computed_anew(splits, tmp
     assert not is_new(views={"settings": settings_with(student={"lr_finetune": 0.5})})
 
 
-def test_answers_are_those_of_the_teacher_to_the_very_views_rounded_once(splits, tmp_path):
+@pytest.mark.parametrize("sampling", ["all", "balanced"])
+def test_answers_are_those_of_the_teacher_to_the_very_views_rounded_once(
+    sampling, splits, tmp_path
+):
     """Half a unit in the last of float16's 11 bits: 2^-11 of the answer."""
-    settings, teacher = settings_with(), network(40, seed=1)
+    settings, teacher = settings_with(training={"sampling": sampling}), network(40, seed=1)
     shown = feed(Photos(splits), VIEWS, settings, batch_size=4).shown
     outputs = kept.Outputs("answers", teacher, shown, 0, tmp_path / "answers")
     answers = outputs.of(3, bar=False)
@@ -168,6 +171,23 @@ def test_answers_are_those_of_the_teacher_to_the_very_views_rounded_once(splits,
         assert np.abs(answer - exact).max() <= np.abs(exact).max() * 2**-11 + 1e-6
         assert np.array_equal(own, same_own)
         assert all(map(np.array_equal, labels, same_labels))
+
+
+@pytest.mark.parametrize("sampling", ["all", "balanced"])
+def test_what_is_kept_stays_with_its_image_in_another_epoch(sampling, splits):
+    train, settings = splits["train"], settings_with(training={"sampling": sampling})
+    views = feed(Photos(splits), VIEWS, settings, batch_size=4).shown
+    places = views.places(0)
+    images = places % PHOTOS
+    values = Kept(0, places, (train.targets[images], images[:, None]))
+    orders = []
+    for epoch in (2, 3):
+        stream = training_batches(train, VIEWS, 4, settings, first_epoch=epoch, kept=values)
+        for (answer, image), targets, _mask in stream.dataset:
+            assert np.array_equal(answer, targets)
+            orders.append(image[:, 0].numpy())
+    shown = np.split(np.concatenate(orders), 2)
+    assert np.array_equal(*map(np.sort, shown)) and not np.array_equal(*shown)
 
 
 def test_an_answer_too_large_for_float16_is_its_largest_number(splits, tmp_path):
