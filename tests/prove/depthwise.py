@@ -2,18 +2,20 @@
 
 The channels of a Lite0 are rescaled, batch norm takes it back, and the float network stays as it
 was. A range for each channel cannot notice; one range for all of them does. Then, on real photos,
-Lite0 trained with three seeds: the QAT file and the PTQ file against the float student.
+Lite0 trained with three seeds: the QAT file against the PTQ file on the same test photos.
 
-    WORKBENCH_SHARED=/folder python -m tests.prove depthwise
+    WORKBENCH_SHARED=/folder python -m tests.prove depthwise answers=outputs/depthwise
 
 Without that folder (data/sign_digits, data/blood_cells, weights/lite0_imagenet_approx_notop.h5) the
-weights are drawn and nothing is trained.
+weights are drawn and nothing is trained. `answers` keeps what the trained files said, and reads
+what is there already instead of training again.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,16 +29,21 @@ import workbench  # noqa: F401
 import tf_keras as keras
 
 from tests.prove import transfer
+from workbench.decide.budget import Loss, paired_loss
+from workbench.decide.metrics import f1_macro
 from workbench.deploy import convert, quantize, tflite
 from workbench.deploy.layers import fused_groups
+from workbench.deploy.parity import decide_logits
 from workbench.settings import Settings
 
 SPREADS = (0.0, 1.0, 1.5)  # standard deviation of the logarithm of a channel's factor
 SIDE, CLASSES = 128, 7
 EXPORT = Settings().tflite_export
+REPLICATES = 1000
+Arrays = dict[str, np.ndarray]  # what the files of one training said of the test photos
 
 
-def run(*, images: int = 32, seeds: int = 3) -> dict[str, Any]:
+def run(*, images: int = 32, seeds: int = 3, answers: str = "") -> dict[str, Any]:
     """Rescale a Lite0; where real photos are, train with `seeds` seeds, 0 leaves that out."""
     shared = os.environ.get("WORKBENCH_SHARED")
     calibration, photos = blobs(2 * images, SIDE, seed=0), blobs(images, SIDE, seed=1)
@@ -45,12 +52,12 @@ def run(*, images: int = 32, seeds: int = 3) -> dict[str, Any]:
         {"log_sd": spread, **errors(network, rescaled(network, spread), photos, calibration)}
         for spread in SPREADS
     ]
-    trained: list[dict[str, Any]] = []
-    for name in transfer.DATASETS if shared else ():
-        for seed in range(seeds):
-            with tempfile.TemporaryDirectory(prefix="workbench_depthwise_") as folder:
-                trained.append(_trained(Path(shared), name, seed, Path(folder)))
-    return {"rescaled": rows, "trained": trained}
+    trained, paired = [], []
+    for name in transfer.DATASETS if shared and seeds else ():
+        said = [_answers(Path(shared), name, seed, answers) for seed in range(seeds)]
+        trained += [{"dataset": name, "seed": seed} | figures(one) for seed, one in enumerate(said)]
+        paired += [{"dataset": name} | row for row in qat_minus_ptq(said)]
+    return {"rescaled": rows, "trained": trained, "qat_minus_ptq": paired}
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -134,12 +141,63 @@ def _error(model: bytes, photos: list, wanted: np.ndarray, *, reference: bool = 
     return float(np.sqrt(np.mean((found - wanted) ** 2)))
 
 
-def _trained(shared: Path, name: str, seed: int, folder: Path) -> dict[str, Any]:
-    """Train Lite0, go on under fake quantisation, and score both files on the test split."""
+def figures(said: Arrays) -> dict[str, Any]:
+    """F1 of both files, how far each lies below the float student, and from its own float twin."""
+    row: dict[str, Any] = {"test_images": len(said["targets"])}
+    for kind in ("qat", "ptq"):
+        below = _paired([said], "student", kind)
+        error = np.sqrt(np.mean((said[kind] - said[f"{kind}_float"]) ** 2))
+        row |= {f"{kind}_f1": f1_macro(said["targets"], _decided(said, kind)),
+                f"{kind}_below_float": below.value, f"{kind}_interval": below.interval,
+                f"{kind}_logit_error": float(error)}  # fmt: skip
+    return row
+
+
+def qat_minus_ptq(said: Sequence[Arrays]) -> list[dict[str, Any]]:
+    """F1 that QAT has more than PTQ: each seed, and the mean of all, which has two intervals.
+
+    Other photos would change it, so these are resampled, and another training would: Student's t.
+    """
+    rows = []
+    for seed, one in enumerate(said):
+        gain = _paired([one], "qat", "ptq")
+        rows.append({"seed": seed, "difference": gain.value, "over_photos": gain.interval})
+    mean = _paired(said, "qat", "ptq")
+    over = transfer.interval(pd.Series([row["difference"] for row in rows]))
+    whole = {"difference": mean.value, "over_photos": mean.interval, "over_trainings": over}
+    return [*rows, {"seed": "all", **whole}]
+
+
+def _paired(said: Sequence[Arrays], first: str, second: str) -> Loss:
+    """Compare the mean F1 macro of several trainings, whose photos are drawn together."""
+    decided = [np.hstack([_decided(one, kind) for one in said]) for kind in (first, second)]
+    targets = np.hstack([one["targets"] for one in said])
+    return paired_loss(*decided, targets, None, replicates=REPLICATES, seed=0)
+
+
+def _decided(said: Arrays, kind: str) -> np.ndarray:
+    return decide_logits(said[kind], str(said["task"]))
+
+
+def _answers(shared: Path, name: str, seed: int, answers: str) -> Arrays:
+    """Read what the files of this training said, or train."""
+    kept = Path(answers) / f"{name}_{seed}.npz"
+    if not (answers and kept.exists()):
+        with tempfile.TemporaryDirectory(prefix="workbench_depthwise_") as folder:
+            said = _trained(shared, name, seed, Path(folder))
+        if not answers:
+            return said
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(kept, **said)
+    with np.load(kept) as held:
+        return dict(held)
+
+
+def _trained(shared: Path, name: str, seed: int, folder: Path) -> Arrays:
+    """Train Lite0, go on under fake quantisation, and ask both files about the test split."""
     from tests.training_doubles import train_role
     from workbench.data.tables import read_dataset
     from workbench.data.views import letterboxed
-    from workbench.deploy.ladder import score_logits
     from workbench.nets.teacher import student_view
     from workbench.train.loop import feed, fit
     from workbench.train.losses import task_loss
@@ -166,13 +224,9 @@ def _trained(shared: Path, name: str, seed: int, folder: Path) -> dict[str, Any]
     }  # fmt: skip
     test = dataset.split("test")
     photos = list(letterboxed(test, settings.student_size, settings))
-    reference = convert.keras_logits(student, photos)
-    row: dict[str, Any] = {"dataset": name, "seed": seed, "test_images": len(photos)}
+    said = {"task": np.array(settings.task), "targets": test.targets,
+            "student": convert.keras_logits(student, photos)}  # fmt: skip
     for kind, (network, model) in files.items():
-        logits = tflite.tflite_logits(model, photos)
-        score = score_logits(logits, reference, test, settings.task, replicates=1000, seed=seed)
-        same = convert.keras_logits(network, photos)
-        row |= {f"{kind}_f1": score.f1_macro, f"{kind}_below_float": score.loss.value,
-                f"{kind}_interval": score.loss.interval,
-                f"{kind}_logit_error": float(np.sqrt(np.mean((logits - same) ** 2)))}  # fmt: skip
-    return row
+        said[kind] = tflite.tflite_logits(model, photos)
+        said[f"{kind}_float"] = convert.keras_logits(network, photos)
+    return said

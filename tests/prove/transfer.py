@@ -50,9 +50,9 @@ def table(figures: dict[str, Any]) -> str:
     rows = pd.DataFrame(figures["rows"])
     lines = [f"{'dataset':<12} {'network':<26} {'F1 macro':>9} {'95 % interval':>16} {'mAP':>6}"]
     for (dataset, arm), group in rows.groupby(["dataset", "arm"], sort=False):
-        f1, (low, high) = group["f1_macro"].mean(), _interval(group["f1_macro"])
-        interval = f"{low:.3f} to {high:.3f}"
-        lines.append(f"{dataset:<12} {arm:<26} {f1:9.3f} {interval:>16} {group['map'].mean():6.3f}")
+        f1, (low, high) = group["f1_macro"].mean(), interval(group["f1_macro"])
+        ends = f"{low:.3f} to {high:.3f}"
+        lines.append(f"{dataset:<12} {arm:<26} {f1:9.3f} {ends:>16} {group['map'].mean():6.3f}")
     for dataset, group in rows.groupby("dataset", sort=False):
         for figure in ("f1_macro", "map"):
             scores = group.pivot(index="seed", columns="arm", values=figure)
@@ -63,12 +63,12 @@ def table(figures: dict[str, Any]) -> str:
 def _gain(dataset: str, figure: str, scores: pd.DataFrame, before: str, after: str) -> str:
     """Differences are paired: the same seed splits, draws and shuffles alike in every arm."""
     gain = scores[after] - scores[before]
-    low, high = _interval(gain)
+    low, high = interval(gain)
     words = f"{dataset}, {figure}: {before} → {after}"
     return f"{words:<66} {gain.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _interval(values: pd.Series) -> tuple[float, float]:
+def interval(values: pd.Series) -> tuple[float, float]:
     """Student's t over the seeds."""
     if len(values) < 2:
         return np.nan, np.nan
