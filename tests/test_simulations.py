@@ -21,5 +21,5 @@ def test_identical_classes_rarely_get_a_threshold_of_their_own_and_their_gains_a
 
 
 def test_a_floor_that_is_claimed_is_kept():
-    (found,) = run(repeats=8, only="precision floor .80").values()
+    (found,) = run(repeats=8, only="precision floor .80, 400 images").values()
     assert found["claimed"] > 0.5 and found["kept_where_claimed"] > 0.9

@@ -347,6 +347,38 @@ def test_a_floor_is_promised_only_where_its_lower_end_holds():
     assert "aimed at 90%, held-out 100.0% [92.3%, 100.0%]" in kept.reason
 
 
+def lucky(classes=7):
+    """Draw no class but the first whose surest answers are right: 30 of 30."""
+    raw = np.tile(np.arange(-100, 100, dtype=np.int8)[:, None], (1, classes))
+    y_true = np.tile(np.arange(200)[:, None] % 2 == 1, (1, classes))
+    y_true[170:, 0] = True
+    return y_true, raw
+
+
+def test_what_one_of_many_classes_shows_must_be_surer_than_what_one_alone_does():
+    settings = knobs(objective="precision_floor", floor=0.85, bootstrap_replicates=1)
+    y_true, raw = lucky()
+    assert "aimed at 85%" in find(y_true[:, :1], raw[:, :1], settings=settings).classes[0].reason
+    assert "cannot be promised" in find(y_true, raw, settings=settings).classes[0].reason
+    every = np.repeat(y_true[:, :1], 7, 1)  # all of them show it: luck does not do that
+    assert all("aimed at 85%" in one.reason for one in find(every, raw, settings=settings).classes)
+
+
+@pytest.mark.parametrize("name", ["precision_floor", "recall_floor"])
+def test_photos_of_a_clip_promise_no_more_than_one_of_them(name):
+    y_true, raw = draw(2, images=60, classes=2, prevalence=0.4, shift=40.0)
+    eight = [np.repeat(one, 8, axis=0) for one in (y_true, raw)]
+    settings = knobs(objective=name, floor=0.8, bootstrap_replicates=1)
+    one, many, clips = (
+        find(*drawn, settings=settings, groups=groups)
+        for drawn, groups in (
+            ((y_true, raw), None), (eight, None), (eight, np.arange(480) // 8),
+        )
+    )  # fmt: skip
+    assert [a.reason[:40] for a in clips.classes] == [a.reason[:40] for a in one.classes]
+    assert clips.integer.tolist() == one.integer.tolist() != many.integer.tolist()
+
+
 def test_masked_labels_change_nothing():
     y_true, raw = draw(6)
     mask = np.random.default_rng(0).random(raw.shape) < 0.8
@@ -457,13 +489,15 @@ def test_labels_do_not_place_the_cuts():
     assert np.abs(np.arange(0.60, 1.01, 0.05) - share).min() < 1e-9
 
 
-def test_the_interval_is_wilsons_and_holds_what_was_held_out():
+def test_the_interval_is_wilsons_of_the_cut_that_ships():
     found = find_unknown(*draw_single()).unknown
     row = find_unknown(*draw_single()).curve.query("chosen").iloc[0]
     wilson = binomtest(int(row.correct), int(row.answered)).proportion_ci(0.95, method="wilson")
     assert (row.accuracy_low, row.accuracy_high) == pytest.approx((wilson.low, wilson.high))
-    low, high = found.accepted_accuracy_interval
-    assert low <= found.held_out_accuracy <= high
+    assert found.accepted_accuracy_interval == (row.accuracy_low, row.accuracy_high)
+    assert (
+        f"held out {found.held_out_accuracy:.1%}, here {row.accepted_accuracy:.1%}" in found.reason
+    )
 
 
 def test_the_curve_marks_the_chosen_row_and_spans_all_confidences():

@@ -9,9 +9,11 @@ import pytest
 
 from tests.prove import edited_figures
 from tests.run_doubles import make_run
+from workbench.decide.thresholds import search
 from workbench.deploy import verify
 from workbench.deploy.bundle import seal
 from workbench.files import write_json
+from workbench.settings import ThresholdSearchSettings
 
 KINDS = [
     {},
@@ -31,6 +33,23 @@ def sealed(tmp_path_factory) -> Path:
 def test_what_decide_computed_is_derived_by_other_code(tmp_path, kind):
     found = verify.verify(make_run(tmp_path, kind))
     assert found.passed, found.text
+
+
+@pytest.mark.parametrize("objective", ["precision_floor", "recall_floor"])
+def test_a_floor_that_clips_claim_is_derived_by_other_code(objective):
+    rng = np.random.default_rng(1)
+    y_true = np.repeat(rng.random((80, 3)) < 0.4, 4, axis=0)
+    raw = np.clip(rng.normal(70 * y_true - 40, 30), -128, 127).astype(np.int8)
+    groups, mask = np.arange(320) // 4, (rng.random(raw.shape) < 0.95).astype(np.float32)
+    knobs = ThresholdSearchSettings(objective=objective, floor=0.75, bootstrap_replicates=20)
+    found = search(y_true, raw, 0.08, 10, knobs, tuple("abc"), 0, mask=mask, groups=groups)
+    arrays = {"y_true": y_true, "raw": raw, "mask": mask, "groups": groups,
+              "scale": np.array(0.08), "zero_point": np.array(10)}  # fmt: skip
+    derived = verify.Search.of(arrays, knobs.model_dump(mode="json"))
+    assert derived.choice.integers.tolist() == found.integer.tolist()
+    assert derived.choice.adopted.tolist() == found.adopted.tolist()
+    shared = verify.derive_shared_curve(derived)["objective"]
+    np.testing.assert_allclose(shared, found.curve.objective, atol=1e-12)
 
 
 def test_no_edited_figure_passes_that_verify_says_it_derives(sealed):

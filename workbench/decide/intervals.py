@@ -28,7 +28,7 @@ Ends = tuple[float, float] | None  # of a 95 % interval; None where nothing coul
 
 
 def wilson(
-    hits: np.ndarray, count: np.ndarray, confidence: float = LEVEL
+    hits: np.ndarray, count: np.ndarray, confidence: np.ndarray | float = LEVEL
 ) -> tuple[np.ndarray, np.ndarray]:
     """Interval of a share; honest near 0 and 1, where the usual one leaves [0, 1]."""
     z = ndtri((1 + confidence) / 2)

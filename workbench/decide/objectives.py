@@ -5,12 +5,13 @@ All of it works on counts per level and class; nothing is chosen here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.special import ndtri
 
-from workbench.decide.intervals import wilson
+from workbench.decide.intervals import LEVEL, wilson
 from workbench.decide.levels import LevelCounts, mean_defined, ratio
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Objective:
     floor: float
     cost_false_positive: float
     cost_false_negative: float
+    worth: np.ndarray | float = 1.0  # [C, 1]: share of the images that a floor may count
 
     @classmethod
     def of(cls, knobs: ThresholdSearchSettings) -> Objective:
@@ -64,9 +66,28 @@ class Objective:
 
         Where it does not, the value is below 0: by how much the floor is missed.
         """
-        least = wilson(tp, trials)[0]
+        tp, trials = self.worth * tp, self.worth * trials
+        least = wilson(tp, trials, self._confidence(tp, trials))[0]
         values = np.where(least >= self.floor, wanted, least - self.floor)
         return np.where(tp + fp > 0, values, NEVER_ANSWERS)
+
+    def _confidence(self, hits: np.ndarray, trials: np.ndarray) -> np.ndarray:
+        """How sure each class must be to claim the floor: the surer, the fewer do. [..., 1, 1]
+
+        Of many thresholds and classes some keep any floor by luck, and where hardly a class can
+        keep it, all that claim it are these. So ends that are picked lie farther out, by how few of
+        all are (Benjamini and Yekutieli 2005).
+        """
+        deviation = np.sqrt(self.floor * (1 - self.floor) * trials)
+        surest = np.sort(ratio(hits - self.floor * trials, deviation).max(-1), axis=-1)[..., ::-1]
+        needed = self.needed(surest.shape[-1])
+        claims = np.where(surest >= needed, np.arange(1, len(needed) + 1), 1).max(-1)
+        return 1 - (1 - LEVEL) * claims[..., None, None] / len(needed)
+
+    @staticmethod
+    def needed(classes: int) -> np.ndarray:
+        """Deviations above the floor that 1, 2, … of so many classes need to claim it together."""
+        return ndtri(1 - (1 - LEVEL) / 2 * np.arange(1, classes + 1) / classes)
 
     def shared_values(self, counts: LevelCounts, values: np.ndarray) -> np.ndarray:
         """Value of one threshold for all classes, [..., 257], given the values of each class.
@@ -76,7 +97,8 @@ class Objective:
         if self.has_floor:
             sides = counts.positives, counts.negatives
             pooled = LevelCounts(*(side.sum(-2, keepdims=True) for side in sides))
-            return self.class_values(pooled)[..., 0, :]
+            together = replace(self, worth=float(np.min(self.worth)))
+            return together.class_values(pooled)[..., 0, :]
         return mean_defined(values, axis=-2)
 
     def class_values(self, counts: LevelCounts) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from workbench.decide.adoption import Choice, Trials, choose, expected
 from workbench.decide.intervals import (
     Groups,
     assign_folds,
+    independent_share,
     interval_ends,
     or_none,
     resampled_levels,
@@ -69,6 +71,9 @@ def search(
     check_names(classes, raw)
     quantization = Quantization(float(scale), int(zero_point))
     rules = rules_of(settings, quantization)
+    if groups is not None and rules.objective.has_floor:
+        worth = _worth(y_true, raw, mask, groups, rules.objective.name == "precision_floor")
+        rules = replace(rules, objective=replace(rules.objective, worth=worth))
     rng = np.random.default_rng(seed)
     counts = count_levels(y_true, raw, mask)
     blocks = resampled_levels(y_true, raw, mask, settings.bootstrap_replicates, rng, groups)
@@ -103,6 +108,24 @@ def search_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) 
         return search_unknown(labels, scores.logits, settings.single_label, classes, seed, **known)
     answers = scores.raw, scores.scale, scores.zero_point
     return search(labels, *answers, knobs, classes, seed, **known)
+
+
+def _worth(
+    y_true: np.ndarray, raw: np.ndarray, mask: Mask, groups: np.ndarray, of_yes: bool
+) -> np.ndarray:
+    """Share of the images that counts for a floor, where those of a group err together: [C, 1].
+
+    Seen at the threshold that says yes as often as the class occurs.
+    """
+    known, shares = known_labels(mask, raw.shape), []
+    for rows, label, score in zip(known.T, np.asarray(y_true).T > 0.5, raw.T, strict=True):
+        label, score = label[rows], score[rows]
+        often = np.sort(score)[::-1][: max(label.sum(), 1)]
+        yes = score >= often.min(initial=score.max(initial=LOWEST))
+        hit, tried = label & yes, yes if of_yes else label
+        residual = np.where(tried, hit - hit.sum() / max(tried.sum(), 1), 0)
+        shares.append(independent_share(residual[:, None], groups[rows]))
+    return np.array(shares)[:, None]
 
 
 def _held_out(
@@ -192,7 +215,8 @@ def _floor_reason(choice: Choice, index: int, rules: Rules, hits: float, trials:
     which = "own threshold" if choice.adopted[index] else "global threshold, also its own"
     if not trials:
         return f"{which}: aimed at {floor:.0%}, chosen on all images; too few to hold some out"
-    low, high = wilson(hits, trials)
+    worth = np.broadcast_to(rules.objective.worth, (len(choice.value), 1))[index, 0]
+    low, high = wilson(worth * hits, worth * trials)
     return f"{which}: aimed at {floor:.0%}, held-out {hits / trials:.1%} [{low:.1%}, {high:.1%}]"
 
 

@@ -179,18 +179,17 @@ def _described(
 ) -> Unknown:
     """Say what was aimed at, what was held out, and what is promised."""
     target, least = settings.threshold_target_accept_accuracy, settings.threshold_min_coverage
-    measured = row.accepted_accuracy if held_out is None else held_out
-    low, high = min(row.accuracy_low, measured), max(row.accuracy_high, measured)
-    meets = bool(low >= target and row.coverage >= least)
-    aimed = f"aimed at {target:.0%}, held out {measured:.1%} [{low:.1%}, {high:.1%}]"
-    if meets:
+    low, high = row.accuracy_low, row.accuracy_high
+    other = "" if held_out is None else f"held out {held_out:.1%}, "
+    aimed = (
+        f"aimed at {target:.0%}, {other}here {row.accepted_accuracy:.1%} [{low:.1%}, {high:.1%}]"
+    )
+    if row.meets_target:
         promise = f"at least {target:.0%} of the answers are right"
     else:
         promise = (
             f"{target:.0%} cannot be promised from {images} images while {least:.0%} of them get "
             f"an answer; promised instead: at least {np.floor(100 * low):.0f}% are right"
         )
-    row = row.copy()
-    row[["accuracy_low", "accuracy_high", "meets_target"]] = low, high, meets
     reason = f"{aimed}: {promise}; {row.coverage:.0%} of the images get one"
     return Unknown.of(row, reason, held_out)

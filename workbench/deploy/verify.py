@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -968,7 +969,7 @@ class Search:
         chosen = np.unique(np.searchsorted(here[:-1], grid - 1e-12)) - 128
         return chosen[np.isin(chosen, every[apart])]
 
-    def values(self, tp, fp, positives, negatives) -> np.ndarray:
+    def values(self, tp, fp, positives, negatives, worth=1.0) -> np.ndarray:
         """Rate thresholds by the objective; NaN where a class does not occur."""
         knobs, name = self.knobs, self.knobs["objective"]
         if name in ("f1_macro", "fbeta"):
@@ -978,7 +979,7 @@ class Search:
             trials, wanted = tp + fp, _share(tp, positives)
             if name == "recall_floor":
                 trials, wanted = positives, _share(tp, tp + fp)
-            least = wilson(tp, trials)[0]
+            least = self._surely(worth * tp, worth * trials)
             found = np.where(least >= knobs["floor"], wanted, least - knobs["floor"])
             found = np.where(tp + fp > 0, found, -1.0)
         elif name == "cost":
@@ -989,6 +990,38 @@ class Search:
             found = -_share(np.abs(tp + fp - positives), positives + negatives)
         return np.where(positives > 0, found, np.nan)
 
+    def _surely(self, hits: np.ndarray, trials: np.ndarray) -> np.ndarray:
+        """Lower ends of what is kept of a floor; the fewer classes claim it, the farther out."""
+        floor = self.knobs["floor"]
+        above = _share(hits - floor * trials, np.sqrt(floor * (1 - floor) * trials)).max(-1)
+        classes, tail = above.shape[-1], np.zeros((*above.shape[:-1], 1, 1))
+        for number in range(classes, 0, -1):
+            share = 0.025 * number / classes
+            together = (above >= NormalDist().inv_cdf(1 - share)).sum(-1) >= number
+            tail = np.where((tail == 0) & (together | (number == 1))[..., None, None], share, tail)
+        shares, which = np.unique(tail, return_inverse=True)
+        z = np.array([NormalDist().inv_cdf(1 - share) for share in shares])
+        return wilson(hits, trials, z[which].reshape(tail.shape))[0]
+
+    @cached_property
+    def worth(self) -> np.ndarray:
+        """Share of the images that a floor counts, where groups err together: [C, 1].
+
+        At the threshold that says yes as often as the class occurs.
+        """
+        worth = np.ones((len(self.positives), 1))
+        known = labels_of(self.arrays)
+        for i in range(len(worth) if self.has_floor and "groups" in self.arrays else 0):
+            rows = known["known"][:, i]
+            true, raw = known["y_true"][rows, i] > 0, self.arrays["raw"][rows, i]
+            often = np.sort(raw)[::-1][: max(int(true.sum()), 1)]
+            yes = raw >= often[-1] if len(raw) else true
+            tried = yes if self.knobs["objective"] == "precision_floor" else true
+            hit = true & yes
+            residual = np.where(tried, hit - _ratio(hit.sum(), max(tried.sum(), 1)), 0.0)
+            worth[i] = _worth(residual, self.arrays["groups"][rows])
+        return worth
+
     @property
     def has_floor(self) -> bool:
         return self.knobs["objective"].endswith("floor")
@@ -997,11 +1030,10 @@ class Search:
         """Tune on counts [..., C, 256]: the best for all, for each class, and all values."""
         sides = _from_above(positives), _from_above(negatives)
         totals = positives.sum(-1), negatives.sum(-1)
-        values = self.values(*sides, *(total[..., None] for total in totals))
+        values = self.values(*sides, *(total[..., None] for total in totals), self.worth)
         pooled = _mean_of_defined(np.moveaxis(values, -2, 0))
         if self.has_floor:
-            sums = [side.sum(-2) for side in sides]
-            pooled = self.values(*sums, *(total.sum(-1)[..., None] for total in totals))
+            pooled = self.together(*sides, *totals)
         neutral = self._nearest(np.array(self.zero_point))
         shared = np.where(np.isnan(pooled[..., 0]), neutral, self._optimum(pooled))
         every = np.broadcast_to(shared[..., None], totals[0].shape)
@@ -1011,6 +1043,12 @@ class Search:
             trust = totals[0] / (totals[0] + pull)
             own = self._nearest(trust * own + (1 - trust) * every)
         return shared, own, values
+
+    def together(self, tp, fp, positives, negatives) -> np.ndarray:
+        """Rate thresholds for the answers of all classes as if they were those of one."""
+        sides = (side.sum(-2, keepdims=True) for side in (tp, fp))
+        totals = (total.sum(-1)[..., None, None] for total in (positives, negatives))
+        return self.values(*sides, *totals, self.worth.min())[..., 0, :]
 
     def _optimum(self, values: np.ndarray) -> np.ndarray:
         """Pick the middle of the longest run of equally good thresholds."""
@@ -1136,12 +1174,7 @@ def derive_unknown(knobs: Tree, arrays: Arrays, stated: Tree) -> Tree:
     score, right, worth = _one_answer(arrays)
     found = _rate(score, right, worth, stated["unknown"]["probability"], knobs)
     ends = [found.pop(name) for name in ("accuracy_low", "accuracy_high")]
-    held_out = stated["unknown"].get("held_out_accuracy")
-    if held_out is not None:  # the interval was widened to it
-        ends = [min(ends[0], held_out), max(ends[1], held_out)]
     target, least = knobs["threshold_target_accept_accuracy"], knobs["threshold_min_coverage"]
-    keeps = ends[0] is not None and ends[0] >= target and found["coverage"] >= least
-    found["meets_target"] = keeps
     found["coverage_interval"] = [found.pop("coverage_low"), found.pop("coverage_high")]
     found["accepted_accuracy_interval"] = None if ends[0] is None else ends
     return {
@@ -1216,15 +1249,16 @@ def derive_shared_curve(search: Search) -> Tree:
     }  # fmt: skip
     every = {name: values[occurs].mean(0) if occurs.any() else np.full(257, np.nan)
              for name, values in macro.items()}  # fmt: skip
+    if search.has_floor:
+        values = search.together(tp, fp, positives[:, 0], negatives[:, 0])
+    else:
+        values = _mean_of_defined(search.values(tp, fp, positives, negatives))
     tp, fp, total = tp.sum(0), fp.sum(0), positives.sum()
-    values = search.values(*search.yes, positives, negatives)
-    pooled = search.values(tp, fp, total, negatives.sum())
-    floors = search.knobs["objective"].endswith("floor")
     columns = {
         "integer": integers, "logit": logits, "probability": sigmoid(logits), **every,
         "f1_micro": _share(2 * tp, tp + fp + total), "precision_micro": _share(tp, tp + fp),
         "recall_micro": _share(tp, total), "yes_answers": tp + fp,
-        "objective": pooled if floors else _mean_of_defined(values), "chosen": integers == shared,
+        "objective": values, "chosen": integers == shared,
     }  # fmt: skip
     return {name: _or_none(values) for name, values in columns.items()}
 
@@ -1500,9 +1534,11 @@ def _defined(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.where(below > 0, _share(above, below), np.nan)
 
 
-def wilson(hits: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % interval of a share by the formula of Wilson (1927)."""
-    z, trials = 1.959963984540054, np.maximum(trials, 1e-9)
+def wilson(
+    hits: np.ndarray, trials: np.ndarray, z: np.ndarray | float = 1.959963984540054
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the interval of a share, 95 % by default, by the formula of Wilson (1927)."""
+    trials = np.maximum(trials, 1e-9)
     share, rest = hits / trials, 1 + z**2 / trials
     half = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / rest
     centre = (share + z**2 / (2 * trials)) / rest

@@ -113,12 +113,23 @@ function figures(entry, integer) {
 
 // The same rules as `Objective` in workbench/decide; a test holds the two together.
 /* Value what is wanted where the lower end of Wilson's interval keeps the floor; as in Python. */
-function aboveFloor(tp, fp, trials, floor, wanted) {
+function aboveFloor(tp, fp, trials, { floor, z }, wanted) {
   if (tp + fp === 0) return -1;
-  const z = 1.959963984540054, share = tp / trials, square = z * z / trials;
+  const share = tp / trials, square = z * z / trials;
   const half = z * Math.sqrt(share * (1 - share) / trials + square / (4 * trials));
   const least = share <= 0 ? 0 : Math.max(0, (share + square / 2 - half) / (1 + square));
   return least >= floor ? wanted : least - floor;
+}
+
+// How many deviations above the floor a class must lie: the more, the fewer classes claim it.
+function sureness(entries, { name, floor }, needed) {
+  const above = (entry) => Math.max(...entry.tp.map((tp, place) => {
+    const trials = name === "precision_floor" ? tp + entry.fp[place] : entry.tp[0];
+    return ratio(tp - floor * trials, Math.sqrt(floor * (1 - floor) * trials));
+  }));
+  const surest = entries.map(above).sort((a, b) => b - a);
+  const claims = surest.map((one, place) => (one >= needed[place] ? place : 0));
+  return needed[Math.max(...claims)];
 }
 
 function value(entry, integer, rule) {
@@ -128,9 +139,9 @@ function value(entry, integer, rule) {
     case "f1_macro": return ratio(2 * tp, positives + tp + fp);
     case "fbeta": return ratio((1 + beta) * tp, beta * positives + tp + fp);
     case "precision_floor":
-      return aboveFloor(tp, fp, tp + fp, rule.floor, recall);
+      return aboveFloor(tp, fp, tp + fp, rule, recall);
     case "recall_floor":
-      return aboveFloor(tp, fp, positives, rule.floor, precision);
+      return aboveFloor(tp, fp, positives, rule, precision);
     case "cost": return -ratio(rule.costFp * fp + rule.costFn * fn, all);
     default: return -ratio(Math.abs(tp + fp - positives), all);
   }
@@ -326,6 +337,7 @@ class ClassThresholds extends Explorer {
     const number = (name) => Number(parts[name].value);
     const rule = { name: parts.objective.value, beta: number("beta"), floor: number("floor"),
       costFp: number("cost-fp"), costFn: number("cost-fn") };
+    rule.z = sureness(this.entries, rule, this.data.needed);
     for (const index of indices) {
       const entry = this.entries[index];
       if (entry.tp[0] > 0) changes[index] = best(entry, this.data.integers, rule);

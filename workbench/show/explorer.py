@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.decide.choice import accept
 from workbench.decide.levels import LevelCounts
+from workbench.decide.objectives import Objective
 from workbench.decide.recommendation import Thresholds, UnknownThreshold, from_json
 from workbench.show.panel import Panel
 
@@ -46,4 +47,5 @@ def explorer_data(
         **data,
         "integers": thresholds.quantization.separable().tolist(),
         "classes": [list(pair) for pair in pairs],
+        "needed": Objective.needed(len(counts.positives)).tolist(),
     }
