@@ -81,7 +81,7 @@ def test_a_comparison_with_torn_scores_names_them(run, capsys, torn):
 
 
 def test_a_folder_somebody_works_in_exits_2(run, capsys):
-    owner = describe_process() | {"host": "elsewhere"}
+    owner = describe_process() | {"host": "elsewhere", "boot": "another"}
     run.path(LOCK_NAME).write_text(str(owner).replace("'", '"'))
     assert main(["run", "parameters/mine.yaml"]) == 2
     assert "is in use by process" in capsys.readouterr().err

@@ -1,4 +1,7 @@
-"""One live process at a time in a run folder: pid and host in a file, stale owners recognised."""
+"""One live process at a time in a run folder: the kernel's lock, and a name for whoever holds it.
+
+The kernel releases the lock with its process, whatever the clock or a container's host name say.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +20,8 @@ import psutil
 from workbench.errors import RunLockedError
 
 LOCK_NAME = ".lock"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+START_FIELD = 19  # of /proc/PID/stat, behind the name: clock ticks from boot to birth
 
 
 @contextmanager
@@ -25,12 +30,11 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK_NAME, "a+", encoding="utf-8") as file:
         mine = _take(file, folder)
-    try:
-        yield
-    finally:
-        if mine:
-            with open(folder / LOCK_NAME, "a+", encoding="utf-8") as file:
-                _release(file)
+        try:
+            yield
+        finally:
+            if mine:
+                file.truncate(0)
 
 
 def held_by_parent(folder: Path) -> bool:
@@ -44,26 +48,27 @@ def held_by_parent(folder: Path) -> bool:
 
 
 def _take(file: IO[str], folder: Path) -> bool:
-    # The kernel-side lock is held for these lines only: it makes read-decide-write one act.
-    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = _read(file)
+        if owner and _is_mine_or_my_parents(owner):
+            return False
+        raise _refusal(folder, owner) from None
     owner = _read(file)
-    if owner and _is_mine_or_my_parents(owner):
-        return False
-    if owner and is_alive(owner):
-        raise RunLockedError(
-            f"{folder} is in use by process {owner['pid']} on {owner['host']} since "
-            f"{owner['since']}. Wait for it, or take another name with --run; where that machine "
-            f"is gone, delete {folder / LOCK_NAME}"
-        )
+    if owner and _is_elsewhere(owner):  # a network file system may not tell us of its lock
+        raise _refusal(folder, owner)
     _write(file, describe_process())
     return True
 
 
-def _release(file: IO[str]) -> None:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    owner = _read(file)
-    if owner and owner["pid"] == os.getpid():
-        file.truncate(0)
+def _refusal(folder: Path, owner: dict[str, Any] | None) -> RunLockedError:
+    by = f" by process {owner['pid']} on {owner['host']} since {owner['since']}" if owner else ""
+    gone = f"; where that machine is gone, delete {folder / LOCK_NAME}"
+    return RunLockedError(
+        f"{folder} is in use{by}. Wait for it, or take another name with --run"
+        f"{gone if owner and _is_elsewhere(owner) else ''}"
+    )
 
 
 def _read(file: IO[str]) -> dict[str, Any] | None:
@@ -88,7 +93,8 @@ def describe_process() -> dict[str, Any]:
     return {
         "pid": os.getpid(),
         "host": platform.node(),
-        "born": psutil.Process().create_time(),
+        "boot": _boot(),
+        "born": _born(psutil.Process()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
@@ -96,20 +102,33 @@ def describe_process() -> dict[str, Any]:
 def is_alive(owner: dict[str, Any]) -> bool:
     """Tell whether that very process lives: a reused pid was born at another moment."""
     if owner["host"] != platform.node():
-        return True  # cannot be seen from here, so it is believed
-    try:
+        return _is_elsewhere(owner)  # cannot be seen from here; of this kernel's containers it left
+    with suppress(psutil.NoSuchProcess):
         process = psutil.Process(owner["pid"])
-        return process.status() != psutil.STATUS_ZOMBIE and _same_birth(process, owner)
-    except psutil.NoSuchProcess:
-        return False
+        return process.status() != psutil.STATUS_ZOMBIE and _born(process) == owner["born"]
+    return False
 
 
-def _same_birth(process: psutil.Process, owner: dict[str, Any]) -> bool:
-    return abs(process.create_time() - owner["born"]) < 1
+def _is_elsewhere(owner: dict[str, Any]) -> bool:
+    """Tell another machine from another container of this one, which has another host name."""
+    return owner["host"] != platform.node() and owner.get("boot") != _boot()
+
+
+def _boot() -> str:
+    """Return what names this start of this machine, containers included; macOS has no such file."""
+    return BOOT.read_text("ascii").strip() if BOOT.exists() else platform.node()
+
+
+def _born(process: psutil.Process) -> str:
+    """Count from boot where the system does: wall clocks are put right now and then."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    with suppress(OSError):
+        return stat.read_text("ascii", errors="replace").rpartition(")")[2].split()[START_FIELD]
+    return repr(process.create_time())
 
 
 def _is_mine_or_my_parents(owner: dict[str, Any]) -> bool:
     if owner["host"] != platform.node():
         return False
     line = [psutil.Process(), *psutil.Process().parents()]
-    return any(one.pid == owner["pid"] and _same_birth(one, owner) for one in line)
+    return any(one.pid == owner["pid"] and _born(one) == owner["born"] for one in line)
