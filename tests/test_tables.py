@@ -270,11 +270,41 @@ def test_an_unknown_label_that_no_image_has_is_taken_for_a_slip(folder):
     assert "train_labels.csv, line 2" in folder.refusal()
 
 
-@pytest.mark.parametrize("twin", ["CAT", "c\uff41t"], ids=["case", "full width"])
+@pytest.mark.parametrize(
+    "twin", ["CAT", "c\uff41t", "\u0441at", "\u0421A\u0422", "cat\ufe0f"],
+    ids=["case", "full width", "Cyrillic", "Cyrillic capitals", "variation selector"],
+)  # fmt: skip
 def test_classes_that_look_alike_are_refused(folder, twin):
     folder.train(f"a.jpg,{twin}")
     assert "look alike" in folder.refusal()
     assert "labels.csv, line 2" in folder.refusal()
+
+
+def test_names_of_one_alphabet_differ_as_its_readers_see_them(folder):
+    folder.train("a.jpg,\u043a\u043e\u0442", "d.jpg,\u043a\u0438\u0442")  # a cat and a whale
+    assert {"\u043a\u043e\u0442", "\u043a\u0438\u0442"} <= set(folder.read().classes)
+
+
+@pytest.mark.parametrize("blank", ["\u3164", "\u2800", "\u115f", "\u034f"])
+def test_a_sign_that_draws_nothing_is_refused(folder, blank):
+    folder.train(f"a.jpg,ca{blank}t")
+    assert f"invisible U+{ord(blank):04X}" in folder.refusal()
+
+
+def test_of_thousands_of_unheard_names_words_are_sought_for_the_first(folder, monkeypatch):
+    """Each search goes through all classes: minutes, for lines that nobody reads."""
+    sought = []
+    monkeypatch.setattr(cells, "nearest", lambda name, names: sought.append(name) or "")
+    asked = "|".join(f"?never{number:05d}" for number in range(4000))
+    folder.train(f"a.jpg,cat|{asked}")
+    message = folder.refusal()
+    assert len(message.splitlines()) == 11 and message.endswith("… and 3990 more.")
+    assert len(sought) == 10
+
+
+def test_a_cell_of_megabytes_makes_a_short_message(folder):
+    folder.train("a.jpg,ca\u3164t|" + "x" * 1_000_000 + "||")
+    assert len(folder.refusal()) < 2000
 
 
 def test_classes_that_differ_in_the_kind_of_space_are_refused(folder):

@@ -22,6 +22,15 @@ MOST_CLASSES = 10_000
 LONGEST_NAME = 200
 # control, format (zero-width, bidi), private use, lone surrogates, line and paragraph separators
 INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+# Letters and signs that draw nothing although Unicode calls them visible: fillers of Hangul and
+# Braille, the joiner of graphemes.
+BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+# Cyrillic and Greek letters that people read as Latin ones.
+LATIN_LOOK = str.maketrans(
+    "аеорсухіјѕԁһԛԝӏАВЕНКМОРСТХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρυ",
+    "aeopcyxijsdhqwlABEHKMOPCTXIJSABEZHIKMNOPTYXovpu",
+)
+VARIATIONS = dict.fromkeys([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])  # of the same sign
 WRONG_SEPARATORS = (",", ";", "/", "\t")
 
 Labels = tuple[tuple[str, ...], tuple[str, ...]]  # known, unknown
@@ -135,25 +144,32 @@ def _name_problem(name: str) -> str | None:
         long = f"class {name[:40]!r}… has {len(name)} characters"
         return f"{long}, at most {LONGEST_NAME}. Shorten it"
     for character in name:
-        if unicodedata.category(character) in INVISIBLE:
+        if unicodedata.category(character) in INVISIBLE or character in BLANKS:
             words = unicodedata.name(character, "control character").lower()
             return f"class {name!a} holds the invisible U+{ord(character):04X} ({words}). Remove it"
     return None
 
 
 def _twins(names: Collection[str]) -> list[tuple[str, str]]:
-    """Names that people cannot tell apart: case, Unicode composition, spaces."""
-    seen: dict[str, str] = {}
+    """Names that people cannot tell apart: case, Unicode composition, spaces, foreign letters."""
+    seen: dict[tuple[str, str], str] = {}
     problems = []
     for name in sorted(names):
-        look = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        other = seen.setdefault(look, name)
-        if other != name:
+        others = [seen.setdefault(look, name) for look in _looks(name)]
+        other = next((one for one in others if one != name), None)
+        if other:
             text = (
                 f"classes {other!a} and {name!a} look alike (letter case, accents written in two "
+                "ways, letters of another alphabet, or spaces)"
             )
-            problems.append((name, f"{text}ways, or spaces). Give both the same spelling"))
+            problems.append((name, f"{text}. Give both the same spelling"))
     return problems
+
+
+def _looks(name: str) -> list[tuple[str, str]]:
+    """Return what a name looks like in any letter case, and with Latin letters for their likes."""
+    plain = " ".join(unicodedata.normalize("NFKC", name).translate(VARIATIONS).split())
+    return [("case", plain.casefold()), ("letters", plain.translate(LATIN_LOOK).casefold())]
 
 
 def _joined_names(names: Collection[str], separator: str) -> list[tuple[str, str]]:

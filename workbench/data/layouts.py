@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".heic", ".heif", 
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 TABLE_SUFFIXES = (".csv", ".txt", ".yaml")
 FEW = 10
+LONGEST_LINE = 600  # of a message; a hostile table has cells of megabytes
 SUSPICIOUS = re.compile(r"[\\~:\0-\x1f\x7f\ud800-\udfff]|\.\.|^/|^$")
 
 
@@ -67,17 +68,27 @@ class Problems:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._unsaid = 0
 
     def add(self, source: str, line: int | None, text: str) -> None:
         place = source if line is None else f"{source}, line {line}"
+        if len(text) > LONGEST_LINE:
+            text = f"{text[:LONGEST_LINE]}… ({len(text)} characters)"
         self._lines.append(f"{place}: {text}.")
+
+    def add_each(self, names: Sequence[str], say: Callable[[str], tuple[str, int, str]]) -> None:
+        """Add what `say` finds of the first few names; finding words for all may take minutes."""
+        for name in names[:FEW]:
+            self.add(*say(name))
+        self._unsaid += len(names[FEW:])
 
     def about(self, source: str) -> bool:
         return any(line.startswith(source) for line in self._lines)
 
     def refuse(self) -> None:
         """Raise one `DatasetError` when anything was added."""
-        more = [f"… and {len(self._lines) - FEW} more."] if len(self._lines) > FEW else []
+        rest = len(self._lines[FEW:]) + self._unsaid
+        more = [f"… and {rest} more."] if rest else []
         if self._lines:
             raise DatasetError("\n".join(self._lines[:FEW] + more))
 

@@ -223,12 +223,15 @@ def _canonical(filepath: str) -> str:
 def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
     """Collect the classes in code point order, and what is wrong with their names."""
     labelled = set().union(*set(rows["labels"]))
-    for name in sorted(set().union(*set(rows["unknown"])) - labelled):
-        near = cells.nearest(name, labelled)
-        text = f'"?{name}" is unknown here, but no image has the label{near}'
-        problems.add(*_first_place(rows["unknown"], name, rows), text)
-    for name, text in cells.class_problems(labelled):
-        problems.add(*_first_place(rows["labels"], name, rows), text)
+    unheard = sorted(set().union(*set(rows["unknown"])) - labelled)
+    problems.add_each(unheard, lambda name: (
+        *_first_place(rows["unknown"], name, rows),
+        f'"?{name}" is unknown here, but no image has the label{cells.nearest(name, labelled)}',
+    ))  # fmt: skip
+    wrong = dict(cells.class_problems(labelled))
+    problems.add_each(
+        list(wrong), lambda name: (*_first_place(rows["labels"], name, rows), wrong[name])
+    )
     return tuple(sorted(labelled))
 
 
