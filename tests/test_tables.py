@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.prove import table_rows
+from workbench.data import cells
 from workbench.data.tables import (
     Dataset,
     load_dataset,
