@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def _trainings(run: Run, step: Step, force: bool) -> Iterator[str]:
 
 def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> None:
     """Run what is not up to date; stop at the first failure with its reason."""
-    with locked(run.folder), _terminate_as_interrupt():
+    with locked(run.folder), terminate_as_interrupt():
         refuse_foreign_kernel()
         _require_dataset(run, plan)
         _sweep(run.folder)
@@ -338,7 +339,7 @@ def refuse_foreign_kernel() -> None:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
+def terminate_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end the kernel and be recorded like Ctrl-C; a background shell ignores both."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]
@@ -347,6 +348,17 @@ def _terminate_as_interrupt() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def stop_at_eof() -> None:
+    """End like Ctrl-C when standard input ends: whoever started this process is gone."""
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _render(run: Run, step: Step) -> None:

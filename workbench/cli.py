@@ -75,6 +75,8 @@ def run(options: Namespace) -> Answer:
         return Answer("\n".join(lines))
     for text in options.accept:
         log.info("%s", freshness.accept(the_run, find_step(text)))
+    if options.stop_at_eof:
+        batch.stop_at_eof()
     batch.run_chain(the_run, plan, changes)
     if left := batch.outdated(the_run):
         titles = ", ".join(step.title for step in left)
@@ -87,20 +89,39 @@ def _named_run(options: Namespace) -> tuple[Any, dict[str, Any], tuple[str, ...]
     from workbench.run import CONFIG_NAME, check_run_name, project_root, resolve_run, run_folder
 
     root = project_root()
-    if options.run and options.new:
-        raise SettingsError("--run and --new name the folder twice. Give one of them")
+    given = [flag for flag in ("run", "new", "out") if getattr(options, flag)]
+    if len(given) > 1:
+        named = " and ".join(f"--{flag}" for flag in given)
+        raise SettingsError(f"{named} name the folder more than once. Give one of them")
     stamp = time.strftime("run_%Y%m%d_%H%M%S")
     file = options.parameters
     name = options.run or (stamp if options.new else file.stem if file else "")
-    if not name:
-        raise SettingsError("name a parameter file, or with --run a run that exists")
-    check_run_name(name)
-    folder = run_folder(f"outputs/{name}", root)
+    if not name and not options.out:
+        raise SettingsError("name a parameter file, or with --run or --out a run that exists")
+    if not options.out:
+        check_run_name(name)
+    folder = run_folder(options.out or f"outputs/{name}", root)
     if options.new and folder.exists():
         raise SettingsError(f"{folder} exists already: wait a second, or name it with --run")
     if file is None and not (folder / CONFIG_NAME).exists():
         raise SettingsError(f"{folder} is no run yet: name the parameter file it starts from")
     return resolve_run(folder, root, file, options.assignments)
+
+
+def sweep(options: Namespace) -> Answer:
+    from workbench.run import project_root
+    from workbench.sweep import execution
+    from workbench.sweep.spec import read_spec
+
+    plan = execution.plan(
+        read_spec(options.file), options.run or options.file.stem, project_root(),
+        options.first, options.last,
+    )  # fmt: skip
+    if options.dry_run:
+        return Answer("\n".join(execution.dry_run(plan)))
+    found = execution.run(plan, options.scheduler, options.workers)
+    failed = any(trial.state == "failed" for trial in found.trials)
+    return Answer("\n".join(execution.closing_lines(found)), found.to_json(), int(failed))
 
 
 def demo(options: Namespace) -> Answer:
@@ -327,6 +348,7 @@ def build_parser() -> ArgumentParser:
         return added
 
     _add_run(command("run", "run the notebooks 01 to 09 into outputs/<run>/", run, json=False))
+    _add_sweep(command("sweep", "compute many runs: a grid, seeds, folds or a search", sweep))
     _add_projects(command)
     _add_results(command)
     _add_measurements(command)
@@ -347,6 +369,9 @@ def _add_run(parser: ArgumentParser) -> None:
     add("--run", metavar="NAME", help="name of the run folder in outputs/; a run that exists "
         "remembers its parameter file")  # fmt: skip
     add("--new", action="store_true", help="a new folder run_YYYYMMDD_HHMMSS")
+    add("--out", metavar="DIR", help="the run folder itself, like outputs/my_sweep/seed-1")
+    add("--stop-at-eof", action="store_true", help="stop when standard input ends, as a sweep "
+        "has its runs do")  # fmt: skip
     add("--from", dest="first", metavar="STEP", help="start here, like 04")
     add("--to", dest="last", metavar="STEP", help="stop after this step")
     add("--only", metavar="STEP", help="this step alone")
@@ -355,6 +380,20 @@ def _add_run(parser: ArgumentParser) -> None:
     add("--accept", action="append", default=[], metavar="STEP",
         help="keep a finished step although its code or settings changed (repeatable)")  # fmt: skip
     add("--dry-run", action="store_true", help="say what would run, be trained anew, and why")
+
+
+def _add_sweep(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", type=Path, help="sweep file, see parameters/sweep_example.yaml; its name names "
+        "the folder in outputs/")  # fmt: skip
+    add("--run", metavar="NAME", help="another name for the folder")
+    add("--from", dest="first", metavar="STEP", help="start here, where earlier steps are done")
+    add("--to", dest="last", metavar="STEP", help="stop after this step, in place of the file's "
+        "`to`; 03 makes teachers only")  # fmt: skip
+    add("--workers", type=int, metavar="N", help="runs at a time on this machine")
+    add("--scheduler", metavar="tcp://HOST:PORT", help="a Dask scheduler, in place of workers on "
+        "this machine; its workers see the project under the same path")  # fmt: skip
+    add("--dry-run", action="store_true", help="list the runs and the steps that they share")
 
 
 def _add_projects(command: Any) -> None:

@@ -46,17 +46,38 @@ def fingerprint(run: Run, step: Step) -> dict[str, Any]:
     """
     from workbench.data.layouts import stamp_dataset
 
+    paths = {name: run.path(name) for name in files_read(step, run.settings)}
+    read = {name: digest_of(path) if path.exists() else "absent" for name, path in paths.items()}
+    stamp = "" if step.reads else stamp_dataset(run.dataset_folder, run.folder)
+    return _parts(run, step, read, stamp)
+
+
+def keys(run: Run, stamp: str) -> dict[str, str]:
+    """Give each step a key before anything has run: of two runs, equal keys mean equal results.
+
+    In place of the files that a step reads stand the keys of the steps that write them; `stamp`
+    is that of the dataset.
+    """
+    writers = {name.rstrip("?"): step.number for step in STEPS for name in step.writes}
+    found: dict[str, str] = {}
+    for step in STEPS:
+        names = files_read(step, run.settings)
+        read = {name: found.get(writers.get(name, ""), "absent") for name in names}
+        parts = json.dumps(_parts(run, step, read, stamp), sort_keys=True, default=str)
+        found[step.number] = hashlib.sha256(parts.encode()).hexdigest()
+    return found
+
+
+def _parts(run: Run, step: Step, read: dict[str, str], stamp: str) -> dict[str, Any]:
     parts: dict[str, Any] = {"settings": step_settings(run.settings, step)}
-    for name in files_read(step, run.settings):
-        path = run.path(name)
-        parts[f"file {name}"] = digest_of(path) if path.exists() else "absent"
+    parts |= {f"file {name}": value for name, value in read.items()}
     for phase in step.phases(run.settings):
         found = _phase_parts(phase, run.settings) | {"epochs": str(phase.epochs)}
         parts |= {f"{phase.name}, {part}": value for part, value in found.items()}
     parts |= {f"code of {name}": code_digest(*names) for name, names in code_behind(step).items()}
     parts["notebook"] = notebook_digest(run.root / "notebooks" / step.notebook)
     if not step.reads:
-        parts["dataset"] = stamp_dataset(run.dataset_folder, run.folder)
+        parts["dataset"] = stamp
     return parts
 
 

@@ -39,12 +39,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 def held_by_parent(folder: Path) -> bool:
     """Tell whether a process that started this one holds the folder: the chain, for its kernels."""
+    owner = owner_of(folder)
+    return bool(owner) and owner["pid"] != os.getpid() and _is_mine_or_my_parents(owner)
+
+
+def owner_of(folder: Path) -> dict[str, Any] | None:
+    """Return the live process that holds the folder, if there is one."""
     path = folder / LOCK_NAME
     if not path.exists():
-        return False
+        return None
     with open(path, encoding="utf-8") as file:
         owner = _read(file)
-    return bool(owner) and owner["pid"] != os.getpid() and _is_mine_or_my_parents(owner)
+    return owner if owner and is_alive(owner) else None
 
 
 def _take(file: IO[str], folder: Path) -> bool:

@@ -339,3 +339,89 @@ class Settings(Group):
     def student_size(self) -> int:
         size = self.student.input_size
         return STUDENT_SIZES[self.student.variant] if size == "auto" else size
+
+
+# A sweep: many runs from one base. Its file is read by sweep/spec.py; no run holds these.
+
+
+class KnobRange(Group):
+    """What a search may set one knob to: `low` to `high`, or one of `choices`."""
+
+    low: float | int | None = knob(None, "smallest value")
+    high: float | int | None = knob(None, "largest value")
+    step: float | int | None = knob(None, "between two values; null leaves none out")
+    log: bool = knob(False, "draw the logarithm evenly: for rates that span powers of ten")
+    choices: list[bool | int | float | str] | None = knob(None, "in place of low and high")
+
+    @model_validator(mode="after")
+    def is_a_range_or_a_choice(self) -> KnobRange:
+        if (self.choices is None) == (self.low is None or self.high is None):
+            raise ValueError("it needs low and high, or choices: [a, b], and not both")
+        if self.choices is not None:
+            if not self.choices:
+                raise ValueError("choices is empty; name at least one value")
+            return self
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low above 0 and no step")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        return all(isinstance(one, int | None) for one in (self.low, self.high, self.step))
+
+
+class SearchSettings(Group):
+    """Knobs that Optuna draws."""
+
+    trials: Count = knob(20, "finished or pruned in all, over every time the command is given")
+    sampler: Literal["tpe", "random", "grid"] = knob("tpe", "tpe learns from finished trials; grid tries every choice and step once")
+    pruner: Literal["median", "halving", "none"] = knob("median", "median: stop what is worse than the median of the others at that epoch; halving: only the best half goes on at each doubling of epochs")
+    pruner_trials: CountOrNone = knob(5, "finished trials before the median stops any")
+    pruner_epochs: CountOrNone = knob(2, "epochs that every trial gets")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = knob(1337, "of the sampler")
+    space: Annotated[dict[str, KnobRange], Field(min_length=1)] = Field(description="dotted knobs and what each may be")
+
+    @model_validator(mode="after")
+    def grid_is_finite(self) -> SearchSettings:
+        endless = [name for name, one in self.space.items()
+                   if one.choices is None and one.step is None and not (one.whole and not one.log)]
+        if self.sampler == "grid" and endless:
+            raise ValueError(f"sampler grid needs a step or choices for {', '.join(endless)}")
+        return self
+
+
+class RankSettings(Group):
+    figure: Literal["f1_macro", "map", "loss"] = knob("f1_macro", "on validation; the test split never ranks")
+    of: Literal["auto", "teacher", "student", "phone"] = knob("auto", "auto: the last network that the steps make")
+
+    @model_validator(mode="after")
+    def phone_has_no_loss(self) -> RankSettings:
+        if self.of == "phone" and self.figure == "loss":
+            raise ValueError("the phone file has no loss; rank by f1_macro or map")
+        return self
+
+
+class SweepSettings(Group):
+    """A sweep file: what its runs share, how they differ, which is best, how they are computed."""
+
+    base: str = Field(description="the parameter file that every run starts from; relative to the project")
+    grid: dict[str, Annotated[list, Field(min_length=1)]] = knob({}, "every combination of these values of dotted knobs")
+    listed: list[dict] = Field(default=[], alias="list", description="sets of knobs, a run each; with a grid, each of them over the whole grid")
+    seeds: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = knob([], "every run once with each of these seeds")
+    folds: Annotated[int, Field(ge=0, le=20)] = knob(0, "every run once with each fold of a k-fold")
+    search: SearchSettings | None = knob(None, "in place of grid, list, seeds and folds: knobs that Optuna draws")
+    rank: RankSettings = group(RankSettings, "what is best")
+    to: str = knob("04", "the last step of every run; 03 makes teachers only, 09 opens the test split in every run")
+    workers: Count | Literal["auto"] = knob("auto", "runs at a time on this machine; auto: one a GPU, else one for two cores and 4 GiB")
+    threads: CountOrNone = knob(0, "CPU threads of a run; 0 shares the cores among the workers")
+    memory_gib: NotNegative = knob(0, "a run that takes more is ended, with the reason; 0 shares the memory among the workers")
+    retries: CountOrNone = knob(2, "how often a run that was killed is started again; it goes on from its checkpoints")
+
+    @model_validator(mode="after")
+    def search_stands_alone(self) -> SweepSettings:
+        others = [name for name in ("grid", "list", "seeds", "folds") if getattr(self, {"list": "listed"}.get(name, name))]
+        if self.search and others:
+            raise ValueError(f"search draws one run a trial: leave out {', '.join(others)}, or make them choices of its space")
+        return self
