@@ -22,7 +22,10 @@ def refusal(tmp_path: Path, text: str | bytes, *assignments: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("file", sorted(ROOT.glob("parameters/*.yaml")), ids=lambda f: f.stem)
+SHIPPED = [file for file in sorted(ROOT.glob("parameters/*.yaml")) if "sweep" not in file.stem]
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
 def test_every_parameter_file_that_ships_is_valid(file):
     assert read_settings(file, root=ROOT)
 

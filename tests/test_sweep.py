@@ -236,6 +236,12 @@ def test_a_wrong_file_is_refused_before_anything_runs(sweep, project, capsys, te
     assert not (project / "outputs").exists()
 
 
+def test_the_sweep_file_that_ships_is_valid():
+    shipped = spec.read_spec(ROOT / "parameters/sweep_example.yaml")
+    assert len(spec.variants(shipped)) == 6
+    assert (ROOT / shipped.base).is_file()
+
+
 def test_lists_grids_seeds_and_folds_multiply():
     found = spec.variants(spec.SweepSettings.model_validate({
         "base": "x", "list": [{"teacher": {"dropout": 0.1}}, {"teacher.dropout": 0.2}],

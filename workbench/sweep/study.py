@@ -144,13 +144,6 @@ class Search:
         told = value if found == TrialState.COMPLETE else None
         self.study.tell(number, told, state=found, skip_if_finished=True)
 
-    def importances(self) -> dict[str, float]:
-        """Say how much each knob decides, where enough trials are finished."""
-        try:
-            return dict(optuna.importance.get_param_importances(self.study))
-        except (ValueError, RuntimeError):
-            return {}
-
 
 class Pruning:
     """Reports the epochs of one trial and asks whether it should go on."""
