@@ -23,7 +23,8 @@ NETWORKS = {"teacher": "03", "student": "04"}
 def settings(**knobs) -> Settings:
     """Make settings from dotted knobs, `teacher__dropout=0.2`, with few resamples."""
     dotted = {key.replace("__", "."): value for key, value in knobs.items()}
-    given = {"num_classes": "auto", "evaluation": {"bootstrap_replicates": 100}}
+    given = {"num_classes": "auto", "evaluation": {"bootstrap_replicates": 100},
+             "threshold_search": {"bootstrap_replicates": 20}}  # fmt: skip
     return Settings.model_validate(merge(merge(Settings().model_dump(), given), nested(dotted)))
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from tests.sweep_doubles import CLASSES, IMAGES, draw_folds, draw_run
+from tests.sweep_doubles import CLASSES, IMAGES, draw_folds, draw_run, settings
 from workbench.cli import main
 from workbench.data.tables import TABLES, read_dataset, read_tables
 from workbench.decide.metrics import f1_macro
+from workbench.decide.thresholds import search_scores
 from workbench.errors import InputError, SettingsError
-from workbench.folds import read_folds, report, write_out_of_fold
+from workbench.folds import join, read_folds, read_out_of_fold, report, write_out_of_fold
 from workbench.parameters import read_settings
 from workbench.settings import Settings
 
@@ -98,7 +99,7 @@ def five(tmp_path_factory):
 
 def test_every_image_is_answered_by_the_fold_that_did_not_learn_from_it(five, tmp_path):
     path = tmp_path / "out_of_fold.npz"
-    assert write_out_of_fold(read_folds(five), path)["images"] == IMAGES
+    write_out_of_fold(join(read_folds(five)), path)
     with np.load(path, allow_pickle=False) as held:
         kept = dict(held)
     assert sorted(kept["filepaths"]) == sorted(f"{number}.jpg" for number in range(IMAGES))
@@ -122,9 +123,9 @@ def test_mean_and_spread_are_those_of_the_folds_one_by_one(five):
     assert "5" in words and all(name in words for name in CLASSES)
 
 
-def test_a_k_fold_that_lacks_a_fold_names_it(five, tmp_path):
+def test_a_k_fold_that_lacks_a_fold_names_it(five):
     with pytest.raises(InputError, match="lacks fold 2: 4 of 5 folds"):
-        write_out_of_fold(read_folds([*five[:2], *five[3:]]), tmp_path / "none.npz")
+        join(read_folds([*five[:2], *five[3:]]))
 
 
 def test_runs_that_are_no_folds_are_refused(tmp_path):
@@ -137,3 +138,32 @@ def test_the_command_prints_the_table_and_keeps_the_scores(five, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == IMAGES and figures["networks"] == ["student"]
     assert (five[0].parent / "out_of_fold.npz").exists()
+
+
+def test_what_is_kept_finds_wrong_labels_and_thresholds(tmp_path):
+    path, wrong = tmp_path / "kept.npz", (3, 40, 77)
+    answers = join(read_folds(draw_folds(tmp_path / "clear", 3, lift=4)))
+    at = [list(answers.filepaths).index(f"{number}.jpg") for number in wrong]
+    answers.y_true[at, 0] = 1 - answers.y_true[at, 0]
+    write_out_of_fold(answers, path)
+    found = read_out_of_fold(path)
+    suspects = found.label_errors(Settings())
+    assert set(suspects["image"]) == {f"{number}.jpg" for number in wrong}
+    assert set(suspects["class"]) == {CLASSES[0]}
+    searched = search_scores(found.scores(), CLASSES, settings())
+    assert len(searched.probability) == len(CLASSES)
+
+
+def test_the_audit_takes_the_scores_of_a_k_fold(five, folder, tmp_path, capsys):
+    path, out = tmp_path / "kept.npz", tmp_path / "audit"
+    write_out_of_fold(join(read_folds(five)), path)
+    assert main(["audit", str(folder), "--scores", str(path), "--out", str(out)]) == 0
+    assert "labels disputed by networks that did not learn from them" in capsys.readouterr().out
+    assert (out / "label_errors.csv").exists()
+
+
+@pytest.mark.parametrize("held", [b"", b"PK\3\4 torn", b"\x93NUMPY"])
+def test_a_damaged_file_of_scores_is_named(held, tmp_path):
+    (tmp_path / "kept.npz").write_bytes(held)
+    with pytest.raises(InputError, match=r"kept\.npz is damaged"):
+        read_out_of_fold(tmp_path / "kept.npz")

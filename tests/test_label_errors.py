@@ -1,7 +1,6 @@
 """Scores that did not learn from a label can say which labels to look at again."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from workbench.data.audit.labels import (
     suspect_labels,
     write_label_errors,
 )
-from workbench.data.tables import Split, join_splits
-from workbench.errors import DatasetError, InputError
+from workbench.data.tables import Split
+from workbench.errors import InputError
 from workbench.settings import AuditSettings, Settings
 
 CLASSES = ("cat", "dog", "fox")
@@ -120,27 +119,6 @@ def test_a_single_label_is_disputed_by_the_likelier_class(rng):
     suspects = suspects_of(split_of(given), scores, SINGLE)
     assert set(suspects["row"]) == set(range(12))
     assert list(suspects["suggested"]) == [CLASSES[truth[row]] for row in suspects["row"]]
-
-
-def test_what_each_fold_validated_on_covers_all_of_train(rng, truth):
-    flips = rng.random(truth.shape) < 0.05
-    whole = split_of(truth ^ flips)
-    parts = [slice(0, 200), slice(200, 600)]
-    folds = [
-        replace(whole, filepaths=whole.filepaths[p], targets=whole.targets[p], mask=whole.mask[p])
-        for p in parts
-    ]
-    joined = join_splits(folds)
-    scores = np.concatenate([good_scores(truth, rng)[part] for part in parts])
-    suspects = suspect_labels(joined, joined.targets, scores, joined.mask, MULTI)
-    flipped = {f"{row}.jpg" for row in np.flatnonzero(flips.any(axis=1))}
-    assert set(suspects["split"]) == {"train"}
-    assert len(flipped & set(suspects["image"])) >= 0.6 * len(flipped)
-
-
-def test_folds_that_share_an_image_are_not_joined(truth):
-    with pytest.raises(DatasetError, match="some images twice"):
-        join_splits([split_of(truth), split_of(truth)])
 
 
 def test_a_frame_of_images_serves_as_well(rng, truth):

@@ -131,6 +131,17 @@ def test_a_sweep_says_what_it_ranks_by_and_why_a_run_was_stopped(sweep, tmp_path
                                                  text(found).splitlines()].index(True)]  # fmt: skip
 
 
+def test_a_search_says_which_knobs_mattered(tmp_path):
+    for number in range(10):
+        draw_run(tmp_path / f"trial-{number}", 0.2 * number, noise=number % 2,
+                 student__dropout=0.05 * number, seed=number % 3)  # fmt: skip
+    assert leaderboard(tmp_path).importance == {}
+    write_json(tmp_path / "sweep.json", {"spec": {"search": {"trials": 10}}, "trials": []})
+    found = leaderboard(tmp_path)
+    assert found.importance == {"student.dropout": pytest.approx(1)}
+    assert "student.dropout: 100%" in page(found)
+
+
 @pytest.mark.parametrize("held", [b"{", b"[1]", b'{"trials": [3, {"name": 4}], "rank": 7}'])
 def test_a_damaged_sweep_file_does_not_hide_its_runs(sweep, tmp_path, held):
     copy = tmp_path / "copy"

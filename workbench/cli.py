@@ -170,7 +170,14 @@ def audit(options: Namespace) -> Answer:
     given = {"dataset": {"dir": str(options.folder.resolve())}}  # its config.yaml has a say
     if options.parameters is None:
         given["num_classes"] = "auto"  # an audit counts the classes itself
-    return Answer(*audit_folder(options.folder, _settings_for(options, given), options.out))
+    settings = _settings_for(options, given)
+    text, figures = audit_folder(options.folder, settings, options.out)
+    if options.scores:
+        from workbench.folds import dispute
+
+        words, disputed = dispute(options.scores, settings, options.out)
+        text, figures = f"{text}\n{words}", figures | {"label_errors": disputed}
+    return Answer(text, figures)
 
 
 def _settings_for(options: Namespace, given: dict[str, Any] | None = None) -> Any:
@@ -220,13 +227,15 @@ def leaderboard(options: Namespace) -> Answer:
 
 
 def folds(options: Namespace) -> Answer:
-    from workbench.folds import OUT_OF_FOLD, read_folds, report, write_out_of_fold
+    from workbench.folds import OUT_OF_FOLD, join, read_folds, report, write_out_of_fold
 
     found = read_folds(options.places)
-    path = options.out or next(iter(found.runs.values())).parent / OUT_OF_FOLD
-    written = write_out_of_fold(found, path)
+    answers = join(found)
     words, figures = report(found)
-    return Answer(f"{words}\n\n{path}", figures | written)
+    path = options.out or next(iter(found.runs.values())).parent / OUT_OF_FOLD
+    write_out_of_fold(answers, path)
+    figures |= {"file": str(path), "images": len(answers.filepaths)}
+    return Answer(f"{words}\n\n{path}", figures | {"networks": list(answers.logits)})
 
 
 def export(options: Namespace) -> Answer:
@@ -415,6 +424,8 @@ def _add_projects(command: Any) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parameters", type=Path, help="parameter file with the dataset's rules")
     parser.add_argument("--out", type=Path, help="where to write audit.csv and audit.json")
+    parser.add_argument("--scores", type=Path, help="out_of_fold.npz of a k-fold: name the labels "
+                        "that its networks dispute")  # fmt: skip
     _add_set(parser)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -25,15 +26,21 @@ from workbench.compare import (
     tuned_thresholds,
     validation_predictions,
 )
+from workbench.data.audit.labels import suspect_labels, write_label_errors
 from workbench.data.tables import TABLES, read_tables
+from workbench.decide.calibration import Scores
 from workbench.decide.intervals import records
+from workbench.decide.levels import LOWEST, NEVER
 from workbench.decide.metrics import Predictions, evaluate
+from workbench.decide.outcomes import probabilities
+from workbench.decide.thresholds import search_scores
 from workbench.errors import InputError
 from workbench.files import writing
 from workbench.parameters import flat_values
 from workbench.settings import Settings
 
 OUT_OF_FOLD = "out_of_fold.npz"
+SHOWN = 20  # disputed labels in a terminal
 FOLD = "dataset.fold"
 NO_FOLD = re.compile(r"[-_.]*(dataset\.)?(fold)?[-_.]*$")
 
@@ -111,13 +118,28 @@ def report(folds: Folds) -> tuple[str, dict[str, Any]]:
     found = [tuned_thresholds(run) for run in folds.runs.values()] if stage == CANDIDATE else [None]
     tuned = all(thresholds is not None for thresholds in found)
     overall, classes = over_folds(fold_predictions(folds, stage, tuned=tuned))
-    network = stage.removesuffix("_scores.npz")
-    head = f"{folds.name}: {network}s, each judged by the part that it did not learn from"
-    words = [head, "", *_lines(overall[overall["folds"] > 0]), "", *_lines(classes)]
+    cuts = _thresholds(folds, found if tuned else [])
+    words = [
+        f"{folds.name}: {_network(stage)}s, each judged by the part that it did not learn from", "",
+        *_lines(overall[overall["folds"] > 0]), "", *_lines(classes), "",
+        "thresholds searched on all these answers together", *_lines(cuts),
+    ]  # fmt: skip
     return "\n".join(words), {
-        "name": folds.name, "network": network, "tuned": tuned, "overall": records(overall),
-        "classes": records(classes),
+        "name": folds.name, "network": _network(stage), "tuned": tuned,
+        "overall": records(overall), "classes": records(classes), "thresholds": records(cuts),
     }  # fmt: skip
+
+
+def _thresholds(folds: Folds, found: Sequence[np.ndarray | float]) -> pd.DataFrame:
+    """Search thresholds on the answers to every image; beside them what the folds found alone."""
+    answers = join(folds)
+    searched = search_scores(answers.scores(), answers.labels, folds.settings)
+    names = answers.labels if answers.task == "multilabel" else ("unknown",)
+    table = pd.DataFrame({"class": names, "probability": np.atleast_1d(searched.probability)})
+    if not found:
+        return table
+    own = np.array([np.atleast_1d(one) for one in found])
+    return table.assign(**{"lowest of a fold": own.min(0), "highest": own.max(0)})
 
 
 def _lines(table: pd.DataFrame) -> list[str]:
@@ -181,37 +203,101 @@ def _spread(front: Mapping[str, Any], values: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({**front, **columns})
 
 
-def write_out_of_fold(folds: Folds, path: Path) -> dict[str, Any]:
-    """Keep the answers to every image by the fold that did not learn from it, in one file.
+@dataclass(frozen=True)
+class OutOfFold:
+    """Answers to every image of train and val by the fold that did not learn from it."""
 
-    It holds `<network>_logits` [N, C] of each network that all folds have, filepaths, labels (the
-    class names), y_true, mask, fold and groups.
-    """
+    task: str
+    filepaths: np.ndarray  # [N]
+    labels: tuple[str, ...]  # the names of the classes
+    y_true: np.ndarray  # [N, C]
+    mask: np.ndarray  # [N, C], 0 where the label is unknown
+    fold: np.ndarray  # [N]
+    groups: np.ndarray | None
+    logits: Mapping[str, np.ndarray]  # by network, the furthest first: [N, C] each
+
+    @property
+    def network(self) -> str:
+        return next(iter(self.logits))
+
+    def scores(self, network: str | None = None) -> Scores:
+        """Round a network's answers to 256 levels, as searches and calibration of 06 take them."""
+        logits = self.logits[network or self.network]
+        low, high = float(logits.min()), float(logits.max())
+        scale = max(high - low, 1e-6) / (NEVER - 1 - LOWEST)
+        zero_point = int(np.rint(LOWEST - low / scale))
+        raw = np.clip(np.rint(logits / scale) + zero_point, LOWEST, NEVER - 1).astype(np.int8)
+        known = self.y_true, self.mask, self.task
+        return Scores(raw, scale, zero_point, *known, groups=self.groups)
+
+    def label_errors(self, settings: Settings) -> pd.DataFrame:
+        """Name the labels that networks which never learned from them dispute."""
+        images = pd.DataFrame({"image": self.filepaths, "split": "train or val"})
+        teacher = self.logits.get("teacher", self.logits[self.network])
+        chances = probabilities(teacher, self.task)
+        known = self.y_true, chances, self.mask, settings
+        return suspect_labels(images, *known, classes=self.labels)
+
+
+def join(folds: Folds) -> OutOfFold:
+    """Join what each fold's networks answered to the part that it validated."""
     if folds.missing:
         left = ", ".join(map(str, folds.missing))
         raise InputError(f"{folds.name} lacks fold {left}: {folds.count}. Run them first")
     stages = stages_of(folds)
     parts = fold_predictions(folds, stages[0], tuned=False)
     joined = pool(folds.name, parts)
-    arrays = {
-        f"{stage.removesuffix('_scores.npz')}_logits": np.concatenate(
+    _check_complete(folds, joined)
+    logits = {
+        _network(stage): np.concatenate(
             [stage_logits(folder, stage) for folder in folds.runs.values()]
         ).astype(np.float32)
         for stage in stages
     }
-    _check_complete(folds, joined)
     sizes = [len(part.filepaths) for part in parts]
-    arrays |= {
-        "filepaths": np.array(joined.filepaths), "labels": np.array(joined.classes),
-        "y_true": joined.y_true, "mask": joined.mask,
-        "fold": np.repeat(list(folds.runs), sizes),
-    }  # fmt: skip
-    if joined.groups is not None:
-        arrays["groups"] = joined.groups
+    return OutOfFold(
+        joined.task, np.array(joined.filepaths), joined.classes, joined.y_true, joined.mask,
+        np.repeat(list(folds.runs), sizes), joined.groups, logits,
+    )  # fmt: skip
+
+
+def _network(stage: str) -> str:
+    return stage.removesuffix("_scores.npz")
+
+
+def write_out_of_fold(answers: OutOfFold, path: Path) -> None:
+    """Keep the answers in one file: filepaths, labels, y_true, mask, fold, <network>_logits."""
+    grouped = {} if answers.groups is None else {"groups": answers.groups}
+    logits = {f"{name}_logits": values for name, values in answers.logits.items()}
     with writing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    return {"file": str(path), "images": len(joined.filepaths), "folds": len(parts),
-            "networks": [stage.removesuffix("_scores.npz") for stage in stages]}  # fmt: skip
+        np.savez(
+            file, task=np.array(answers.task), filepaths=answers.filepaths,
+            labels=np.array(answers.labels), y_true=answers.y_true, mask=answers.mask,
+            fold=answers.fold, **grouped, **logits,
+        )  # fmt: skip
+
+
+def read_out_of_fold(path: Path) -> OutOfFold:
+    """Read back what `write_out_of_fold` kept."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} does not exist. Write it with: python -m workbench folds RUNS")
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            found = dict(held)
+        logits = {name.removesuffix("_logits"): values for name, values in found.items()
+                  if name.endswith("_logits")}  # fmt: skip
+        answers = OutOfFold(
+            str(found["task"]), found["filepaths"], tuple(map(str, found["labels"])),
+            found["y_true"], found["mask"], found["fold"], found.get("groups"), logits,
+        )  # fmt: skip
+    except (ValueError, OSError, EOFError, KeyError, TypeError, BadZipFile):
+        raise InputError(f"{path} is damaged. Write it again with: python -m workbench folds RUNS"
+                         ) from None  # fmt: skip
+    shape = len(answers.filepaths), len(answers.labels)
+    arrays = [answers.y_true, answers.mask, *logits.values()]
+    if not logits or any(array.shape != shape for array in arrays):
+        raise InputError(f"{path} holds no answers to {shape[0]} images and {shape[1]} classes")
+    return answers
 
 
 def _check_complete(folds: Folds, joined: Predictions) -> None:
@@ -223,3 +309,17 @@ def _check_complete(folds: Folds, joined: Predictions) -> None:
             f"the folds of {folds.name} answered {len(joined.filepaths)} images, train and val "
             f"have {len(asked)}: the dataset changed between them. Run those that are out of date"
         )
+
+
+def dispute(path: Path, settings: Settings, out: Path | None) -> tuple[str, list[dict[str, Any]]]:
+    """Name the labels that the networks of a k-fold dispute, as they were when it was run."""
+    answers = read_out_of_fold(path)
+    if answers.task != settings.task:
+        raise InputError(f"{path} is of a {answers.task} k-fold; set task: {answers.task}")
+    suspects = answers.label_errors(settings)
+    if out:
+        write_label_errors(suspects, out)
+    count = f"{len(suspects)} labels disputed by networks that did not learn from them"
+    shown = suspects.head(SHOWN).drop(columns="split").replace("", "none")
+    lines = shown.to_string(index=False).splitlines() if len(shown) else []
+    return "\n".join([count, *lines]), records(suspects)

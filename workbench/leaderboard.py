@@ -163,7 +163,7 @@ def leaderboard(
         Path(places[0]).resolve().name if len(places) == 1 else f"{len(entries)} runs", stage,
         tuned, tuple(entries), ranking, chosen, why, effects(knobs, values),
         seed_spread(knobs, values),
-        importance(knobs, values, higher=higher) if sweep.get("search") else {},
+        importance(knobs, values, higher=higher) if _searched(sweep) else {},
         {entry.name: over_folds(fold_predictions(entry.folds, stage, tuned=tuned))
          for entry in ranked if entry.folds},
     )  # fmt: skip
@@ -231,6 +231,11 @@ def _asked(sweep: Mapping[str, Any], key: str, known: Iterable[str]) -> str | No
         log.info("the sweep ranks by %s, this page by the default", value)
         return None
     return value
+
+
+def _searched(sweep: Mapping[str, Any]) -> bool:
+    spec = sweep.get("spec")
+    return isinstance(spec, dict) and bool(spec.get("search"))
 
 
 def _trials(sweep: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

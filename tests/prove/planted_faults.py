@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from workbench.data.audit.labels import suspect_labels
 from workbench.data.audit.report import Audit, audit_dataset
 from workbench.data.demo import CLASSES, draw_photo
-from workbench.data.tables import Dataset, Split, join_splits, read_dataset
+from workbench.data.tables import Dataset, Split, read_dataset
 from workbench.settings import DatasetSettings, Settings
 
 SETTINGS = Settings(num_classes="auto", dataset=DatasetSettings(on_bad_image="quarantine"))
@@ -293,7 +293,8 @@ def measure_flips(images: int, seed: int = 7) -> list[dict]:
         plant(Path(folder) / "data", images, 0, seed)
         clean = read_dataset(Path(folder) / "data", SETTINGS)
         dataset, flips = flip_labels(clean, FLIPPED_SHARE, rng)
-        split = join_splits([dataset.split(name) for name in ("train", "val", "test")])
+        rows = dataset.rows.assign(split="train")
+        split = replace(dataset, rows=rows).split("train")
         scores = honest_scores(split)
     suspects = suspect_labels(split, split.targets, scores, split.mask, SETTINGS)
     doubted = set(zip(suspects["image"], suspects["class"], strict=True))

@@ -52,22 +52,6 @@ class Split:
         return self.images / self.filepaths[index]
 
 
-def join_splits(splits: Sequence[Split], name: str = "train") -> Split:
-    """Join splits of several runs, such as what each fold validated on; no image twice."""
-    first = splits[0]
-    filepaths = tuple(path for split in splits for path in split.filepaths)
-    others = [s for s in splits if (s.classes, s.images) != (first.classes, first.images)]
-    if others or len(set(filepaths)) < len(filepaths):
-        what = "other classes or images" if others else "some images twice"
-        raise DatasetError(f"These splits have {what}. Join those of the folds of one dataset")
-    targets, mask = (
-        np.concatenate([getattr(split, array) for split in splits]) for array in ("targets", "mask")
-    )
-    return replace(
-        first, name=name, filepaths=filepaths, targets=targets, mask=mask, groups=None
-    )  # groups lie in one fold each, and numbers of several splits do not compare
-
-
 def number_groups(names: Sequence[str]) -> np.ndarray | None:
     """Number the groups of photos, int64 [N]; one without a name is its own. None without any."""
     if not any(names):

@@ -3,7 +3,7 @@
 Statistics are tables from the rows of a dataset, sparse, so that a million rows or ten thousand
 classes stay small. Disputes are confident learning (Northcutt, Jiang, Chuang 2021) through
 cleanlab, class by class. It needs probabilities of a network that did not learn from the image in
-question: those of validation, or of several fold runs joined by `join_splits`. Suspicions,
+question: those of validation, or of all folds together (`folds.OutOfFold`). Suspicions,
 strongest first, never corrections.
 """
 
