@@ -18,7 +18,7 @@ from workbench.nets.devices import seed_everything
 from workbench.nets.lite import copied_head, freeze, restartable_randomness, split_at_features
 from workbench.nets.teacher import build_student
 from workbench.settings import Settings
-from workbench.train import kept
+from workbench.train import kept, logs
 from workbench.train.loop import feed, fit
 from workbench.train.losses import Distillation, task_loss
 from workbench.train.phases import Phase
@@ -188,6 +188,16 @@ def test_what_is_kept_stays_with_its_image_in_another_epoch(sampling, splits):
             orders.append(image[:, 0].numpy())
     shown = np.split(np.concatenate(orders), 2)
     assert np.array_equal(*map(np.sort, shown)) and not np.array_equal(*shown)
+
+
+def test_a_long_pass_says_how_far_it_is(splits, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("workbench"), "propagate", True)
+    caplog.set_level(logging.INFO, "workbench")
+    monkeypatch.setattr(kept, "BATCH", 4)
+    monkeypatch.setattr(logs, "SECONDS_BETWEEN_LINES", 0)
+    shown = feed(Photos(splits), VIEWS, settings_with(), batch_size=4).shown
+    kept.Outputs("answers", network(40), shown, 0, tmp_path / "long").of(0, bar=False)
+    assert "answers for views of epoch 1: step 2/4, training waits," in caplog.text
 
 
 def test_an_answer_too_large_for_float16_is_its_largest_number(splits, tmp_path):

@@ -85,7 +85,8 @@ class Outputs:
         batches = iter(self.views.batches(self.place, epoch, BATCH))
         compiled, steps = inference(self.network), -(-count // BATCH)
         title = f"{self.what} for views of epoch {epoch + 1}"
-        parts = [compiled(next(batches)[0][0]).numpy() for _step in paced(steps, title, bar)]
+        turns = paced(steps, title, lambda: "training waits", bar)
+        parts = [compiled(next(batches)[0][0]).numpy() for _step in turns]
         return np.concatenate(parts).clip(-LARGEST, LARGEST).astype(np.float16)
 
 
