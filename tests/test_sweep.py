@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from distributed import Client
 
-from tests.conftest import promised
+from tests.conftest import PRETEND, opening, promised, write_notebook
 from workbench import freshness, status
 from workbench.__main__ import main
 from workbench.artifacts import Sweep
@@ -49,7 +50,7 @@ class Pretender:
 
     def __init__(self, job, run, log):
         self.project, self.log, self.returncode, self.pid = job.root, log, None, os.getpid()
-        self.stdin = SimpleNamespace(close=lambda: None)
+        self.stdin = SimpleNamespace(close=self.end)
         run.save_settings()
         write_json(run.path("changes.json"), {"schema": 1, "parameters": job.base, "changes": {}})
         for number in job.stretch.steps:
@@ -109,8 +110,8 @@ class Pretender:
         if self.returncode is None:
             raise subprocess.TimeoutExpired("run", timeout)
 
-    def terminate(self):
-        self.returncode = -signal.SIGTERM
+    def end(self):
+        self.returncode = 130 if self.returncode is None else self.returncode
 
 
 LAGGING = "trial_003"
@@ -201,6 +202,25 @@ def test_a_study_of_another_base_is_not_gone_on_with(sweep, project, capsys):
     assert "holds trials of another base" in capsys.readouterr().err
 
 
+def test_knobs_that_are_wrong_together_fail_alone(sweep, project, capsys):
+    space = "{dataset.folds: {choices: [4, 2]}, dataset.fold: {choices: [0, 3]}}"
+    assert sweep(f"search: {{sampler: grid, space: {space}}}") == 1
+    reasons = [one.reason for one in trials(project).values()]
+    assert reasons[:3] == [None] * 3
+    assert "parts are counted from 0" in reasons[3]
+    swapped = space.replace("[4, 2]", "[2, 4]")
+    assert sweep(f"search: {{sampler: grid, space: {swapped}}}", "--run", "other") == 2
+    assert "with dataset.fold=3 of the sweep" in capsys.readouterr().err
+
+
+def test_a_damaged_sweep_json_costs_no_more_than_times_and_reasons(sweep, project, capsys):
+    assert sweep(GRID) == 0
+    (project / "outputs/many/sweep.json").write_text("{")
+    assert sweep(GRID) == 0
+    assert "earlier times and reasons are lost" in capsys.readouterr().err
+    assert len(computed(project)) == 6
+
+
 def test_a_dry_run_says_who_computes_what_and_starts_nothing(sweep, project, capsys):
     assert sweep(GRID, "--dry-run") == 0
     said = capsys.readouterr().out
@@ -276,6 +296,44 @@ def test_a_run_ends_when_whoever_started_it_is_gone():
     started = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, cwd=ROOT)
     started.stdin.close()
     assert started.wait(timeout=60) == -signal.SIGTERM
+
+
+INSIDE = """\
+import logging
+logging.getLogger("workbench").info("inside")
+open("gate").read()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_is_killed_is_taken_up_by_another(project):
+    """On real workers and real processes, with notebooks that pretend."""
+    step, gate = find_step("03"), project / "gate"
+    pretend = PRETEND.format(number="03", writes=promised(step))
+    write_notebook(
+        project / "notebooks" / step.notebook, *opening("03"), INSIDE, pretend, "run.finish()"
+    )
+    os.mkfifo(gate)
+    (project / "parameters/many.yaml").write_text(
+        "base: parameters/mine.yaml\nseeds: [1]\nto: '03'\n"
+    )
+    command = [sys.executable, "-m", "workbench", "sweep", "parameters/many.yaml"]
+    place = {"cwd": project, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    with subprocess.Popen([*command, "--workers", "1"], stderr=subprocess.PIPE, text=True,
+                          **place) as process:  # fmt: skip
+        with open(gate, "w"):  # opens as soon as a kernel is inside
+            below = psutil.Process(process.pid).children(recursive=True)
+            runner = next(one for one in below if "--out" in one.cmdline())
+            runner.parent().kill()
+            psutil.wait_procs([runner], timeout=60)
+        with open(gate, "w") as file:  # the one that took it up
+            file.write("go on")
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    log = (project / "outputs/many/seed-1.log").read_text()
+    assert log.count("03 train_teacher       runs") == 2
+    assert log.count("01 dataset_audit       runs") == 1
+    assert not runner.is_running()
 
 
 def test_gpus_are_those_that_the_environment_shows(monkeypatch):

@@ -86,20 +86,29 @@ def table(figures: dict[str, Any]) -> str:
 def _grid(project: Path, alphas: list[float], kills: int, rng: random.Random) -> dict[str, Any]:
     names = [f"distillation.alpha-{alpha}" for alpha in alphas]
     alone = _one_after_the_other(project, dict(zip(names, alphas, strict=True)))
+    _say(f"by hand: {alone:.0f} CPU s")
     together = _cpu_seconds(_sweep("grid", "--run", "together"), project)
     expected = _hashes(project / "outputs/alone", names)
-    equal = {"together": _equal(project, "together", expected)}
+    equal = {"a sweep": _equal(project, "together", expected)}
+    _say(f"a sweep: {together:.0f} CPU s, {equal}")
     places = _killed(project, kills, rng)
     equal[f"workers killed {len(places)} times"] = _equal(project, "killed", expected)
+    _say(f"killed: {equal}")
     with _cluster(project) as address:
         subprocess.run(_sweep("grid", "--run", "by_hand", scheduler=address), cwd=project,
                        check=True, capture_output=True)  # fmt: skip
     equal["a scheduler and workers by hand"] = _equal(project, "by_hand", expected)
+    _say(f"by hand: {equal}")
     return {
         "runs": len(names), "alone": alone, "together": together, "ratio": together / alone,
         "equal": equal, "killed_in": places,
         "teachers": _teachers(project / "outputs/together", names),
     }  # fmt: skip
+
+
+def _say(words: str) -> None:
+    """Tell how far it has come: all of it takes many minutes."""
+    sys.stderr.write(f"{words}\n")
 
 
 def _one_after_the_other(project: Path, alphas: dict[str, float]) -> float:

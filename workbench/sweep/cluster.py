@@ -130,5 +130,4 @@ def on_worker(job: Job, topic: str, hosts: dict[str, int]) -> Outcome:
     host = urlparse(worker.address).hostname or ""
     threads = job.threads or job.open().settings.run.threads
     threads = threads or max(1, CPU_COUNT // hosts.get(host, 1))
-    memory = job.memory or worker.memory_manager.memory_limit or 0
-    return run_stretch(replace(job, threads=threads, memory=memory))
+    return run_stretch(replace(job, threads=threads))

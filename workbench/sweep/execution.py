@@ -18,7 +18,7 @@ from typing import Any
 
 from workbench import batch, freshness
 from workbench.artifacts import Sweep, SweepRank, SweepTrial
-from workbench.errors import InputError, SettingsError
+from workbench.errors import InputError, MissingInputError, SettingsError
 from workbench.files import write_json
 from workbench.lock import locked
 from workbench.machine import minutes
@@ -161,9 +161,7 @@ class _Books:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.trials: dict[str, SweepTrial] = {}
-        known = plan.folder / Sweep.file
-        self.before = {one.name: one for one in Sweep.read(plan.folder).trials
-                       } if known.exists() else {}  # fmt: skip
+        self.before = {one.name: one for one in _trials_before(plan.folder)}
 
     def enter(self, name: str, differences: Differences, **facts: Any) -> None:
         """Begin a run's record, or go on with the time that it has taken before."""
@@ -192,6 +190,17 @@ class _Books:
         write_json(self.plan.folder / Sweep.file, self.sweep().to_json())
 
 
+def _trials_before(folder: Path) -> tuple[SweepTrial, ...]:
+    """Read what an earlier command wrote; it tells times and reasons, nothing that decides."""
+    try:
+        return Sweep.read(folder).trials
+    except MissingInputError:
+        return ()
+    except InputError as error:
+        log.warning("%s; earlier times and reasons are lost", error)
+        return ()
+
+
 def ranked(books: _Books | Sweep) -> list[str]:
     """Name the finished runs, the best first."""
     trials = books.trials.values() if isinstance(books, _Books) else books.trials
@@ -216,6 +225,7 @@ class _Execution:
     client: Any
     books: _Books
     search: Any = None
+    memory: float = 0  # bytes a run
     waiting: list[_Waiting] = field(default_factory=list)
     under_way: dict[Any, Job] = field(default_factory=dict)  # by future
     left: Counter = field(default_factory=Counter)  # stretches to come, by run
@@ -239,6 +249,8 @@ class _Execution:
     def to_the_end(self) -> None:
         from workbench.sweep.cluster import slots
 
+        if not self.client.nthreads():
+            log.info("no worker is there yet; they may come at any time")
         try:
             while True:
                 free = slots(self.client) - len(self.under_way)
@@ -278,14 +290,17 @@ class _Execution:
     def _enter_drawn(self, drawn: Any) -> None:
         self.numbers[drawn.name] = drawn.number
         self.books.enter(drawn.name, drawn.knobs)
-        self._line_up(drawn.name, drawn.knobs, self.keys.of(drawn.name, drawn.knobs))
+        try:
+            self._line_up(drawn.name, drawn.knobs, self.keys.of(drawn.name, drawn.knobs))
+        except SettingsError as error:  # knobs that are right one by one and wrong together
+            self._record(drawn.name, "failed", None, str(error))
 
     def _line_up(self, name: str, differences: Differences, keys: Keys) -> None:
         plan, spec, before = self.plan, self.plan.spec, set()
         for stretch in self.sharing.add(name, keys):
             job = Job(
                 plan.root, plan.folder, stretch, spec.base, differences, plan.rank, spec.threads,
-                spec.memory_gib * 2**30, spec.retries, spec.search, self.numbers.get(name, 0),
+                self.memory, spec.retries, spec.search, self.numbers.get(name, 0),
             )  # fmt: skip
             others = {(owner, step) for step, owner in stretch.taken.items()}
             self.waiting.append(_Waiting(job, before | others))
@@ -411,7 +426,8 @@ def run(plan: Plan, scheduler: str | None = None, workers: int | None = None) ->
         if plan.steps[-1] == STEPS[-1]:
             log.info("every run opens the test split: rank on validation, look at one of them")
         with cluster.at(scheduler) if scheduler else cluster.on_this_machine(share) as client:
-            _Execution(plan, client, books, search).to_the_end()
+            memory = plan.spec.memory_gib * 2**30 if scheduler else share.memory
+            _Execution(plan, client, books, search, memory).to_the_end()
     return books.sweep()
 
 
@@ -434,7 +450,7 @@ def closing_lines(sweep: Sweep) -> Iterator[str]:
         one = trials[name]
         yield f"{place:>3}  {one.value:.4f}  {minutes(one.seconds or 0):>10}  {name}"
     for one in trials.values():
-        if one.state != "done":
+        if one.state != "done" or one.value is None:
             yield f"  {one.state}: {one.name}: {one.reason or 'the same command takes it up'}"
     yield f"Compare them: python -m workbench leaderboard outputs/{sweep.name}"
     if sweep.best and sweep.steps[-1] != STEPS[-1].number:

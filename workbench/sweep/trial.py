@@ -120,6 +120,7 @@ class _Process:
 
     def __init__(self, job: Job, run: Run, pruning: Pruning | None) -> None:
         self.job, self.run, self.pruning = job, run, pruning
+        self.sweep = owner_of(job.folder)  # the process that asked for this
         self.log = job.folder / f"{run.name}.log"
 
     def to_the_end(self) -> Outcome:
@@ -148,7 +149,7 @@ class _Process:
     def _watch(self, process: subprocess.Popen) -> Outcome | None:
         """Wait for the end; return why it has to end now, if it has to."""
         while process.poll() is None:
-            if owner_of(self.job.folder) is None:
+            if owner_of(self.job.folder) != self.sweep:
                 return Outcome("waiting", "the sweep was stopped")
             if self.pruning and (words := self.pruning.judge(epochs(self.run, self.job.rank))):
                 return Outcome("pruned", words)
@@ -201,15 +202,13 @@ def command(job: Job, run: Run) -> list[str]:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process and wait: it ends its kernel and writes its status first."""
+    """End a process as if its worker were gone: it ends its kernel and writes its status first."""
     process.stdin.close()
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(LONGEST_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    process.wait()
+    try:
+        process.wait(LONGEST_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _memory(pid: int) -> float:
