@@ -73,7 +73,7 @@ class Outputs:
 
     def announce(self, epochs: int) -> None:
         """Say beforehand how much there will be, and where."""
-        count, shape = len(self.views.split), self.network.output_shape[1:]
+        count, shape = len(self.views.places(0)), self.network.output_shape[1:]
         size = 2 * count * int(np.prod(shape))
         devices.say_once(
             f"{self.what}: {count} images x {' x '.join(map(str, shape))} in float16 are "
