@@ -122,8 +122,9 @@ LADDER = QuantizationLadder(
 
 
 def make_bundle(
-    folder: Path, settings: Settings | None = None, thresholds=None, images=None, fitted=None
-) -> Path:
+    folder: Path, settings: Settings | None = None, thresholds=None, images=None, fitted=None,
+    ladder: QuantizationLadder = LADDER,
+) -> Path:  # fmt: skip
     """Ship the stand-in file with everything around it."""
     settings = settings or Settings()
     thresholds = thresholds or recommendation()
@@ -132,7 +133,7 @@ def make_bundle(
     model = export_model(colour_file(), LABELS, {"name": "stand-in"}, settings, thresholds)
     write_bytes(folder / MODEL_FILE, model)
     versions = {"workbench": "0"}
-    config = inference_config(folder, settings, LABELS, thresholds, LADDER, versions, fitted)
+    config = inference_config(folder, settings, LABELS, thresholds, ladder, versions, fitted)
     images = images or [
         GoldenImage(f"image_{number}", photo[: 25 + number], ("ant",))
         for number, photo in enumerate(photos(3, size=40))

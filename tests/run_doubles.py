@@ -1,33 +1,42 @@
-"""A run folder as 05 to 09 leave it, of drawn answers; every figure is computed by decide."""
+"""A run folder as 05 to 09 leave it, of drawn answers; the workbench computes every figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from tests.deploy_doubles import LABELS, LADDER, colour_file, make_bundle, photos
-from workbench.artifacts import FloatScore
+from tests.deploy_doubles import LABELS, Labels, colour_file, make_bundle, photos
+from workbench import status
+from workbench.artifacts import QuantizationLadder
+from workbench.cautions import cautions
 from workbench.decide import metrics
-from workbench.decide.calibration import Scores, calibrate
+from workbench.decide.calibration import Calibration, Scores, calibrate, read_scores
+from workbench.decide.float_thresholds import FILE, float_thresholds
 from workbench.decide.metrics import Predictions
-from workbench.decide.outcomes import decide, probabilities
+from workbench.decide.outcomes import probabilities, worst_mistakes
+from workbench.decide.recommendation import AnyThresholds
 from workbench.decide.thresholds import search_scores
 from workbench.deploy import bundle, tflite, verify
 from workbench.deploy.bundle import write_test_scores
-from workbench.files import read_json, sha256, write_json, write_text
+from workbench.files import sha256, write_json, write_text
 from workbench.settings import Settings
-from workbench.show import final
+from workbench.show import final, gallery, threshold_figures
 from workbench.show.explorer import explorer_data
 from workbench.show.panel import fragment
-from workbench.show.tables import table
+from workbench.show.report import render_index
+from workbench.show.tables import Table, file_table, knobs, table
+from workbench.steps import STEPS
 
 REPLICATES = 40
 LEVELS = tflite.output_quantization(colour_file())
+OPENED = {"test_split": {"opened": 3}}
+LATENCY = [{"threads": n, "repeats": 30, "p50_ms": 0.5 / n, "p95_ms": 0.8 / n} for n in (1, 2)]
 
 
-def make_run(folder: Path, kind: dict | None = None, images: int = 60) -> Path:
+def make_run(
+    folder: Path, kind: dict | None = None, images: int = 60, clips: int | None = None
+) -> Path:
     """Write what verify derives figures from, and the figures; seal it."""
     shorter = {"evaluation": {"bootstrap_replicates": REPLICATES},
                "threshold_search": {"bootstrap_replicates": REPLICATES},
@@ -38,56 +47,49 @@ def make_run(folder: Path, kind: dict | None = None, images: int = 60) -> Path:
         {key: shorter.get(key, {}) | given.get(key, {}) for key in shorter}
         | {key: value for key, value in given.items() if key not in shorter}
     )
-    scores = _validation(folder, settings, images)
+    write_json(folder / verify.SETTINGS, settings.model_dump(mode="json"))
+    ladder = _quantize(folder, settings, images, clips)
+    scores = read_scores(folder / verify.VALIDATION, settings.task)
     found = search_scores(scores, LABELS, settings)
-    make_bundle(folder, settings, found)
-    write_json(folder / "training_config.json", settings.model_dump(mode="json"))
+    make_bundle(folder, settings, found, ladder=ladder)
     write_json(folder / verify.RECOMMENDATION, found.model_dump(mode="json"))
     found.curve.to_csv(folder / verify.CURVE, index=False)
     calibrated = calibrate(scores, LABELS, settings.calibration, settings.seed)
-    write_json(folder / "calibration.json", calibrated.to_json())
-    _write_ladder(folder, scores, settings)
-    costs = _write_metrics(folder, found, settings, images)
-    _write_pages(folder, scores, found, costs)
+    write_json(folder / verify.CALIBRATION, calibrated.to_json())
+    in_float = {"float student": np.load(folder / verify.STUDENT)["logits"],
+                "float twin": np.load(folder / verify.VALIDATION)["twin_logits"]}  # fmt: skip
+    write_json(folder / FILE, float_thresholds(in_float, scores, LABELS, settings))
+    _write_page_06(folder, settings, scores, found, calibrated)
+    _evaluate(folder, settings, ladder, images, clips)
+    _record_steps(folder)
+    write_text(folder / verify.INDEX, render_index(folder))
     bundle.seal(folder)
     return folder
 
 
-def _write_pages(folder: Path, scores: Scores, found, costs: dict) -> None:
-    """Write the tables and tiles of the pages, and the sliders, as notebooks and index do."""
-    test = read_json(folder / verify.METRICS)["test"]
-    spans = [one["interval"] or (None, None) for one in test["overall"].values()]
-    overall = pd.DataFrame({
-        "figure": list(test["overall"]),
-        "value": [one["value"] for one in test["overall"].values()],
-        "from": [low for low, _ in spans], "to": [high for _, high in spans],
-    })  # fmt: skip
-    words = {"tp": "found", "fp": "wrongly said", "fn": "missed"}
-    shown = ["class", "positives", "threshold", *words.values(), "precision", "recall", "f1",
-             "f1_low", "f1_high", "average_precision"]  # fmt: skip
-    per_class = pd.DataFrame(test["classes"]).rename(columns=words)[shown]
-    frames = (overall, per_class, final.cost_table(costs))
-    tables = [table(one)._repr_html_() for one in frames]
-    write_text(folder / verify.PAGE_09, "".join(tables))
-    sliders = {"module": "explorer", "data": explorer_data(scores.counts, found, "")}
-    write_text(folder / verify.PAGE_06, table(found.table)._repr_html_() + fragment(sliders))
-    tiles = []
-    for title, name in verify.TITLES.items():
-        one = test["overall"][name]
-        span = "{:.3f} to {:.3f}".format(*one["interval"]) if one["interval"] else "undefined"
-        text = f"<b>{one['value']:.3f}</b><span>{title}</span><small>{span}</small>"
-        tiles.append(f"<div class='tile'>{text}</div>")
-    write_text(folder / verify.INDEX, "".join(tiles))
+def _record_steps(folder: Path) -> None:
+    """Say what the steps took, as the run and its index do."""
+    names = (verify.MODEL, verify.LABELS, verify.CONFIG, verify.RECOMMENDATION, verify.METRICS)
+    outputs = {name: sha256(folder / name) for name in names}
+    for step in STEPS:
+        status.record(folder, step, state="ok", started="", finished="", fingerprint={},
+                      seconds=7.0 + int(step.number), outputs=outputs)  # fmt: skip
+    steps = {step.number: status.state_of(folder, step) for step in STEPS}
+    write_json(folder / verify.RUN, {"steps": steps, **OPENED})
 
 
-def labels(raw: np.ndarray, settings: Settings, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def labels(
+    raw: np.ndarray, settings: Settings, seed: int, clips: int | None = None
+) -> Labels:  # fmt: skip
     """Draw labels that often agree with the answers, some of them unknown."""
     rng = np.random.default_rng(seed)
+    groups = None if clips is None else rng.integers(0, clips, len(raw))
     if settings.task == "single_label":
         best = np.where(rng.random(len(raw)) < 0.7, raw.argmax(1), rng.integers(0, 3, len(raw)))
-        return np.eye(raw.shape[1], dtype=np.float32)[best], np.ones(raw.shape, np.float32)
+        known = np.ones(raw.shape, np.float32)
+        return Labels(np.eye(raw.shape[1], dtype=np.float32)[best], known, groups)
     y_true = ((raw > 0) ^ (rng.random(raw.shape) < 0.2)).astype(np.float32)
-    return y_true, (rng.random(raw.shape) < 0.9).astype(np.float32)
+    return Labels(y_true, (rng.random(raw.shape) < 0.9).astype(np.float32), groups)
 
 
 def answers(model: bytes, images: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -95,67 +97,110 @@ def answers(model: bytes, images: int, seed: int) -> tuple[list[np.ndarray], np.
     return pixels, tflite.run_tflite(model, pixels)
 
 
-def _validation(folder: Path, settings: Settings, images: int) -> Scores:
+def noisy(raw: np.ndarray, seed: int) -> np.ndarray:
+    """Logits as a network in float might give them."""
+    noise = np.random.default_rng(seed).normal(0, 0.3, raw.shape)
+    return (tflite.logits_of(raw, *LEVELS) + noise).astype(np.float32)
+
+
+def _quantize(
+    folder: Path, settings: Settings, images: int, clips: int | None
+) -> QuantizationLadder:
+    """Let the ladder judge a QAT and a PTQ, of drawn answers, and write what it does."""
+    from workbench.deploy.ladder import Ladder  # it loads TensorFlow
+
     _, raw = answers(colour_file(), images, seed=3)
-    y_true, mask = labels(raw, settings, seed=4)
-    levels = dict(zip(("scale", "zero_point"), LEVELS, strict=True))
-    known = {"y_true": y_true, "mask": mask}
-    path = folder / verify.VALIDATION
-    np.savez(path, raw=raw, **known, **{key: np.array(value) for key, value in levels.items()})
-    noise = np.random.default_rng(6).normal(0, 0.3, raw.shape)
-    np.savez(folder / verify.STUDENT, logits=tflite.logits_of(raw, *LEVELS) + noise, **known)
-    return Scores(raw, **levels, **known, task=settings.task, source_sha256=sha256(path))
+    changed = np.clip(raw + np.random.default_rng(8).normal(0, 6, raw.shape), -128, 127)
+    of_rung = {"qat": changed.astype(np.int8), "ptq": raw}
+
+    class Drawn(Ladder):
+        def __init__(self) -> None:
+            self.settings, self.folder = settings, folder
+            self.labels = labels(raw, settings, 4, clips)
+            self.reference = noisy(raw, seed=6)
+            self.tried, self.refused, self.trained = {}, {}, None
+            self.chosen = self.rival = None
+            self.forced = settings.ladder.force_rung
+
+        def run(self, model):
+            given = of_rung[next(reversed(self.tried))]
+            return given, tflite.logits_of(given, *LEVELS)
+
+    ladder = Drawn()
+    for name in of_rung:
+        with ladder.rung(name) as rung:
+            rung.offer(colour_file())
+    np.savez(folder / verify.STUDENT, logits=ladder.reference)
+    return ladder.choose()
 
 
-def _write_ladder(folder: Path, scores: Scores, settings: Settings) -> None:
-    float_logits = np.load(folder / verify.STUDENT)["logits"]
-    rated = []
-    for logits in (scores.logits, float_logits):
-        level = 0.0 if settings.task == "single_label" else 0.5
-        said = decide(probabilities(logits, settings.task), level, settings.task)
-        known = scores.y_true, logits, scores.mask
-        f1 = metrics.f1_macro(scores.y_true, said, scores.mask)
-        rated.append({"f1_macro": f1, "map": metrics.mean_average_precision(*known)})
-    ours, theirs = rated
-    drop = theirs["f1_macro"] - ours["f1_macro"]
-    rung = LADDER.rungs[0].model_copy(update=ours | {"drop": drop})
-    ladder = LADDER.model_copy(update={"float": FloatScore(**theirs), "rungs": (rung,)})
-    write_json(folder / verify.LADDER, ladder.to_json())
+def _write_page_06(
+    folder: Path, settings: Settings, scores: Scores, found: AnyThresholds, calibrated: Calibration
+) -> None:
+    """Show the tables and the sliders as the notebook does."""
+    search = "single_label" if settings.task == "single_label" else "threshold_search"
+    levels = f"(raw {-scores.zero_point:+d}) * {scores.scale:.4f}"
+    about = {"shape": scores.raw.shape, "logit": levels, "labels": (scores.mask > 0).sum()}
+    choices = {"one half": 0.5, "searched": found.probability, "in use": found.probability}
+    tables = [
+        knobs(settings, search, "calibration"), table(about), table(found.table),
+        threshold_figures.side_by_side(scores, choices, LABELS), threshold_figures.expected(found),
+        threshold_figures.calibration_errors(calibrated),
+        file_table(folder, [verify.RECOMMENDATION, verify.CALIBRATION]),
+    ]  # fmt: skip
+    sliders = {"module": "explorer", "data": explorer_data(scores.counts, found, "")}
+    write_text(folder / verify.PAGE_06, _page(tables) + fragment(sliders))
 
 
-def _write_metrics(folder: Path, found, settings: Settings, images: int) -> dict:
-    pixels, raw = answers((folder / verify.MODEL).read_bytes(), images, seed=9)
-    y_true, mask = labels(raw, settings, seed=5)
-    config = verify.Bundle(folder).config
-    twin = probabilities(tflite.logits_of(raw, *LEVELS), settings.task)
-    float_score = probabilities(
-        tflite.logits_of(raw, *LEVELS) + np.random.default_rng(7).normal(0, 0.3, raw.shape),
-        settings.task,
-    )
-    known = {"mask": mask, "task": settings.task}
-    resampling = {"replicates": REPLICATES, "seed": settings.seed}
+def _page(tables: list[Table]) -> str:
+    return "".join(one._repr_html_() for one in tables)
+
+
+def _evaluate(
+    folder: Path, settings: Settings, ladder: QuantizationLadder, images: int, clips: int | None
+) -> None:
+    """Write the figures of the test split and their page."""
+    write_json(folder / verify.RUN, OPENED)
+    model = folder / verify.MODEL
+    pixels, raw = answers(model.read_bytes(), images, seed=9)
+    split = labels(raw, settings, 5, clips)
+    config, own = verify.Bundle(folder).config, verify.Bundle(folder).json(FILE)
     names = tuple(f"{number}.jpg" for number in range(images))
+    known = {"mask": split.mask, "task": settings.task, "groups": split.groups}
+    resampling = {"replicates": REPLICATES, "seed": settings.seed}
     sides = {
-        "float student": (float_score, found.probability),
-        "float twin": (twin, found.probability),
         "phone file": (verify.probabilities(raw, config), verify.probability_thresholds(config)),
+        "float student": (probabilities(noisy(raw, 7), settings.task), own["float student"]),
+        "float twin": (probabilities(noisy(raw, 2), settings.task), own["float twin"]),
     }
-    costs = final.costs({
-        name: Predictions(name, names, LABELS, y_true, score, bars, **known)
+    found = {
+        name: Predictions(name, names, LABELS, split.targets, score, np.asarray(bars), **known)
         for name, (score, bars) in sides.items()
-    }, **resampling)  # fmt: skip
-    float_test, test = (
-        metrics.evaluate(y_true, *sides[name], LABELS, **known, **resampling)
-        for name in ("float student", "phone file")
+    }
+    costs = final.costs(found, **resampling)
+    test, float_test = (
+        metrics.evaluate(split.targets, score, np.asarray(bars), LABELS, **known, **resampling)
+        for score, bars in (sides["phone file"], sides["float student"])
     )
+    grouped = {} if split.groups is None else {"groups": split.groups}
     entry = write_test_scores(
-        folder / verify.SCORES, raw, y_true, mask, names,
+        folder / verify.SCORES, raw, split.targets, split.mask, names,
         lambda rows: [pixels[row] for row in rows], spot_checks=4, seed=1,
-        float_probability=float_score, float_thresholds=np.asarray(found.probability),
-        twin_probability=twin, twin_thresholds=np.asarray(found.probability),
+        float_probability=sides["float student"][0], twin_probability=sides["float twin"][0],
+        **grouped,
     )  # fmt: skip
-    ladder = verify.Bundle(folder).json(verify.LADDER)
     write_json(folder / verify.METRICS, final.metrics_record(
-        test, float_test, costs, ladder, folder / verify.MODEL, [], entry
+        test, float_test, costs, ladder.to_json(), model, LATENCY, entry
     ))  # fmt: skip
-    return costs
+    tables = [
+        knobs(settings, "evaluation"), table(final.overall(test)), table(final.per_class(test)),
+        table(final.cost_table(costs)), table(final.sizes(model, LATENCY)),
+        table([{"mind": line} for line in cautions(folder)]), file_table(folder, [verify.METRICS]),
+    ]  # fmt: skip
+    mistakes = worst_mistakes(
+        split.targets, *sides["phone file"], LABELS, names, mask=split.mask, task=settings.task,
+        limit=settings.evaluation.gallery_size, per_class=settings.evaluation.gallery_per_class,
+    )  # fmt: skip
+    pictures = gallery.mistake_pictures(mistakes, lambda name: pixels[names.index(name)])
+    panel = {"module": "gallery", "data": gallery.picture_gallery(pictures).data}
+    write_text(folder / verify.PAGE_09, _page(tables) + fragment(panel))

@@ -109,3 +109,9 @@ def test_a_qat_that_is_within_its_budget_gives_no_doubt(run):
         shipped = {"chosen": "qat", "budget": budget, "rungs": (rung,)}
         write_json(run.folder / LADDER.file, LADDER.model_copy(update=shipped).to_json())
         assert len(cautions(run.folder)) == lines
+
+
+def test_a_single_label_has_no_thresholds_to_read(tmp_path):
+    tuned = {"task": "single_label", "classes": ["ant", "bee"]}
+    write_json(tmp_path / "threshold_recommendation.json", tuned)
+    assert cautions(tmp_path) == []

@@ -128,13 +128,14 @@ class TunedClass(Excerpt):
 
 
 class TunedClasses(FileExcerpt):
-    """What 06 tuned on: how often each class was there, and its threshold."""
+    """What 06 tuned on: how often each class was there, and its threshold; only names for a single
+    label."""
 
     file: ClassVar[str] = "threshold_recommendation.json"
     notebook: ClassVar[str] = "06_tune_thresholds"
 
     task: str = ""
-    classes: tuple[TunedClass, ...] = ()
+    classes: tuple[TunedClass | str, ...] = ()
 
 
 class TestSplit(Excerpt):

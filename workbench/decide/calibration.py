@@ -388,7 +388,7 @@ def fit_temperature(
         pull = 0.5 * log_probability.mean(axis=1).mean()
         return -(log_probability[labels].sum() + pull)
 
-    slope = np.exp(minimize_scalar(loss, bounds=np.log(SLOPES), method="bounded").x)
+    slope = np.exp(minimize_scalar(loss, bounds=np.log(SLOPES), options={"xatol": CLOSE}).x)
     return np.full(classes, slope), np.zeros(classes)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.decide import outcomes
-from workbench.decide.calibration import Bins, calibration_error
+from workbench.decide.calibration import Bins, calibration_error, error_interval
 from workbench.decide.intervals import (
     LEAST_IMAGES,
     Ends,
@@ -265,6 +265,8 @@ def evaluate(
     if replicates:
         drawn, shares = resample(answers, measured, replicates, seed), share_spans(answers)
         found = resampled_spans(drawn.overall) | shares[0]
+        known = {"replicates": replicates, "rng": np.random.default_rng(seed), "groups": groups}
+        found["calibration_error"] = [error_interval(*answers.to_calibrate, **known)]
         overall = {
             name: Figure.of(value, found[name][0], images)
             for name, value in measured.overall.items()

@@ -405,15 +405,18 @@ class Ladder:
     def _write_scores(self, rung: Rung) -> None:
         """Keep the candidate's raw integers: thresholds are tuned on exactly these.
 
-        Beside them the logits of the same weights in float, for 09 to tell what 8 bits cost.
+        Beside them the logits of the same weights in float, for 09 to tell what 8 bits cost, and
+        those of all that was scored here, for `verify` to judge the rungs again.
         """
         scale, zero_point = tflite.output_quantization(rung.model)
+        scored = {f"{name}_logits": one.logits for name, one in self.tried.items() if one.score}
         grouped = {} if self.labels.groups is None else {"groups": self.labels.groups}
         with writing(self.folder / SCORES) as temporary, open(temporary, "wb") as file:
             np.savez(
                 file, raw=rung.raw, scale=np.float64(scale), zero_point=np.int64(zero_point),
                 y_true=self.labels.targets, mask=self.labels.mask, **grouped,
                 twin_logits=self._twin_logits(rung),
+                float_logits=self.reference, **scored,
             )  # fmt: skip
 
     def _twin_logits(self, rung: Rung) -> np.ndarray:

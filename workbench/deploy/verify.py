@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import struct
 import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,19 +40,29 @@ RECOMMENDATION = "threshold_recommendation.json"
 METRICS = "metrics.json"
 SCORES = "test_scores.npz"
 LADDER = "quantization_ladder.json"
+FULL_INTEGER = ("qat", "qat_skip_worst", "ptq")
+NETWORKS = {"float": "float student", "float_twin": "float twin"}
 COSTS = {"8-bit arithmetic": "float_twin_against_int8",
          "training and arithmetic": "float_against_int8"}  # fmt: skip
 VALIDATION = "candidate_scores.npz"
 STUDENT = "student_scores.npz"
 SETTINGS = "training_config.json"
 CURVE = "threshold_curve.csv"
+CALIBRATION = "calibration.json"
+FLOATS = "float_thresholds.json"
+REFUSED = "refused_rungs.json"
+PARITY = "parity.json"
+PARITY_SCORES = "parity_scores.npz"
+TEACHER, TEACHER_SCORES = "teacher_comparison.json", "teacher_scores.npz"
+RUN, AUDIT = "run_metadata.json", "audit.csv"
+UNKNOWN = object()  # in place of a figure that nothing in the folder tells
 MODEL = "model_qat_int8.tflite"
 LABELS = "labels.txt"
 SEALED = (  # all that is handed on, and all that figures are derived from
     *(MODEL, "verify.py", "*.txt", "*.json", "*.csv", "*.npz", "*.png", "app/**/*", "golden/**/*"),
     *("html/**/*", "notebooks/*.ipynb", "logs/*.csv", "splits/**/*"),
 )
-SEALED_ONLY = ("calibration.json", "parity.json", "audit.json", "logs")
+SEALED_ONLY = ("audit.csv", "audit.json", "logs")
 UNSEALED = ("status.json", "threshold_choice.json")  # go on changing: when it ran, what is wished
 TOLERANCE = 1e-6  # of figures that were written as decimal text
 PAGE_06, PAGE_09 = "html/06_tune_thresholds.html", "html/09_eval_report.html"
@@ -58,10 +70,12 @@ INDEX = "html/index.html"
 TITLES = {"F1 macro": "f1_macro", "F1 micro": "f1_micro", "Precision": "precision_macro",
           "Recall": "recall_macro", "mAP": "map"}  # fmt: skip
 TILE = re.compile("<div class='tile'><b>(.*?)</b><span>(.*?)</span><small>(.*?)</small>")
+CAUTIONS, LINE = re.compile("<ul class='cautions'>(.*?)</ul>"), re.compile("<li>(.*?)</li>")
 PANEL = re.compile(r'<script type="application/json"[^>]*>(.*?)</script>', re.DOTALL)
 ROUNDING = 0.0005 + 1e-6  # of figures in tables
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 FAINTEST = 2**-12  # a probability of 0 or 1 has no logit
+LEVEL = 0.95  # of every interval
 NEVER = 128  # as a threshold: one above the highest int8
 BLOCK = 64  # resamplings at a time
 BINS = 15  # of a calibration error
@@ -73,6 +87,17 @@ LOWER_IS_BETTER = ("hamming_loss", "calibration_error")
 NEITHER_IS_BETTER = ("no_label_rate", "true_no_label_rate", "coverage")
 PAIRS = 50  # of confused classes that are written
 LEAST_IMAGES = 5  # that an interval needs
+LEAST_LABELS = 10  # of each kind, that the interval of a calibration error needs
+GAPS = np.append(0, np.geomspace(0.03, 100, 40))  # as a part of the measured gaps
+SLOPES = (0.01, 100.0)  # of a correction
+DOUBT, UNSEEN = 0.005, 2.0  # that a correction does not help; labels that nobody saw yet
+FOLDS, DEALS, REPEATS = 5, 10, 4  # deals of a floor's folds, and of all others
+CUTS = 0.05  # of the images, between two confidences that are tried
+RUNGS = {
+    "qat": "QAT", "qat_skip_worst": "QAT without the worst layers",
+    "ptq": "PTQ, class-covering calibration", "ptq_float_head": "PTQ with float head",
+    "float16": "float16",
+}  # fmt: skip
 LEVELS = 8  # kernels of other CPUs round sums otherwise; TFLite's own differ by up to 6 levels
 
 
@@ -85,6 +110,7 @@ MALFORMED = (
 
 Tree = dict[str, Any]  # a part of a file, or what was derived in its place
 Arrays = dict[str, np.ndarray]
+Rows = list[list[str]]  # of a table on a page
 
 
 class MismatchError(Exception):
@@ -133,6 +159,19 @@ class Bundle:
 
     def __post_init__(self) -> None:
         self.config = self.json(CONFIG)
+
+    @cached_property
+    def settings(self) -> Tree:
+        return self.json(SETTINGS)
+
+    @cached_property
+    def validation(self) -> Arrays:
+        """What the candidate answered on validation, and what is true."""
+        return self.arrays(VALIDATION)
+
+    @cached_property
+    def search(self) -> Search:
+        return Search.of(self.validation, self.settings["threshold_search"], self.settings["seed"])
 
     def bytes(self, name: str) -> bytes:
         path = (self.folder / name).resolve()
@@ -407,7 +446,7 @@ def derive_metrics(bundle: Bundle, stated: Tree) -> Tree:
     phone = phone_answers(bundle, arrays)
     found: Tree = {"test": evaluate(*phone, stated["test"])}
     if "float_test" in stated:
-        student, twin = (float_answers(bundle, arrays, side) for side in ("float", "twin"))
+        student, twin = (float_answers(bundle, arrays, side) for side in ("student", "twin"))
         found["float_test"] = evaluate(*student, stated["float_test"])
         twin_test = evaluate(*twin, stated["float_test"])
         int8 = phone[0], found["test"]
@@ -415,6 +454,7 @@ def derive_metrics(bundle: Bundle, stated: Tree) -> Tree:
         for side, answers in sides.items():
             name = f"{side}_against_int8"
             found[name] = derive_differences((answers, int8), stated[name])
+            found[name] |= {"first": NETWORKS[side], "second": "phone file"}
     if bundle.has(SETTINGS):
         settings = bundle.json(SETTINGS)
         replicates = settings["evaluation"]["bootstrap_replicates"]
@@ -447,17 +487,12 @@ def phone_answers(bundle: Bundle, arrays: Arrays) -> tuple[Answers, np.ndarray |
     return Answers(**labels_of(arrays), score=score, said=said, config=config), bars
 
 
-def float_answers(bundle: Bundle, arrays: Arrays, side: str) -> tuple[Answers, np.ndarray | float]:
+def float_answers(bundle: Bundle, arrays: Arrays, side: str) -> tuple[Answers, np.ndarray]:
     """Return what a float network answered, at the thresholds that were searched for it."""
-    config, score = bundle.config, arrays[f"{side}_probability"].astype(np.float64)
-    bars = arrays[f"{side}_thresholds"]
-    if config["task"] == "single_label":
-        bars = float(bars)
-        sure = (score.max(1) >= bars)[:, None]
-        said = sure & (np.arange(score.shape[1]) == score.argmax(1)[:, None])
-    else:
-        said = score >= bars
-    return Answers(**labels_of(arrays), score=score, said=said, config=config), bars
+    bars = np.array(bundle.json(FLOATS)[f"float {side}"])
+    key = {"student": "float_probability", "twin": "twin_probability"}[side]
+    score = arrays[key].astype(np.float64)
+    return Answers.at(bars, score, labels_of(arrays), bundle.config), bars
 
 
 def labels_of(arrays: Arrays) -> Arrays:
@@ -513,14 +548,20 @@ class Answers:
     config: dict[str, Any]
     groups: np.ndarray | None = None  # [N], where photos come in clips or bursts
 
-    @property
-    def units(self) -> np.ndarray:
-        """Number what is drawn together: images, or their groups. [N]"""
-        if self.groups is None:
-            return np.arange(len(self.score))
-        return np.unique(self.groups, return_inverse=True)[1]
+    @classmethod
+    def at(cls, bars: np.ndarray, score: np.ndarray, known: Tree, config: Tree) -> Answers:
+        """Answer at thresholds, or with the one best class if it is sure enough."""
+        said = score >= bars
+        if config["task"] == "single_label":
+            best = np.arange(score.shape[1]) == score.argmax(1)[:, None]
+            said = best & (score.max(1) >= bars)[:, None]
+        return cls(score=score, said=said, config=config, **known)
 
     @property
+    def units(self) -> np.ndarray:
+        return _units(len(self.score), self.groups)
+
+    @cached_property
     def outcomes(self) -> tuple[np.ndarray, ...]:
         """Return which known labels are true negatives, false positives, missed and found."""
         true, said = self.y_true, self.said
@@ -550,15 +591,34 @@ def evaluate(answers: Answers, bars: np.ndarray | float, stated: Tree) -> Tree:
         for name, span in share_intervals(answers, rows).items():
             overall[name]["interval"] = span
         resampled_intervals(answers, overall, rows, stated)
-    undefined = [row["class"] for row in rows if not row["positives"]]
-    over = f"{len(rows) - len(undefined)} of {len(rows)} classes; undefined: {', '.join(undefined)}"
+    means, undefined = macro_means(rows)
+    withhold(answers, overall, bool(stated["bootstrap_replicates"]))
     return {
         "task": config["task"], "images": len(answers.score),
-        "macro_means": f"macro over {over if undefined else f'all {len(rows)} classes'}",
-        "undefined_classes": undefined, "unknown_labels": int((~answers.known).sum()),
+        "macro_means": means, "undefined_classes": undefined,
+        "unknown_labels": int((~answers.known).sum()),
         "overall": {name: found for name, found in overall.items() if name in stated["overall"]},
         "classes": rows, "confusion": confusion(answers), "confused_pairs": confused(answers),
     }  # fmt: skip
+
+
+def macro_means(rows: list[Tree]) -> tuple[str, list[str]]:
+    """Say which classes the macro means are over, and which no image is known to have."""
+    undefined = [row["class"] for row in rows if not row["positives"]]
+    over = f"{len(rows) - len(undefined)} of {len(rows)} classes; undefined: {', '.join(undefined)}"
+    return f"macro over {over if undefined else f'all {len(rows)} classes'}", undefined
+
+
+def withhold(answers: Answers, overall: Tree, asked: bool) -> None:
+    """Say why a figure has no interval, where one was asked for."""
+    images = len(answers.score)
+    for figure in overall.values():
+        why = "" if figure.setdefault("interval", None) else "too few images tell"
+        if images < LEAST_IMAGES:
+            why = f"{images} images; an interval needs {LEAST_IMAGES}"
+        if figure["value"] is None:
+            why, figure["interval"] = "undefined", None
+        figure["withheld"] = why if asked else ""
 
 
 def class_figures(answers: Answers, bars: np.ndarray) -> list[Tree]:
@@ -583,6 +643,7 @@ def overall_figures(answers: Answers, rows: list[Tree]) -> dict[str, float | Non
     tn, fp, fn, tp = (int(cell.sum()) for cell in answers.outcomes)
     occurring = [row for row in rows if row["positives"]]
     areas = [row["roc_auc"] for row in rows if row["roc_auc"] is not None]
+    true, score, counted = to_calibrate(answers)
     return {
         "f1_macro": _mean([row["f1"] for row in occurring]),
         "f1_micro": _ratio(2 * tp, 2 * tp + fp + fn),
@@ -597,7 +658,7 @@ def overall_figures(answers: Answers, rows: list[Tree]) -> dict[str, float | Non
             name: _mean(list(values[~np.isnan(values)]))
             for name, values in per_image(answers).items()
         },
-        "calibration_error": _calibration_error(*to_calibrate(answers)),
+        "calibration_error": _calibration_error(true[counted], score[counted]),
     }
 
 
@@ -628,13 +689,16 @@ def share_intervals(answers: Answers, rows: list[Tree]) -> dict[str, list[float]
 
 
 def resampled_intervals(answers: Answers, overall: Tree, rows: list[Tree], stated: Tree) -> None:
-    """Derive the intervals of areas and of the calibration error into `overall` and `rows`."""
+    """Derive the intervals that take drawing into `overall` and `rows`."""
     asked = stated["bootstrap_replicates"], stated["seed"]
     drawn = resample(answers, {"overall": overall, "classes": rows}, *asked)
-    for name in ("map", "roc_auc_macro", "calibration_error"):
+    for name in ("map", "roc_auc_macro"):
         told = overall[name]["value"] is not None and len(answers.score) >= LEAST_IMAGES
         given = stated["overall"].get(name, {}).get("interval")
         overall[name]["interval"] = _drawn_span(drawn.overall[name], given) if told else None
+    rng = np.random.default_rng(stated["seed"])
+    span = error_interval(*to_calibrate(answers), answers.groups, asked[0], rng)
+    overall["calibration_error"]["interval"] = span if len(answers.score) >= LEAST_IMAGES else None
     for name in ("average_precision", "roc_auc"):
         for i, (row, given) in enumerate(zip(rows, stated["classes"], strict=True)):
             both = f"{name}_low", f"{name}_high"
@@ -704,16 +768,21 @@ def _top_five(answers: Answers) -> np.ndarray:
     return np.where(true.any(1), (np.array(hits) & true).any(1), np.nan)
 
 
-def to_calibrate(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and probabilities whose calibration counts: of all, or of the one answer."""
+def to_calibrate(answers: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels, probabilities and which count: all, or those of the one answer. [N, K]"""
     if answers.config["task"] == "multilabel":
-        return answers.y_true[answers.known], answers.score[answers.known]
-    return answers.right[answers.judged], answers.score.max(1)[answers.judged]
+        return answers.y_true, answers.score, answers.known
+    return answers.right[:, None], answers.score.max(1)[:, None], answers.judged[:, None]
+
+
+def _bin(score: np.ndarray) -> np.ndarray:
+    """Number the bin of each probability; 1 belongs to the last."""
+    return np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), score, "right") - 1, 0, BINS - 1)
 
 
 def _calibration_error(true: np.ndarray, score: np.ndarray) -> float | None:
     """Mean distance of prediction and reality in 15 bins of equal width."""
-    place = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), score, "right") - 1, 0, BINS - 1)
+    place = _bin(score)
     gaps = [abs(float((score - true)[place == one].sum())) for one in range(BINS)]
     return _ratio(sum(gaps), len(score))
 
@@ -753,7 +822,7 @@ def resample(answers: Answers, measured: Tree, replicates: int, seed: int) -> Re
     Areas of scores finer than 256 steps are drawn on steps, and an error can only grow by noise.
     """
     ranks = _ranks(answers)
-    drawn = _draw(answers.units, replicates, seed)
+    drawn = _draw(answers.units, replicates, np.random.default_rng(seed))
     blocks = [_drawn(answers, ranks, weights) for weights in drawn]
     once = _drawn(answers, ranks, np.ones((1, len(ranks))))
     sides = zip(*((block.overall, block.classes) for block in blocks), strict=True)
@@ -772,9 +841,9 @@ def resample(answers: Answers, measured: Tree, replicates: int, seed: int) -> Re
     return found
 
 
-def _draw(units: np.ndarray, replicates: int, seed: int) -> Iterator[np.ndarray]:
+def _draw(units: np.ndarray, replicates: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield how often each image is drawn, [B, N]; images of one unit are drawn together."""
-    rng, count = np.random.default_rng(seed), int(units.max()) + 1
+    count = int(units.max()) + 1
     for start in range(0, replicates, BLOCK):
         rows = [np.bincount(rng.integers(0, count, count), minlength=count)[units]
                 for _ in range(min(BLOCK, replicates - start))]  # fmt: skip
@@ -841,11 +910,8 @@ def _areas(ranks: np.ndarray, weights: np.ndarray) -> Arrays:
 
 def _drawn_error(answers: Answers, weights: np.ndarray) -> np.ndarray:
     """Calibration error of drawn images, [B]; bins and their mean predictions stay."""
-    true, score, counted = answers.y_true, answers.score, answers.known
-    if answers.config["task"] == "single_label":
-        true, score, counted = (values[:, None] for values in (
-            answers.right, answers.score.max(1), answers.judged))  # fmt: skip
-    place = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), score, "right") - 1, 0, BINS - 1)
+    true, score, counted = to_calibrate(answers)
+    place = _bin(score)
     distance = np.zeros(len(weights))
     for one in range(BINS):
         inside = (place == one) & counted
@@ -857,46 +923,59 @@ def _drawn_error(answers: Answers, weights: np.ndarray) -> np.ndarray:
 
 def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
     """Search the thresholds again on the validation scores, and judge them by resampling."""
-    settings, arrays = bundle.json(SETTINGS), bundle.arrays(VALIDATION)
+    settings, arrays = bundle.settings, bundle.validation
     scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(VALIDATION)}
-    replicates = settings["threshold_search"]["bootstrap_replicates"]
-    found = {"schema": 1} | {key: settings[key] for key in ("task", "seed")}
-    found |= {"scores": scores}
+    found = {"schema": 1, "scores": scores, "created_by": "person" if stated["edits"] else "search"}
+    found |= {key: settings[key] for key in ("task", "seed")}
     if settings["task"] == "single_label":
-        return found | derive_unknown(settings["single_label"], arrays, stated)
-    found |= {"bootstrap_replicates": replicates}
-    levels = {name: arrays[name].item() for name in ("scale", "zero_point")}
-    scores |= {"unknown_labels": int((arrays["mask"] <= 0).sum()), **levels}
-    search = Search.of(arrays, settings["threshold_search"], settings["seed"])
-    return found | derive_thresholds(search, stated, bundle.config["labels"])
+        return found | derive_unknown(bundle, stated["edits"])
+    knobs, levels = settings["threshold_search"], ("scale", "zero_point")
+    scores |= {"unknown_labels": int((arrays["mask"] <= 0).sum())}
+    scores |= {name: arrays[name].item() for name in levels}
+    figures = {name: knobs[name] for name in OBJECTIVE_FIGURES.get(knobs["objective"], ())}
+    choice, search = bundle.search.choice, bundle.search
+    return found | {
+        "bootstrap_replicates": knobs["bootstrap_replicates"], "method": knobs["method"],
+        "objective": {"name": knobs["objective"], **figures}, "expected": choice.expected,
+        "classes": class_thresholds(search, stated["edits"], bundle.config["labels"]),
+        "global": search.forms(choice.shared, _whole_ends(choice.drawn_shared)),
+    }  # fmt: skip
 
 
-def derive_thresholds(search: Search, stated: Tree, names: list[str]) -> Tree:
-    """Search, search again on resampled images, and say which class keeps its own threshold."""
+def class_thresholds(search: Search, edits: list[Tree], names: list[str]) -> list[Tree]:
+    """Say which class keeps a threshold of its own and why; a person's edits come on top."""
     found = search.choice
-    edits = {name: ends[1] for edit in stated["edits"] for name, ends in edit["changes"].items()}
+    moved = {name: (int(ends[1]), edit) for edit in edits for name, ends in edit["changes"].items()}
     drawn = np.where(found.adopted, found.drawn_own, found.drawn_shared[:, None])
     rows = []
     for i, name in enumerate(names):
-        integer = int(edits.get(name, found.integers[i]))
+        integer, edit = moved.get(name, (int(found.integers[i]), None))
         positives, negatives = search.positives[i].sum(), search.negatives[i].sum()
         gain = [None if np.isnan(one[i]) else float(one[i]) for one in found.gain]
         rows.append({
             "name": name, **search.forms(integer, _whole_ends(drawn[:, i])),
-            "created_by": "person" if name in edits else "search",
-            "adopted": bool(found.adopted[i]) or name in edits,
+            "created_by": "person" if edit else "search",
+            "adopted": bool(found.adopted[i]) or bool(edit),
             "adopted_in": int(found.adopted_in[:, i].sum()),
             "positives": positives, "negatives": negatives,
             "prevalence": _ratio(positives, positives + negatives),
             "gain": gain[0], "gain_interval": None if None in gain[1:] else gain[1:],
+            "reason": set_by(edit) if edit else search.reason(i), "note": NOTES[
+                "absent" if not positives else "everywhere" if not negatives else ""
+            ],
         })  # fmt: skip
-    knobs = search.knobs
-    figures = {name: knobs[name] for name in OBJECTIVE_FIGURES.get(knobs["objective"], ())}
-    return {
-        "method": knobs["method"], "objective": {"name": knobs["objective"], **figures},
-        "created_by": "person" if edits else "search", "classes": rows, "expected": found.expected,
-        "global": search.forms(found.shared, _whole_ends(found.drawn_shared)),
-    }  # fmt: skip
+    return rows
+
+
+NOTES = {
+    "absent": "no image with this class in the split: its threshold is the global one, unchecked",
+    "everywhere": "every image of the split has this class: its threshold is the global one",
+    "": "",
+}
+
+
+def set_by(edit: Tree) -> str:
+    return f"set by {edit['who']}" + (f": {edit['why']}" if edit["why"] else "")
 
 
 def _whole_ends(drawn: np.ndarray) -> list[int]:
@@ -909,13 +988,19 @@ class Choice:
     """What a search chose, and what the same search chose on resampled images."""
 
     shared: int
-    integers: np.ndarray  # [C], shared or own
+    own: np.ndarray  # [C]
+    value: np.ndarray  # [C], of the own thresholds on the images that chose
     adopted: np.ndarray  # bool [C]: who keeps a threshold of its own
     adopted_in: np.ndarray  # bool [R, C]
     gain: np.ndarray  # [3, C]: without the luck of choosing, and its ends
     expected: Tree
     drawn_shared: np.ndarray  # [R]
     drawn_own: np.ndarray  # [R, C]
+    held_out: tuple[np.ndarray, np.ndarray] | None  # hits and trials [C], where there is a floor
+
+    @property
+    def integers(self) -> np.ndarray:
+        return np.where(self.adopted, self.own, self.shared)
 
 
 @dataclass(frozen=True)
@@ -932,14 +1017,8 @@ class Search:
 
     @classmethod
     def of(cls, arrays: Arrays, knobs: dict[str, Any], seed: int = 0) -> Search:
-        true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
-        sides = [
-            np.stack([np.bincount(raw[chosen].astype(int) + 128, minlength=256)
-                      for raw, chosen in zip(arrays["raw"].T, (side & known).T, strict=True)])
-            for side in (true, ~true)
-        ]  # fmt: skip
         levels = arrays["scale"].item(), arrays["zero_point"].item()
-        return cls(*sides, *levels, knobs, arrays, seed)
+        return cls(*count_levels(arrays), *levels, knobs, arrays, seed)
 
     def forms(self, integer: int, ends: Sequence[int]) -> Tree:
         """Derive logit and probabilities of a threshold: halfway between two levels."""
@@ -948,26 +1027,81 @@ class Search:
         return {"integer": integer, "logit": logits[0], "probability": probability,
                 "probability_interval": both, "integer_interval": list(ends)}  # fmt: skip
 
+    def reason(self, i: int) -> str:
+        """Say why a class has the threshold that it has."""
+        choice, knobs = self.choice, self.knobs
+        if self.positives[i].any() and not self.negatives[i].any():
+            return "global threshold: without negatives there is nothing to tune on"
+        if choice.held_out:
+            return self._floor_reason(i, *(side[i] for side in choice.held_out))
+        gain, low, high = choice.gain[:, i]
+        times = (
+            f"adopted in {choice.adopted_in[:, i].sum()} of {len(choice.adopted_in)} resamplings"
+        )
+        found = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}), {times}"
+        least = knobs["per_class_improvement_threshold"]
+        if choice.adopted[i]:
+            return f"own threshold: gains {found}"
+        if not knobs["per_class_enabled"]:
+            why = "per_class_enabled is false"
+        elif np.isnan(gain):
+            why = "there is nothing to tune on"
+        elif choice.own[i] == choice.shared:
+            why = "it is also the best for this class"
+        elif np.isnan(low):
+            why = "one of its own changes no answer that could tell them apart"
+        else:
+            few = f"less than {least:g}" if gain < least else "which may be luck"
+            why = f"its own would gain {found}, {few}"
+        return f"global threshold: {why}"
+
+    def _floor_reason(self, i: int, hits: float, trials: float) -> str:
+        floor, value = self.knobs["floor"], self.choice.value[i]
+        if np.isnan(value):
+            return "global threshold: there is nothing to tune on"
+        if value < 0:
+            return (f"global threshold: {floor:.0%} cannot be promised with these images; "
+                    f"at best {max(floor + value, 0):.1%} is sure")  # fmt: skip
+        if not self.knobs["per_class_enabled"]:
+            return "global threshold: per_class_enabled is false"
+        which = "own threshold" if self.choice.adopted[i] else "global threshold, also its own"
+        if not trials:
+            return f"{which}: aimed at {floor:.0%}, chosen on all images; too few to hold some out"
+        low, high = wilson(self.worth[i, 0] * hits, self.worth[i, 0] * trials)
+        kept = f"held-out {hits / trials:.1%} [{low:.1%}, {high:.1%}]"
+        return f"{which}: aimed at {floor:.0%}, {kept}"
+
+    @property
+    def probabilities(self) -> list[float]:
+        """What the chosen thresholds mean."""
+        return sigmoid((self.choice.integers - 0.5 - self.zero_point) * self.scale).tolist()
+
     @cached_property
     def yes(self) -> tuple[np.ndarray, np.ndarray]:
         """True and false positives of every threshold, -128 to 128: [C, 257] each."""
         return _from_above(self.positives), _from_above(self.negatives)
 
     @cached_property
-    def integers(self) -> np.ndarray:
-        """Thresholds that may be chosen: their probability decides as they do."""
+    def apart(self) -> np.ndarray:
+        """Thresholds whose probability decides as they do."""
         every = np.arange(-128, 129)
         between = sigmoid((every - 0.5 - self.zero_point) * self.scale)
         below, here = (sigmoid((every - one - self.zero_point) * self.scale) for one in (1, 0))
         margin = 8 * np.finfo(float).eps * np.maximum(here, np.finfo(float).tiny)
         apart = (between - below > margin) & ((here - between > margin) | (every == 128))
         apart[0] = True
+        return every[apart]
+
+    @cached_property
+    def integers(self) -> np.ndarray:
+        """Thresholds that the method may choose."""
         if self.knobs["method"] == "exact":
-            return every[apart]
+            return self.apart
         low, high, step = (self.knobs[f"grid_{name}"] for name in ("min", "max", "step"))
         grid = low + step * np.arange(int(np.floor((high - low) / step + 1e-9)) + 1)
-        chosen = np.unique(np.searchsorted(here[:-1], grid - 1e-12)) - 128
-        return chosen[np.isin(chosen, every[apart])]
+        levels = sigmoid((np.arange(-128, 128) - self.zero_point) * self.scale)
+        chosen = np.unique(np.searchsorted(levels, grid - 1e-12)) - 128
+        return chosen[np.isin(chosen, self.apart)]
 
     def values(self, tp, fp, positives, negatives, worth=1.0) -> np.ndarray:
         """Rate thresholds by the objective; NaN where a class does not occur."""
@@ -1019,7 +1153,7 @@ class Search:
             tried = yes if self.knobs["objective"] == "precision_floor" else true
             hit = true & yes
             residual = np.where(tried, hit - _ratio(hit.sum(), max(tried.sum(), 1)), 0.0)
-            worth[i] = _worth(residual, self.arrays["groups"][rows])
+            worth[i] = _worth(residual[:, None], self.arrays["groups"][rows])
         return worth
 
     @property
@@ -1064,13 +1198,13 @@ class Search:
     def _nearest(self, wanted: np.ndarray) -> np.ndarray:
         return self.integers[np.abs(self.integers - wanted[..., None]).argmin(-1)]
 
-    def _resampled(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _resampled(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Count levels on drawn images again: [B, C, 256] with and without the class."""
         known = labels_of(self.arrays)
-        units = Answers(**known, score=self.arrays["raw"], said=known["known"], config={}).units
+        units = _units(len(self.arrays["raw"]), known.get("groups"))
         cells = self.arrays["raw"].astype(int) + 128 + 256 * known["y_true"]
         cells[~known["known"]] = 512
-        for weights in _draw(units, self.knobs["bootstrap_replicates"], self.seed):
+        for weights in _draw(units, self.knobs["bootstrap_replicates"], rng):
             counts = [weights @ (column[:, None] == np.arange(512)) for column in cells.T]
             found = np.stack(counts, axis=1)
             yield found[..., 256:], found[..., :256]
@@ -1079,8 +1213,8 @@ class Search:
     def choice(self) -> Choice:
         """Choose, and take off what choosing on the same images makes of it."""
         shared, own, truth = self.tune(self.positives, self.negatives)
-        blocks = []
-        for counts in self._resampled():
+        blocks, rng = [], np.random.default_rng(self.seed)
+        for counts in self._resampled(rng):
             both = self.tune(*counts)
             blocks.append((*both[:2], *_looked_up(*both), *_looked_up(*both[:2], truth)))
         drawn_shared, drawn_own, seems, seems_shared, is_own, is_shared = map(
@@ -1107,10 +1241,26 @@ class Search:
         )
         apparent = _mean_of_defined(np.where(adopted, value, other))
         return Choice(
-            shared=int(shared), integers=np.where(adopted, own, shared), adopted=adopted,
-            adopted_in=again, gain=np.stack([gain, gain - half, gain + half]),
+            shared=int(shared), own=own, value=value, adopted=adopted, adopted_in=again,
+            held_out=self._held_out(rng) if self.has_floor else None,
+            gain=np.stack([gain, gain - half, gain + half]),
             expected=_expected(apparent, optimism), drawn_shared=drawn_shared, drawn_own=drawn_own,
         )  # fmt: skip
+
+    def _held_out(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Count what is kept of a floor on images that did not choose: hits and trials, [C]."""
+        hits, trials, known = [], [], labels_of(self.arrays)
+        for _ in range(DEALS):
+            folds = deal(known["y_true"], rng, known.get("groups"))
+            for fold in range(folds.max() + 1):
+                positives, negatives = count_levels(self.arrays, folds == fold)
+                own = self.tune(*count_levels(self.arrays, folds != fold))[1][:, None] + 128
+                tp, fp = (np.take_along_axis(_from_above(side), own, -1)[:, 0]
+                          for side in (positives, negatives))  # fmt: skip
+                precise = self.knobs["objective"] == "precision_floor"
+                hits.append(tp)
+                trials.append(tp + fp if precise else positives.sum(1))
+        return np.sum(hits, axis=0) / DEALS, np.sum(trials, axis=0) / DEALS
 
     def _adopts(self, value, gain, differs, mean, spread, replicates) -> np.ndarray:
         """Tell which classes [..., C] keep their own threshold: no more than 1 in 20 by luck."""
@@ -1127,6 +1277,35 @@ class Search:
         second = _step_up(luck, allowed * classes / np.maximum(classes - first, 1))
         enough = gain - mean >= self.knobs["per_class_improvement_threshold"]
         return second & (luck <= 0.05) & enough
+
+
+def count_levels(arrays: Arrays, rows: Any = slice(None)) -> list[np.ndarray]:
+    """Count images by class and level, those with the class and those without: [C, 256] each."""
+    true, known = arrays["y_true"][rows] > 0.5, arrays["mask"][rows] > 0.5
+    levels = arrays["raw"][rows].astype(int) + 128
+    return [
+        np.stack([np.bincount(level[chosen], minlength=256)
+                  for level, chosen in zip(levels.T, (side & known).T, strict=True)])
+        for side in (true, ~true)
+    ]  # fmt: skip
+
+
+def deal(y_true: np.ndarray, rng: np.random.Generator, groups: np.ndarray | None) -> np.ndarray:
+    """Deal images, or their groups, out to folds, rarest label first. [N]"""
+    place = _units(len(y_true), groups)
+    labels = np.zeros((place.max() + 1, y_true.shape[1]), bool)
+    np.logical_or.at(labels, place, y_true)
+    rarity = np.argsort(np.argsort(labels.sum(0), kind="stable"))
+    rarest = np.where(labels, rarity, labels.shape[1]).min(1)
+    folds = np.empty(len(labels), int)
+    order = np.lexsort((rng.permutation(len(labels)), rarest))
+    folds[order] = np.arange(len(labels)) % min(FOLDS, len(y_true))
+    return folds[place]
+
+
+def _units(images: int, groups: np.ndarray | None) -> np.ndarray:
+    """Number what is drawn together: images, or their groups. [N]"""
+    return np.arange(images) if groups is None else np.unique(groups, return_inverse=True)[1]
 
 
 def _looked_up(shared: np.ndarray, own: np.ndarray, values: np.ndarray) -> tuple:
@@ -1169,71 +1348,139 @@ def student_quantile(shares: np.ndarray, freedom: int) -> np.ndarray:
     return np.interp(shares, below, values)
 
 
-def derive_unknown(knobs: Tree, arrays: Arrays, stated: Tree) -> Tree:
-    """Derive what the confidence under which the answer is "unknown" gives on validation."""
-    score, right, worth = _one_answer(arrays)
-    found = _rate(score, right, worth, stated["unknown"]["probability"], knobs)
-    ends = [found.pop(name) for name in ("accuracy_low", "accuracy_high")]
+def derive_unknown(bundle: Bundle, edits: list[Tree]) -> Tree:
+    """Search the confidence under which the answer is "unknown" again, or take a person's."""
+    knobs = bundle.settings["single_label"]
+    sure = Sure.of(bundle.validation)
     target, least = knobs["threshold_target_accept_accuracy"], knobs["threshold_min_coverage"]
-    found["coverage_interval"] = [found.pop("coverage_low"), found.pop("coverage_high")]
-    found["accepted_accuracy_interval"] = None if ends[0] is None else ends
+    confidence, held_out = sure.choose(knobs), None
+    if edits:
+        confidence = edits[-1]["changes"]["unknown"][1]
+    else:
+        held_out = sure.held_out(knobs, bundle.settings["seed"])
+    row = {name: values[0] for name, values in sure.rates(np.array([confidence]), knobs).items()}
+    accuracy, low, high = (row[name] for name in ("accepted_accuracy", "low", "high"))
+    promise = f"at least {target:.0%} of the answers are right"
+    if not row["meets_target"]:
+        promise = (f"{target:.0%} cannot be promised from {len(sure.score)} images while "
+                   f"{least:.0%} of them get an answer; promised instead: at least "
+                   f"{np.floor(100 * low):.0f}% are right")  # fmt: skip
+    other = "" if held_out is None else f"held out {held_out:.1%}, "
+    reason = (f"aimed at {target:.0%}, {other}here {accuracy:.1%} [{low:.1%}, {high:.1%}]: "
+              f"{promise}; {row['coverage']:.0%} of the images get one")  # fmt: skip
+    undefined = np.isnan(accuracy)
     return {
-        "scores": {"images": len(score)},
+        "scores": {"images": len(sure.score), "source_sha256": bundle.sha256(VALIDATION)},
         "objective": {
             "target_accept_accuracy": target, "min_coverage": least,
             "penalty_incorrect": knobs["threshold_penalty_incorrect"],
         },
-        "unknown": found,
+        "classes": bundle.config["labels"],
+        "unknown": {
+            "probability": confidence, "coverage": row["coverage"],
+            "coverage_interval": [row["coverage_low"], row["coverage_high"]],
+            "accepted_accuracy": None if undefined else accuracy,
+            "accepted_accuracy_interval": None if undefined else [low, high],
+            "held_out_accuracy": held_out, "utility": row["utility"],
+            "meets_target": bool(row["meets_target"]),
+            "reason": set_by(edits[-1]) if edits else reason,
+        },
     }  # fmt: skip
 
 
-def _one_answer(arrays: Arrays) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return how sure each judged image's answer is, if it is right, and what an image is worth."""
-    logits = (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
-    true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
-    judged = known.all(1) | (true & known).any(1)
-    score, true = softmax(logits)[judged], true[judged]
-    right = (score.argmax(1) == true.argmax(1)) & true.any(1)
-    groups = arrays["groups"][judged] if "groups" in arrays else None
-    return score.max(1), right, _worth(right - right.mean(), groups)
+@dataclass(frozen=True)
+class Sure:
+    """How sure the one answer to each judged image is, and whether it is right: [N] each."""
+
+    score: np.ndarray
+    right: np.ndarray
+    groups: np.ndarray | None
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Sure:
+        true, known = arrays["y_true"] > 0.5, arrays["mask"] > 0.5
+        judged = known.all(1) | (true & known).any(1)
+        score, true = softmax(_dequantized(arrays))[judged], true[judged]
+        right = (score.argmax(1) == true.argmax(1)) & true.any(1)
+        return cls(score.max(1), right, arrays["groups"][judged] if "groups" in arrays else None)
+
+    def part(self, rows: np.ndarray) -> Sure:
+        groups = None if self.groups is None else self.groups[rows]
+        return Sure(self.score[rows], self.right[rows], groups)
+
+    @cached_property
+    def worth(self) -> float:
+        return _worth((self.right - self.right.mean())[:, None], self.groups)
+
+    def rates(self, cuts: np.ndarray, knobs: Tree) -> Arrays:
+        """Rate the answers of at least each confidence; intervals are Wilson's."""
+        order, images = np.argsort(self.score), len(self.score)
+        below = np.searchsorted(self.score[order], cuts)
+        answered, hits = images - below, _from_above(self.right[order].astype(int))[below]
+        coverage = wilson(self.worth * answered, np.array(self.worth * images))
+        low, high = (np.where(answered > 0, end, np.nan)
+                     for end in wilson(self.worth * hits, self.worth * answered))  # fmt: skip
+        utility = (hits - knobs["threshold_penalty_incorrect"] * (answered - hits)) / images
+        meets = low >= knobs["threshold_target_accept_accuracy"]
+        return {
+            "threshold": cuts, "coverage": answered / images, "coverage_low": coverage[0],
+            "coverage_high": coverage[1], "accepted_accuracy": _defined(hits, answered),
+            "low": low, "high": high, "answered": answered, "correct": hits,
+            "incorrect": answered - hits, "unknown": below, "utility": utility,
+            "meets_target": meets & (answered / images >= knobs["threshold_min_coverage"]),
+        }  # fmt: skip
+
+    def choose(self, knobs: Tree) -> float:
+        """Take the most useful of the cuts that keep the target, tried from the surest on."""
+        values = np.unique(np.round(self.score, 6))
+        between = np.append(0.0, (values[1:] + values[:-1]) / 2)
+        below = np.searchsorted(np.sort(self.score), between)
+        shares = np.append(np.arange(knobs["threshold_min_coverage"], 1, CUTS), 1.0)
+        unknown = np.floor(len(self.score) * (1 - shares) + 1e-9)
+        cuts = np.unique(between[np.searchsorted(below, unknown, side="right") - 1])
+        found, target = self.rates(cuts, knobs), knobs["threshold_target_accept_accuracy"]
+        most = self.worth * found["answered"]
+        tested = np.flatnonzero(wilson(most, most)[0] >= target)[::-1]
+        kept = tested[np.logical_and.accumulate(found["low"][tested] >= target)]
+        if len(kept):
+            return float(cuts[max(kept, key=lambda one: (found["utility"][one], -one))])
+        return float(cuts[::-1][np.nanargmax(found["low"][::-1])])
+
+    def held_out(self, knobs: Tree, seed: int) -> float | None:
+        """Accuracy of the answers to images that did not choose."""
+        rng, place = np.random.default_rng(seed), _units(len(self.score), self.groups)
+        units, answered, right = int(place.max()) + 1, 0, 0
+        for _ in range(REPEATS if units > 1 else 0):
+            folds = (rng.permutation(units) % min(FOLDS, units))[place]
+            for fold in range(folds.max() + 1):
+                confidence = self.part(folds != fold).choose(knobs)
+                accepted = (folds == fold) & (self.score >= confidence)
+                answered, right = answered + accepted.sum(), right + self.right[accepted].sum()
+        return _ratio(right, answered)
 
 
-def _worth(residual: np.ndarray, groups: np.ndarray | None) -> float:
-    """Derive the share of the images that counts where those of a group err together."""
-    if groups is None:
-        return 1.0
-    place = np.unique(groups, return_inverse=True)[1]
-    size = float(np.square(np.bincount(place)).sum()) / len(place)
-    together = np.square(np.bincount(place, weights=residual)).sum() + size**2
-    return min(1.0, float((np.square(residual).sum() + size) / together))
-
-
-def _rate(
-    score: np.ndarray, right: np.ndarray, worth: float, confidence: float, knobs: Tree
-) -> Tree:
-    """Rate the answers of at least a confidence; intervals are Wilson's."""
-    answered = score >= confidence
-    hits, wrong = int((answered & right).sum()), int((answered & ~right).sum())
-    trials = np.array([hits + wrong, len(right)])
-    shares = wilson(worth * np.array([hits, hits + wrong]), worth * trials)
-    (low, high), ends = np.transpose(shares).tolist()
-    low, high = (low, high) if hits + wrong else (None, None)
-    coverage = float(answered.mean())
-    meets = low is not None and low >= knobs["threshold_target_accept_accuracy"]
-    return {
-        "coverage": coverage, "coverage_low": ends[0], "coverage_high": ends[1],
-        "accepted_accuracy": _ratio(hits, hits + wrong), "accuracy_low": low, "accuracy_high": high,
-        "utility": (hits - knobs["threshold_penalty_incorrect"] * wrong) / len(right),
-        "meets_target": meets and coverage >= knobs["threshold_min_coverage"],
-    }  # fmt: skip
+def _worth(residuals: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Derive the share of labels [N, K] that counts where those of an image or group err alike."""
+    place = _units(len(residuals), groups)
+    together, alone = np.bincount(place, weights=residuals.sum(1)), np.square(residuals).sum()
+    if groups is not None:  # one more that errs as a whole
+        size = float(np.square(np.bincount(place)).sum()) / len(place)
+        together, alone = np.append(together, size), alone + size
+    together = np.square(together).sum()
+    return min(1.0, float(alone / together)) if together else 1.0
 
 
 def derive_curve(bundle: Bundle, stated: Tree) -> Tree:
     """Derive what each shared threshold would give, or each confidence."""
-    settings, arrays = bundle.json(SETTINGS), bundle.arrays(VALIDATION)
-    if settings["task"] == "single_label":
-        return derive_unknown_curve(stated["threshold"], settings["single_label"], arrays)
-    return derive_shared_curve(Search.of(arrays, settings["threshold_search"]))
+    if bundle.settings["task"] == "multilabel":
+        return derive_shared_curve(bundle.search)
+    sure, knobs = Sure.of(bundle.validation), bundle.settings["single_label"]
+    cuts = np.union1d(np.linspace(0, 1, 201), sure.choose(knobs))
+    found = sure.rates(cuts, knobs)
+    chosen = bundle.json(RECOMMENDATION)["unknown"]["probability"]
+    found |= {"accuracy_low": found.pop("low"), "accuracy_high": found.pop("high")}
+    found["chosen"] = np.abs(cuts - chosen) < TOLERANCE
+    return {name: _or_none(values) for name, values in found.items()}
 
 
 def derive_shared_curve(search: Search) -> Tree:
@@ -1263,58 +1510,378 @@ def derive_shared_curve(search: Search) -> Tree:
     return {name: _or_none(values) for name, values in columns.items()}
 
 
-def derive_unknown_curve(thresholds: list[float], knobs: Tree, arrays: Arrays) -> Tree:
-    """Rate the answers to validation above each confidence."""
-    found = [_rate(*_one_answer(arrays), one, knobs) for one in thresholds]
-    return {name: [row[name] for row in found] for name in found[0]} if found else {}
+def derive_floats(bundle: Bundle, stated: Tree) -> Tree:
+    """Search the thresholds of the float networks, on their answers rounded to the same levels."""
+    arrays, found = bundle.validation, {}
+    logits = {
+        "float student": bundle.arrays(STUDENT)["logits"],
+        "float twin": arrays["twin_logits"],
+    }
+    for name, values in logits.items():
+        levels = np.rint(values / float(arrays["scale"])) + int(arrays["zero_point"])
+        rounded = arrays | {"raw": np.clip(levels, -128, 127).astype(np.int8)}
+        if bundle.settings["task"] == "single_label":
+            found[name] = Sure.of(rounded).choose(bundle.settings["single_label"])
+        else:
+            knobs, seed = bundle.settings["threshold_search"], bundle.settings["seed"]
+            found[name] = Search.of(rounded, knobs, seed).probabilities
+    return found
 
 
 def derive_ladder(bundle: Bundle, stated: Tree) -> Tree:
-    """Score the rung that ships, and the float student beside it, again on validation."""
-    arrays = bundle.arrays(VALIDATION)
-    levels = (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
-    names = labels_of(arrays) | {"config": bundle.config}
-    ours, theirs = (
-        _at_one_half(logits, names) for logits in (levels, bundle.arrays(STUDENT)["logits"])
-    )
-    ours |= {"state": "shipped", "drop": theirs["f1_macro"] - ours["f1_macro"]}
-    rungs = [ours if row["rung"] == stated["chosen"] else {} for row in stated["rungs"]]
-    shipped = bundle.config["shipped"]
-    about = {"chosen": shipped["rung"], "title": shipped["title"], "forced": shipped["forced"]}
-    return {**about, "float": theirs, "rungs": rungs}
+    """Judge every file that was scored on validation, and choose among them again."""
+    settings, arrays = bundle.settings, bundle.validation
+    forced, allowed = settings["ladder"]["force_rung"], settings["ladder"]["max_drop"]
+    drawn = settings["evaluation"]["bootstrap_replicates"], settings["seed"]
+    refused = bundle.json(REFUSED) if bundle.has(REFUSED) else {}
+    files = {row["rung"]: row.get("sha256") for row in stated["rungs"]}
+    known = labels_of(arrays) | {"config": bundle.config}
+    sides = {name.removesuffix("_logits"): _at_one_half(logits, known)
+             for name, logits in arrays.items() if name.endswith("_logits")}  # fmt: skip
+    tried = {name: side for name, side in sides.items() if name in RUNGS}
+    rows = {name: judge_rung(sides["float"], side, allowed, drawn) for name, side in tried.items()}
+    for name, row in rows.items():
+        refusal = refused.get(files[name])
+        row["holds"] = name == forced or (row["budget"] != "beyond" and not refusal)
+        row["last"] = bool(refusal), row["drop"]
+        row["reason"] = (f"{refusal}; " if refusal else "") + row["reason"]
+        if name == forced:
+            row["reason"] = f"forced by ladder.force_rung; {row['reason']}"
+    chosen, rival = choose_rung(tried, rows, forced, drawn)
+    _same("the rung that ships", chosen, bundle.config["shipped"]["rung"])
+    nothing = dict.fromkeys(("f1_macro", "map", "drop", "drop_interval", "budget"))
+    return {
+        "chosen": chosen, "title": RUNGS[chosen], "forced": forced is not None,
+        "budget": rows[chosen]["budget"], "allowed_drop": allowed, "ptq_against_qat": rival,
+        "candidate": f"candidates/{chosen}.tflite", "float": rated(sides["float"]),
+        "rungs": [
+            {"rung": name, "title": RUNGS[name], **rows.get(name, nothing), **made(bundle, name)}
+            for name in files
+        ],
+    }  # fmt: skip
 
 
-def _at_one_half(logits: np.ndarray, known: dict[str, Any]) -> Tree:
-    """Rate logits before any threshold is tuned."""
+def judge_rung(before: Answers, after: Answers, allowed: float, drawn: tuple[int, int]) -> Tree:
+    """Judge what a file lacks beside the float student by the budget, in figures and words."""
+    found, loss, ends = rated(after), *paired_loss(before, after, *drawn)
+    few, side = 3 / len(after.score), "below" if loss >= 0 else "above"
+    words = f"ladder.max_drop allows {allowed:g}"
+    if loss > allowed:
+        budget = "beyond"
+    elif ends and max(ends[1], few) <= allowed:
+        budget = "within"
+    else:
+        budget, why = "not shown", "no interval"
+        if ends:
+            why = f"the interval reaches {ends[1]:.4f}"
+        if ends and ends[1] <= allowed:
+            why = f"{len(after.score)} images leave {few:.4f} open"
+        words = f"not shown to be within the budget: {words}, {why}"
+    reason = f"F1 macro {found['f1_macro']:.4f}, {abs(loss):.4f} {side} the float student; {words}"
+    ends = ends or (None, None)
+    return found | {"drop": loss, "drop_interval": [*ends], "budget": budget, "reason": reason}
+
+
+def choose_rung(
+    tried: dict[str, Answers], rows: dict[str, Tree], forced: str | None, drawn: tuple[int, int]
+) -> tuple[str, Tree | None]:
+    """Choose the first rung that holds, or a PTQ that beats it; put state and reason into rows."""
+    held = [name for name in RUNGS if name in rows and rows[name]["holds"]]
+    least = min(rows, key=lambda name: rows[name]["last"])
+    chosen = first = forced or next(iter(held), least)
+    words, rival = {}, None
+    if not held:
+        words[chosen] = "no rung holds, and this one loses least"
+    elif first.startswith("qat") and "ptq" in rows:
+        loss, ends = paired_loss(tried["ptq"], tried[first], *drawn)
+        rival = {"difference": loss, "interval": ends and list(ends)}
+        if ends:
+            gain = f"{loss:+.4f} F1 [{ends[0]:+.4f}, {ends[1]:+.4f}] on the same images"
+            beats = "better than" if ends[0] > 0 else "not better beyond chance than"
+            words["ptq"] = f"{beats} {RUNGS[first]}: {gain}"
+            if ends[0] > 0 and "ptq" in held and not forced:
+                chosen, words = "ptq", dict.fromkeys(held, f"PTQ is better by {gain}")
+                words["ptq"] = f"better than {RUNGS[first]} by {gain}"
+    for name, row in rows.items():
+        row["state"] = "shipped" if name == chosen else "not needed" if name in held else "failed"
+        front = words.get(name) if row["state"] != "failed" else None
+        if row["state"] == "not needed":
+            front = front or "a rung above holds"
+        row["reason"] = f"{front}; {row['reason']}" if front else row["reason"]
+        del row["holds"], row["last"]
+    return chosen, rival
+
+
+def paired_loss(first: Answers, second: Answers, replicates: int, seed: int) -> tuple[float, Any]:
+    """F1 macro that the second answers lack beside the first, and its ends on drawn images."""
+    once = np.ones((1, len(first.score)))
+    before, after = (float(np.nan_to_num(_f1_macro(side, once)[0])) for side in (first, second))
+    blocks = _draw(first.units, replicates, np.random.default_rng(seed))
+    drawn = [_f1_macro(first, weights) - _f1_macro(second, weights) for weights in blocks]
+    return before - after, ends(np.concatenate(drawn))
+
+
+def _f1_macro(answers: Answers, weights: np.ndarray) -> np.ndarray:
+    _, fp, fn, tp = (weights @ cell for cell in answers.outcomes)
+    f1 = np.where(tp + fn > 0, _share(2 * tp, 2 * tp + fp + fn), np.nan)
+    return _mean_of_defined(f1.T)
+
+
+def _at_one_half(logits: np.ndarray, known: Tree) -> Answers:
+    """Answer before any threshold is tuned."""
     said = logits >= 0
     if known["config"]["task"] == "single_label":
         said = np.arange(logits.shape[1]) == logits.argmax(1)[:, None]
-    answers = Answers(score=logits, said=said, **known)
-    rows = class_figures(answers, np.full(logits.shape[1], np.nan))
+    return Answers(score=logits, said=said, **known)
+
+
+def rated(answers: Answers) -> Tree:
+    """Rate the answers, and how well the scores behind them sort the images."""
+    rows = class_figures(answers, np.full(answers.score.shape[1], np.nan))
     occurring = [row for row in rows if row["positives"]]
     return {"f1_macro": _mean([row["f1"] for row in occurring]) or 0.0,
             "map": _mean([row["average_precision"] for row in occurring])}  # fmt: skip
 
 
-def pages(bundle: Bundle) -> str:
-    """Compare the tables of 06, 09 and the index with the files whose figures they show."""
-    shown = {name: derive for name, derive in PAGES.items() if bundle.has(name)}
+def made(bundle: Bundle, rung: str) -> Tree:
+    """Look at the file that a rung gave, where it is still there."""
+    name = f"candidates/{rung}.tflite"
+    if not bundle.has(name):
+        return {}
+    model = open_model(bundle.bytes(name))
+    ports = model.get_input_details()[0], model.get_output_details()[0]
+    types = (np.dtype(port["dtype"]).name for port in ports)
+    found = {"bytes": len(bundle.bytes(name)), "sha256": bundle.sha256(name),
+             **dict(zip(("input_type", "output_type"), types, strict=True))}  # fmt: skip
+    if rung in FULL_INTEGER:
+        kinds = (np.dtype(one["dtype"]) for one in model.get_tensor_details())
+        found["float_tensors"] = sum(np.issubdtype(kind, np.floating) for kind in kinds)
+    return found
+
+
+def derive_calibration(bundle: Bundle, stated: Tree) -> Tree:
+    """Fit the lines again, and judge them on images that did not fit them."""
+    knobs, seed = bundle.settings["calibration"], bundle.settings["seed"]
+    known, rng = labels_of(bundle.validation), np.random.default_rng(seed)
+    fits = Correction(bundle.validation, bundle.settings["task"], knobs["method"])
+    tried = [fits.held_out(rng) for _ in range(REPEATS)]
+    rows, names = fits.verdicts(tried), bundle.config["labels"]
+    lines = zip(*fits.lines(), strict=True)
+    for row, line in zip(rows, lines, strict=True):
+        row["slope"], row["intercept"] = line if row["ships"] else (1.0, 0.0)
+    rows.append(dict.fromkeys(rows[0]))
+    ships = np.array([row["ships"] for row in rows[:-1]])
+    activate = softmax if fits.task == "single_label" else sigmoid
+    for when, logits in {
+        "before": fits.logits,
+        "after": np.where(ships, tried[0], fits.logits),
+    }.items():
+        errors = class_errors(activate(logits), known, knobs["bootstrap_replicates"], seed)
+        for row, (error, span) in zip(rows, errors, strict=True):
+            row[f"error_{when}"] = error
+            if knobs["bootstrap_replicates"]:
+                row[f"error_{when}_low"], row[f"error_{when}_high"] = span or (None, None)
+                row["withheld"] = None if span else f"fewer than {LEAST_LABELS} labels of a kind"
+    rows = [{"class": name, **row} for name, row in zip((*names, "all classes"), rows, strict=True)]
+    return {"method": knobs["method"], "classes": rows}
+
+
+def class_errors(score: np.ndarray, known: Arrays, replicates: int, seed: int) -> list[tuple]:
+    """Derive calibration errors and their intervals: of every class, then of all labels."""
+    rng, found = np.random.default_rng(seed), []
+    for column in (*(np.s_[:, [i]] for i in range(score.shape[1])), np.s_[:, :]):
+        true, told = known["y_true"][column], known["known"][column]
+        part = true, score[column], told
+        span = error_interval(*part, known.get("groups"), replicates, rng) if replicates else None
+        found.append((_calibration_error(true[told], score[column][told]), span))
+    return found
+
+
+def error_interval(
+    true: np.ndarray, score: np.ndarray, known: np.ndarray, groups: np.ndarray | None,
+    replicates: int, rng: np.random.Generator,
+) -> list[float] | None:  # fmt: skip
+    """Derive which errors, if all images had them, make the measured one no surprise.
+
+    Labels are drawn anew around the predictions, with none, some or much more of the measured gaps.
+    """
+    true = true & known
+    if min(true.sum(), (known & ~true).sum()) < LEAST_LABELS:
+        return None
+    place = _bin(score[known])
+    images, predicted, hits = (np.bincount(place, weights=one, minlength=BINS)
+                               for one in (None, score[known], true[known]))  # fmt: skip
+    there = images > 0
+    images, predicted, hits = images[there], predicted[there] / images[there], hits[there]
+    measured = np.abs(images * predicted - hits).sum() / images.sum()
+    gap = (hits + 2 * predicted) / (images + 2) - predicted
+    worth = _worth(true - np.where(known, score, 0), groups)
+    labels, share = max(int(images.sum() * worth), 1), images / images.sum()
+    drawn, found = rng.multinomial(labels, share, size=replicates), []
+    for side in (1, -1):
+        rate = np.clip(predicted + side * GAPS[:, None] * gap, 0, 1)
+        noise = np.abs(drawn * predicted - rng.binomial(drawn, rate[:, None])).sum(-1) / labels
+        true_error = np.abs(rate - predicted) @ share
+        above = np.maximum.accumulate((noise >= measured - 1e-12).mean(1))
+        below = np.minimum.accumulate((noise <= measured + 1e-12).mean(1))
+        tail = (1 - LEVEL) / 2  # written so: shares of draws often meet it to the last digit
+        found.append([np.interp(tail, above, true_error), np.interp(-tail, -below, true_error)])
+    lows, highs = zip(*found, strict=True)
+    return [float(min(lows)), float(max(*highs, measured))]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Lines on the logits of validation answers, one a class, or one slope under softmax."""
+
+    arrays: Arrays
+    task: str
+    method: str
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        return _dequantized(self.arrays)
+
+    @cached_property
+    def one_label(self) -> np.ndarray:
+        true, known = self.arrays["y_true"] > 0.5, self.arrays["mask"] > 0.5
+        return (true.sum(1) == 1) & known.all(1)
+
+    def lines(self, rows: Any = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Fit slopes and intercepts [C] on some of the images."""
+        classes = self.logits.shape[1]
+        if self.method == "none":
+            return np.ones(classes), np.zeros(classes)
+        if self.task == "multilabel":
+            inputs = np.stack([np.arange(-128, 128) - self.arrays["zero_point"], np.ones(256)])
+            inputs[0] *= self.arrays["scale"]
+            return fit_lines(*count_levels(self.arrays, rows), inputs, self.method == "platt")
+        chosen = self.one_label[rows]
+        labels = self.arrays["y_true"][rows][chosen] > 0.5
+        slope = fit_slope(self.logits[rows][chosen], labels) if chosen.any() else 1.0
+        return np.full(classes, slope), np.zeros(classes)
+
+    def held_out(self, rng: np.random.Generator) -> np.ndarray:
+        """Correct each image by lines that never saw it. [N, C]"""
+        found = self.logits.copy()
+        folds = deal(self.arrays["y_true"] > 0.5, rng, self.arrays.get("groups"))
+        for fold in range(folds.max() + 1):
+            if (folds != fold).any():
+                slope, intercept = self.lines(folds != fold)
+                found[folds == fold] = found[folds == fold] * slope + intercept
+        return found
+
+    def losses(self, logits: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Log loss of the labels, and of the contrary ones: [N, C], or [N, 1] of the one answer."""
+        true = self.arrays["y_true"] > 0.5
+        if self.task == "multilabel":
+            signed = np.where(true, logits, -logits)
+            return np.logaddexp(0, -signed), np.logaddexp(0, signed)
+        above = logits - logits.max(1, keepdims=True)
+        surprise = np.log(np.exp(above).sum(1, keepdims=True)) - above
+        own = np.where(true, surprise, 0).sum(1, keepdims=True)
+        rest = surprise.sum(1, keepdims=True) - own
+        return own, rest / max(logits.shape[1] - 1, 1)
+
+    def verdicts(self, tried: list[np.ndarray]) -> list[Tree]:
+        """Say class by class whether held-out labels surely cost less when corrected."""
+        single = self.task == "single_label"
+        known = self.one_label[:, None] if single else self.arrays["mask"] > 0.5
+        before, contrary = self.losses(self.logits)
+        after, contrary_after = np.mean([self.losses(logits) for logits in tried], axis=0)
+        sure = NormalDist().inv_cdf(1 - DOUBT / before.shape[1])
+        sides, units = (
+            (before, after, contrary - contrary_after),
+            _units(len(before), self.arrays.get("groups")),
+        )
+        rows = [self._verdict(*(side[told, i] for side in sides), units[told], sure)
+                for i, told in enumerate(known.T)]  # fmt: skip
+        return [dict(row) for row in rows * (self.logits.shape[1] // len(rows))]
+
+    def _verdict(self, before, after, unseen, units: np.ndarray, sure: float) -> Tree:
+        if not len(before):
+            return {"loss_before": None, "loss_after": None, "ships": False,
+                    "reason": "left as it is: no label is known"}  # fmt: skip
+        gain = before - after
+        total = len(gain) + UNSEEN
+        mean = (gain.sum() + UNSEEN * unseen.mean()) / total
+        squares = np.square(np.bincount(units, weights=gain - mean)).sum()
+        doubt = np.sqrt(squares + UNSEEN * np.square(unseen - mean).mean()) / total
+        reason = "left as it is: worse on images that did not fit it"
+        if self.method == "none" or not gain.any():
+            reason = "left as it is: nothing to correct"
+        elif mean > sure * doubt:
+            reason = "corrected: surely better on images that did not fit it"
+        elif gain.mean() > 0:
+            reason = "left as it is: better on images that did not fit it, but that may be luck"
+        return {"loss_before": before.mean(), "loss_after": after.mean(),
+                "ships": reason.startswith("corrected"), "reason": reason}  # fmt: skip
+
+
+def fit_slope(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Find the slope of a softmax with the least log loss, half an image of every answer added."""
+    low, high = np.log(SLOPES)
+    for _ in range(50):
+        middle = (low + high) / 2
+        mean = (softmax(logits * np.exp(middle)) * logits).sum(1)
+        pull = (mean - logits[labels]).sum() + 0.5 * (mean - logits.mean(1)).mean()
+        low, high = (low, middle) if pull > 0 else (middle, high)
+    return float(np.exp(middle))
+
+
+def fit_lines(
+    positives: np.ndarray, negatives: np.ndarray, inputs: np.ndarray, offset: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the line of each class with the least log loss of softened labels, by level."""
+    yes, no = (side.sum(1, keepdims=True) for side in (positives, negatives))
+    wanted = positives * (yes + 1) / (yes + 2) + negatives / (no + 2)
+    free = ((yes > 0) & (no > 0)) & np.array([True, offset])
+    asked = inputs, wanted, positives + negatives
+    line = _least_loss(np.tile([1.0, 0.0], (len(yes), 1)), free, *asked)
+    slope = np.clip(line[:, :1], *SLOPES)
+    again = free & [False, True] & (slope != line[:, :1])
+    return tuple(_least_loss(np.hstack([slope, line[:, 1:]]), again, *asked).T)
+
+
+def _least_loss(line, free, inputs, wanted, total) -> np.ndarray:
+    """Newton's method with halved steps, for all lines [C, 2] at once, where they are `free`."""
+
+    def loss(line):
+        logits = line @ inputs
+        rest = total - wanted
+        return (wanted * np.logaddexp(0, -logits) + rest * np.logaddexp(0, logits)).sum(1)
+
+    for _ in range(100):
+        chance = (1 + np.tanh(line @ inputs / 2)) / 2
+        pull = (total * chance - wanted) @ inputs.T * free
+        bend = np.einsum("cl,il,jl->cij", total * chance * (1 - chance), inputs, inputs)
+        bend = np.where(free[:, :, None] & free[:, None, :], bend, np.eye(2)) + 1e-12 * np.eye(2)
+        step = np.linalg.solve(bend, pull[..., None])[..., 0]
+        for _ in range(40):
+            step = np.where((loss(line - step) > loss(line))[:, None], step / 2, step)
+        line = line - step
+        if np.abs(step).max() < 1e-10:
+            break
+    return line
+
+
+def pages(bundle: Bundle, names: Sequence[str] = (PAGE_06, PAGE_09, INDEX)) -> str:
+    """Derive the tables of 06, 09 and the index, and compare cell by cell."""
+    shown = [name for name in names if bundle.has(name)]
     if not shown:
         return "not here: the pages of 06 and 09"
     figures, left = 0, set()
-    for name, derive in shown.items():
-        tables = page_tables(bundle.bytes(name).decode("utf-8"))
-        expected = derive(bundle)
-        for head, rows in tables:
-            columns = next((one for one in expected if set(list(one)[:2]) <= set(head)), None)
-            if columns is None:
-                left.add(" and ".join(head[:2]))
-                continue
+    for name in shown:
+        missing = set(PAGES[name])
+        for head, rows in page_tables(bundle.bytes(name).decode("utf-8")):
+            head = [text.lower() for text in head]
+            kind = tuple(head[:2])
+            missing.discard(kind)
+            columns = TABLES[kind](bundle, rows) if kind in TABLES else {}
             figures += _compare_table(name, head, rows, columns)
             left |= {one for one in head if one not in columns}
-            expected.remove(columns)
-    if not figures:
-        raise MismatchError(f"{', '.join(shown)} show none of the tables that they are to show")
+        if missing:
+            raise MismatchError(f"{name} lacks the table of {' and '.join(missing.pop())}")
     return f"{figures} cells of {len(shown)} pages; not compared: {', '.join(sorted(left))}"
 
 
@@ -1322,12 +1889,12 @@ def _compare_table(page: str, head: list[str], rows: list[list[str]], columns: T
     """Compare the cells of a table with its columns as far as they are known."""
     compared = 0
     for name, values in columns.items():
-        if name not in head:
-            continue
+        _same(f"{page}: columns named {name}", head.count(name), 1)
         _same(f"{page}: rows under {name}", len(rows), len(values))
         for row, value in zip(rows, values, strict=True):
-            _same_cell(f"{page}: {name} of {row[0]}", row[head.index(name)], value)
-            compared += 1
+            if value is not UNKNOWN:
+                _same_cell(f"{page}: {name} of {row[0]}", row[head.index(name)], value)
+                compared += 1
     return compared
 
 
@@ -1337,7 +1904,7 @@ def _same_cell(what: str, text: str, value: Any) -> None:
     if all(part is None for part in parts):
         _same(what, text, "–")
     elif isinstance(value, str | bool):
-        _same(what, text, str(value))
+        _same(what, text, str(value).strip())
     else:
         shown = [float(number) for number in NUMBER.findall(text)]
         _same(f"{what}: numbers", len(shown), len(parts))
@@ -1372,93 +1939,341 @@ class _Tables(HTMLParser):
             self.tables[-1][-1][-1] += data.strip()
 
 
-def page_tables(page: str) -> list[tuple[list[str], list[list[str]]]]:
+def page_tables(page: str) -> list[tuple[list[str], Rows]]:
     """Return the tables of a page: names of the columns, and rows of cells, all text."""
     parser = _Tables()
     parser.feed(page)
     return [(rows[0], rows[1:]) for rows in parser.tables if rows]
 
 
-def shown_in_06(bundle: Bundle) -> list[Tree]:
-    """Gather the tables of 06 by column; after a person's edits they show the search before."""
-    found = bundle.json(RECOMMENDATION)
-    if found["edits"] or bundle.config["task"] == "single_label":
-        return []
-    names = ("probability", "logit", "integer", "adopted", "positives", "gain", "reason", "note")
-    rows = [{"class": row["name"], **row} for row in found["classes"]]
-    tables = [_columns(rows, ("class", *names))]
-    if bundle.has(VALIDATION):
-        chosen = np.array([row["probability"] for row in rows])
-        choices = {"one half": np.full(len(rows), 0.5), "searched": chosen, "in use": chosen}
-        tables.append(_side_by_side(bundle, choices))
-    return tables
+def knob_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Look the knobs of a table up; what the package itself chose stands in no sealed file."""
+    values = []
+    for knob, *_ in rows:
+        value: Any = bundle.settings
+        for part in knob.split("."):
+            value = value[part]
+        values.append(str(value))
+    return {"value": values}
 
 
-def _side_by_side(bundle: Bundle, choices: Arrays) -> Tree:
-    """Rate the answers on validation at different thresholds."""
-    arrays = bundle.arrays(VALIDATION)
-    score = sigmoid((arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"])
-    rows = []
-    for name, bars in choices.items():
-        about = {"config": bundle.config, **labels_of(arrays)}
-        answers = Answers(score=score, said=score >= bars, **about)
-        overall = overall_figures(answers, class_figures(answers, bars))
-        rows.append({"thresholds": name, **overall})
-    names = ("f1_macro", "precision_macro", "recall_macro", "exact_match", "no_label_rate")
-    return _columns(rows, ("thresholds", *names))
+def score_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Describe the integers that 06 begins with."""
+    arrays = bundle.validation
+    levels = f"(raw {-arrays['zero_point']:+d}) * {arrays['scale']:.4f}"
+    return {"value": [str(arrays["raw"].shape), levels, str((arrays["mask"] > 0).sum())]}
 
 
-def explorer(bundle: Bundle) -> str:
-    """Compare what the sliders of 06 hold with the recommendation and the validation scores."""
-    if not (bundle.has(PAGE_06) and bundle.has(VALIDATION)):
-        return "not here: the page of 06, or the scores that its sliders count"
-    page, found = bundle.bytes(PAGE_06).decode("utf-8"), bundle.json(RECOMMENDATION)
-    held = (json.loads(data) for data in PANEL.findall(page))
-    panel = next((one for one in held if "recommendation" in one), None)
-    if panel is None:
-        raise MismatchError(f"{PAGE_06} has no sliders")
-    derived: Tree = {"recommendation": found}
-    if bundle.config["task"] == "multilabel":
-        search = Search.of(bundle.arrays(VALIDATION), {})
-        sides = zip(search.positives.tolist(), search.negatives.tolist(), strict=True)
-        derived["classes"] = [list(pair) for pair in sides]
-    return f"{compare(PAGE_06, panel, derived)[0]} figures of the sliders of 06"
+def class_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Give each class the threshold that the search found, before a person's edits."""
+    names = ("probability", "logit", "integer", "adopted", "adopted_in", "positives", "gain",
+             "reason", "note")  # fmt: skip
+    found = class_thresholds(bundle.search, [], bundle.config["labels"])
+    return _columns([{"class": row["name"], **row} for row in found], ("class", *names))
 
 
-def index(bundle: Bundle) -> str:
-    """Compare the first figures of the index with metrics.json."""
-    if not (bundle.has(INDEX) and bundle.has(METRICS)):
-        return f"not here: {INDEX}"
-    overall = bundle.json(METRICS)["test"]["overall"]
-    tiles = TILE.findall(bundle.bytes(INDEX).decode("utf-8"))
-    _same(f"{INDEX}: figures", {title for _, title, _ in tiles}, set(TITLES))
-    for value, title, span in tiles:
-        stated = overall[TITLES[title]]
-        _same_cell(f"{INDEX}: {title}", value, stated["value"])
-        if stated["interval"]:
-            _same_cell(f"{INDEX}: interval of {title}", span, stated["interval"])
-    return f"{len(tiles)} figures on the index"
-
-
-def shown_in_09(bundle: Bundle) -> list[Tree]:
-    """Gather the tables of 09 from metrics.json, by column."""
-    found = bundle.json(METRICS)
-    test = found["test"]
-    spans = [one["interval"] or (None, None) for one in test["overall"].values()]
-    overall = {
-        "figure": list(test["overall"]),
-        "value": [one["value"] for one in test["overall"].values()],
+def target_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Say what a single label was asked and what it keeps: first as searched, then as in use."""
+    shown = float(rows[0][6])
+    found = derive_unknown(bundle, [])
+    if abs(shown - found["unknown"]["probability"]) > ROUNDING:
+        found = derive_unknown(bundle, bundle.json(RECOMMENDATION)["edits"])
+    asked, found = found["objective"], found["unknown"]
+    spans = found["accepted_accuracy_interval"] or (None, None), found["coverage_interval"]
+    return {
+        "target": ["right among the answers", "images that get an answer"],
+        "wanted": [asked["target_accept_accuracy"], asked["min_coverage"]],
+        "reached": [found["accepted_accuracy"], found["coverage"]],
+        "held out": [found["held_out_accuracy"], None],
         "from": [low for low, _ in spans], "to": [high for _, high in spans],
+        "unknown below": [found["probability"]] * 2, "reason": [found["reason"]] * 2,
     }  # fmt: skip
+
+
+def choice_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Rate the answers on validation at one half, and at the thresholds found and in use."""
+    config, arrays, found = bundle.config, bundle.validation, bundle.json(RECOMMENDATION)
+    if config["task"] == "single_label":
+        score = softmax(_dequantized(arrays))
+        searched, used = derive_unknown(bundle, [])["unknown"], found["unknown"]
+        bars = 0.5, searched["probability"], used["probability"]
+    else:
+        score, used = (
+            sigmoid(_dequantized(arrays)),
+            [one["probability"] for one in found["classes"]],
+        )
+        bars = 0.5, bundle.search.probabilities, used
+    names = ("f1_macro", "precision_macro", "recall_macro", "exact_match", "no_label_rate")
+    shown = []
+    for name, bar in zip(("one half", "searched", "in use"), bars, strict=True):
+        answers = Answers.at(np.array(bar), score, labels_of(arrays), config)
+        of_classes = class_figures(answers, np.broadcast_to(bar, score.shape[1]))
+        figures = overall_figures(answers, of_classes)
+        shown.append({"thresholds": name, **figures, "means": macro_means(of_classes)[0]})
+    return _columns(shown, ("thresholds", *names, "means"))
+
+
+def expected_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Say what the choice reaches on the images that chose, and on others."""
+    found = bundle.search.choice.expected
+    low, high = found["corrected_interval"] or (None, None)
+    words = {"apparent": "the images that chose", "optimism": "of that the luck of choosing",
+             "corrected": "other images"}  # fmt: skip
+    values = [found[name] for name in words]
+    ends = {"from": [None, None, low], "to": [None, None, high]}
+    return {"on": list(words.values()), "value": values, **ends}
+
+
+def calibration_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show errors with their intervals, and what ships of the corrections."""
+    found = bundle.json(CALIBRATION)["classes"]
+    cells = [
+        {"class": row["class"], "slope": row["slope"], "intercept": row["intercept"],
+         "correction": row["reason"]}
+        | {f"error {when}": _spanned(row, f"error_{when}") for when in ("before", "after")}
+        | {f"log loss {when}, held out": row[f"loss_{when}"] for when in ("before", "after")}
+        for row in found
+    ]  # fmt: skip
+    return _columns(cells, tuple(cells[0]))
+
+
+def _spanned(row: Tree, name: str) -> list:
+    error, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if error is None or low is None:
+        return [error] if error is None or not row.get("withheld") else [error, LEAST_LABELS]
+    return [error, low, high]
+
+
+def overall_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show the figures over all classes, their intervals, or why there are none."""
+    test = bundle.json(METRICS)["test"]
+    figures = test["overall"]
+    spans = [one["interval"] or (None, None) for one in figures.values()]
+    macro = [test["macro_means"] if name.endswith("_macro") or name == "map" else ""
+             for name in figures]  # fmt: skip
+    return {
+        "figure": list(figures), "value": [one["value"] for one in figures.values()],
+        "from": [low for low, _ in spans], "to": [high for _, high in spans],
+        "note": [one["withheld"] or note
+                 for one, note in zip(figures.values(), macro, strict=True)],
+    }  # fmt: skip
+
+
+def test_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show what each class found and missed on test."""
     words = {"found": "tp", "wrongly said": "fp", "missed": "fn"}
     kept = ("class", "positives", "threshold", *words, "precision", "recall", "f1", "f1_low",
             "f1_high", "average_precision")  # fmt: skip
-    rows = [{name: row.get(words.get(name, name)) for name in kept} for row in test["classes"]]
+    classes = bundle.json(METRICS)["test"]["classes"]
+    return _columns([{name: row.get(words.get(name, name)) for name in kept}
+                     for row in classes], kept)  # fmt: skip
+
+
+def cost_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show what lies between the float networks and the phone file."""
+    found = bundle.json(METRICS)
     costs = [{"cost of": what, **row, "in float": row["first"], "phone file": row["second"]}
              for what, name in COSTS.items() for row in found[name]["overall"]
              if row["figure"] in ("f1_macro", "map")]  # fmt: skip
     shown = ("cost of", "figure", "in float", "phone file", "difference", "low", "high", "verdict")
-    return [overall, _columns(rows, kept), _columns(costs, shown)]
+    return _columns(costs, shown)
+
+
+def size_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Weigh the files, as far as they are here; how long an image took stands in metrics.json."""
+    found: Tree = {"megabytes": [_size(bundle, row[0], 1e6) for row in rows]}
+    latency = bundle.json(METRICS)["host_latency"]
+    for name in ("threads", "repeats", "p50_ms", "p95_ms"):
+        taken = iter(latency)
+        nothing = "<NA>" if name in ("threads", "repeats") else None
+        found[name] = [next(taken)[name] if row[0] == MODEL else nothing for row in rows]
+    return found
+
+
+def _size(bundle: Bundle, name: str, unit: float) -> Any:
+    path = bundle.folder / name
+    return path.stat().st_size / unit if path.is_file() else UNKNOWN
+
+
+def file_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Weigh and hash the files that a page lists, as far as they are here."""
+    sizes = [_size(bundle, row[0], 1024) for row in rows]
+    shown = [size if size is UNKNOWN else f"{size:,.1f} KiB" for size in sizes]
+    hashes = [one if one is UNKNOWN else bundle.sha256(row[0])[: len(row[2])]
+              for one, row in zip(sizes, rows, strict=True)]  # fmt: skip
+    return {"size": shown, "sha256": hashes} if rows and "Ki" in rows[0][1] else {}
+
+
+def step_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Repeat how the steps ended and what they took, as it was recorded."""
+    steps = bundle.json(RUN)["steps"]
+    found = [steps[row[0][:2]] for row in rows]
+    states = [one["state"] + (f"; accepted {one['accepted']}" if "accepted" in one else "")
+              for one in found]  # fmt: skip
+    times = [f"{one['seconds']:.0f} s" if "seconds" in one else "" for one in found]
+    return {"state": states, "time": times}
+
+
+def caution_cells(bundle: Bundle, rows: Rows) -> Tree:
+    return {"mind": cautions(bundle)}
+
+
+def cautions(bundle: Bundle) -> list[str]:
+    """Say again what a reader must know beside the figures."""
+    lines, test = [], bundle.json(METRICS)["test"]["classes"]
+    tuned = bundle.json(RECOMMENDATION) if bundle.config["task"] == "multilabel" else {}
+    if bundle.has(AUDIT):
+        lines += _audit_errors(csv.DictReader(io.StringIO(bundle.bytes(AUDIT).decode("utf-8"))))
+    if bundle.has(TEACHER) and bundle.settings["distillation"]["enabled"]:
+        lines += _teacher(bundle.json(TEACHER))
+    if bundle.has(LADDER):
+        ladder = bundle.json(LADDER)
+        shipped = next(row for row in ladder["rungs"] if row["rung"] == ladder["chosen"])
+        if ladder["chosen"] != "qat" or ladder["budget"] != "within":
+            lines.append(f"the phone file is {shipped['title']}: {shipped['reason']}")
+    lost = bundle.json(PARITY)["rungs"] if bundle.has(PARITY) else ()
+    lines += [f'parity is lost at "{row["name"]}", and no other file was left: {row["verdict"]}'
+              for row in lost if row["verdict"]]  # fmt: skip
+    tuned = tuned.get("classes", ())
+    lines += _named("absent from val, so nobody tuned them",
+                    [row["name"] for row in tuned if not row["positives"]])  # fmt: skip
+    lines += _named("absent from test, so nobody judged them",
+                    [row["class"] for row in test if not row["positives"]])  # fmt: skip
+    for word, integer in (("always", -128), ("never", NEVER)):
+        names = {row["name"]: None for row in tuned if row["integer"] == integer}
+        for row in test:
+            said, known = row["tp"] + row["fp"], row["positives"] + row["negatives"]
+            every = known and said == known
+            if every if word == "always" else row["positives"] and not said:
+                names[row["class"]] = None
+        lines += _named(f"the answer is {word} yes", list(names))
+    opened = bundle.json(RUN).get("test_split", {"opened": 0})["opened"] if bundle.has(RUN) else 0
+    if opened > 1:
+        lines.append(f"the test split was opened {opened} times by this run: what was changed in "
+                     "between may have been chosen on it")  # fmt: skip
+    return lines
+
+
+def _named(what: str, names: list[str]) -> list[str]:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return [f"{what}: {', '.join(names[:10])}{more}"] if names else []
+
+
+def _audit_errors(rows: Any) -> Iterator[str]:
+    errors = [row for row in rows if row["severity"] == "error"]
+    kinds = Counter(row["kind"] for row in errors).most_common()
+    for kind, count in kinds[:3]:
+        first = next(row for row in errors if row["kind"] == kind)
+        where = " ".join(part for part in (first["split"], first["image"]) if part)
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        yield f"the audit found {kind}: {where}: {first['detail']}{more}"
+    if len(kinds) > 3:
+        yield f"the audit found {sum(n for _, n in kinds[3:])} more errors, see audit.csv"
+
+
+def _teacher(found: Tree) -> Iterator[str]:
+    ends, other = found["interval"], found["other"]
+    if ends is None or found["difference"] is None:
+        yield f"teacher against {other}: F1 macro cannot be compared on these images"
+    elif ends[0] <= 0:
+        yield (
+            f"teacher against {other}: F1 macro {found['teacher_f1']:.3f} against "
+            f"{found['other_f1']:.3f}, {found['difference']:+.3f} ({ends[0]:+.3f} to "
+            f"{ends[1]:+.3f}) on {found['images']} validation images: it is not clearly better, so "
+            "it cannot teach. Train it longer or on larger images, or set "
+            "distillation.enabled: false"
+        )
+
+
+def derive_teacher(bundle: Bundle, stated: Tree) -> Tree:
+    """Hold the teacher against its student again, both at one half."""
+    if stated["other"] != "the student":
+        return {}
+    known = labels_of(bundle.validation) | {"config": bundle.config}
+    student, teacher = (_at_one_half(bundle.arrays(name)["logits"], known)
+                        for name in (STUDENT, TEACHER_SCORES))  # fmt: skip
+    drawn = bundle.settings["evaluation"]["bootstrap_replicates"], bundle.settings["seed"]
+    difference, interval = paired_loss(teacher, student, *drawn)
+    return {
+        "images": len(teacher.score), "teacher_f1": rated(teacher)["f1_macro"],
+        "other_f1": rated(student)["f1_macro"], "difference": difference,
+        "interval": interval and list(interval),
+    }  # fmt: skip
+
+
+def panels(bundle: Bundle) -> str:
+    """Compare what sliders and gallery hold as data with what is derived."""
+    shown = {page: asked for page, asked in PANELS.items() if bundle.has(page)}
+    figures = 0
+    for page, (key, derive) in shown.items():
+        figures += compare(page, panel(bundle, page, key), derive(bundle))[0]
+    return f"{figures} figures of sliders and gallery" if shown else "not here: 06 and 09"
+
+
+def panel(bundle: Bundle, page: str, key: str) -> Tree:
+    """Return the data of a panel, which is told from others by a key in it."""
+    held = (json.loads(data) for data in PANEL.findall(bundle.bytes(page).decode("utf-8")))
+    found = next((one for one in held if key in one), None)
+    if found is None:
+        raise MismatchError(f"{page} holds no {key}")
+    return found
+
+
+def derive_sliders(bundle: Bundle) -> Tree:
+    """Count what the sliders of 06 count, or rate each confidence."""
+    found: Tree = {"recommendation": bundle.json(RECOMMENDATION)}
+    if bundle.config["task"] == "multilabel":
+        sides = zip(*(side.tolist() for side in count_levels(bundle.validation)), strict=True)
+        integers = bundle.search.apart.tolist()
+        total = len(bundle.config["labels"])
+        needed = [NormalDist().inv_cdf(1 - 0.025 * n / total) for n in range(1, total + 1)]
+        classes = [list(pair) for pair in sides]
+        return found | {"classes": classes, "integers": integers, "needed": needed}
+    curve = derive_curve(bundle, {})
+    rows = zip(*curve.values(), strict=True)
+    return found | {"curve": [dict(zip(curve, row, strict=True)) for row in rows]}
+
+
+def derive_mistakes(bundle: Bundle) -> Tree:
+    """Search the worst mistakes on test again, and say what stands below their pictures."""
+    knobs = bundle.settings["evaluation"]
+    arrays = bundle.arrays(SCORES)
+    answers, bars = phone_answers(bundle, arrays)
+    _, wrong, missed, _ = answers.outcomes
+    bars, names = np.broadcast_to(bars, answers.score.shape), bundle.config["labels"]
+    found, verbs = [], {"false positive": "said, not there", "false negative": "there, not said"}
+    for (kind, verb), cells in zip(verbs.items(), (wrong, missed), strict=True):
+        places, seen = np.argwhere(cells), Counter()
+        far = np.argsort(-np.abs(answers.score - bars)[cells], kind="stable")
+        kept = [seen.update([i]) or (row, i) for row, i in places[far].tolist()
+                if seen[i] < knobs["gallery_per_class"]]  # fmt: skip
+        for row, i in kept[: knobs["gallery_size"]]:
+            really = ", ".join(names[j] for j in np.flatnonzero(answers.y_true[row]))
+            caption = (
+                f"{verb}: {answers.score[row, i]:.2f} against {bars[row, i]:.2f}. "
+                f"Really: {really or 'none of the classes'}. {Path(arrays['filepaths'][row]).name}"
+            )
+            marks = [{"class": names[i], "kind": kind, "wrong": 0}]
+            found.append({"title": names[i], "kind": kind, "caption": caption, "marks": marks})
+    return {"pictures": found}
+
+
+def index(bundle: Bundle) -> str:
+    """Compare the first figures of the index, and what it says to mind."""
+    if not (bundle.has(INDEX) and bundle.has(METRICS)):
+        return f"not here: {INDEX}"
+    page, test = bundle.bytes(INDEX).decode("utf-8"), bundle.json(METRICS)["test"]
+    tiles = TILE.findall(page)
+    _same(f"{INDEX}: figures", {title for _, title, _ in tiles}, set(TITLES))
+    for value, title, span in tiles:
+        stated = test["overall"][TITLES[title]]
+        _same_cell(f"{INDEX}: {title}", value, stated["value"])
+        ends = stated["interval"] or html.escape(stated["withheld"])
+        _same_cell(f"{INDEX}: interval of {title}", span, ends)
+    _same(f"{INDEX}: note", html.escape(test["macro_means"]) in page, True)
+    said = [html.unescape(line) for line in LINE.findall("".join(CAUTIONS.findall(page)))]
+    _same(f"{INDEX}: what to mind", said, cautions(bundle))
+    return f"{len(tiles)} figures on the index, and {len(said)} lines to mind"
 
 
 def sealed_only(bundle: Bundle) -> str:
@@ -1470,6 +2285,10 @@ def sealed_only(bundle: Bundle) -> str:
 def _columns(rows: list[Tree], names: Sequence[str]) -> Tree:
     """Turn rows into columns, those that every row has."""
     return {name: [row[name] for row in rows] for name in names if all(name in row for row in rows)}
+
+
+def _dequantized(arrays: Arrays) -> np.ndarray:
+    return (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
 
 
 def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:
@@ -1771,17 +2590,45 @@ BUNDLE_CHECKS: Checks = (
 FIGURES: dict[str, tuple[Callable[[Bundle, Tree], Tree], tuple[str, ...]]] = {
     RECOMMENDATION: (derive_recommendation, (VALIDATION, SETTINGS)),
     CURVE: (derive_curve, (VALIDATION, SETTINGS)),
-    LADDER: (derive_ladder, (VALIDATION, STUDENT)),
+    CALIBRATION: (derive_calibration, (VALIDATION, SETTINGS)),
+    FLOATS: (derive_floats, (VALIDATION, STUDENT, SETTINGS)),
+    LADDER: (derive_ladder, (VALIDATION, SETTINGS)),
     METRICS: (derive_metrics, (SCORES,)),
+    TEACHER: (derive_teacher, (VALIDATION, STUDENT, TEACHER_SCORES, SETTINGS)),
 }  # by file: what derives its figures, and from which files
-PAGES: dict[str, Callable[[Bundle], list[Tree]]] = {PAGE_06: shown_in_06, PAGE_09: shown_in_09}
+Kind = tuple[str, ...]  # the first columns of a table tell what it shows
+PAGES: dict[str, tuple[Kind, ...]] = {
+    PAGE_06: (("thresholds", "f1_macro"), ("class", "error before")),
+    PAGE_09: (("figure", "value"), ("class", "positives"), ("cost of", "figure")),
+    INDEX: (),
+}  # and the tables that must be there
+PANELS: dict[str, tuple[str, Callable[[Bundle], Tree]]] = {
+    PAGE_06: ("recommendation", derive_sliders),
+    PAGE_09: ("pictures", derive_mistakes),
+}
+TABLES: dict[Kind, Callable[[Bundle, Rows], Tree]] = {
+    ("knob", "value"): knob_cells,
+    ("name", "value"): score_cells,
+    ("class", "probability"): class_cells,
+    ("target", "wanted"): target_cells,
+    ("thresholds", "f1_macro"): choice_cells,
+    ("on", "value"): expected_cells,
+    ("class", "error before"): calibration_cells,
+    ("figure", "value"): overall_cells,
+    ("class", "positives"): test_cells,
+    ("cost of", "figure"): cost_cells,
+    ("file", "megabytes"): size_cells,
+    ("file", "size"): file_cells,
+    ("step", "question"): step_cells,
+    ("mind",): caution_cells,
+}
 CHECKS: Checks = (
     ("hashes", hashes),
     *BUNDLE_CHECKS,
     ("test answers", test_answers),
     *((name, partial(agree, name)) for name in FIGURES),
     ("pages", pages),
-    ("sliders", explorer),
+    ("panels", panels),
     ("index", index),
     ("the rest", sealed_only),
 )

@@ -155,9 +155,7 @@ def keep_scores(
         lambda rows: letterboxed(split, settings.student_size, settings, rows),
         spot_checks=settings.evaluation.spot_checks, seed=settings.seed,
         float_probability=answers["float student"].y_score,
-        float_thresholds=np.asarray(answers["float student"].thresholds),
         twin_probability=answers["float twin"].y_score,
-        twin_thresholds=np.asarray(answers["float twin"].thresholds),
         **grouped,
     )  # fmt: skip
 
