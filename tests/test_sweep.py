@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import psutil
 import pytest
 from distributed import Client
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from tests.conftest import PRETEND, opening, promised, write_notebook
 from workbench import freshness, status
@@ -68,6 +71,11 @@ class Pretender:
     def step(self, run, step, told: str) -> bool:
         with open(self.project / "computed.txt", "a") as file:
             file.write(f"{step.number} {run.name}\n")
+        if told == "look":
+            storage = JournalStorage(JournalFileBackend(str(run.folder.parent / "study.journal")))
+            drawn = optuna.load_study(study_name=None, storage=storage).trials
+            write_text(self.project / "drawn.txt", str(len(drawn)))
+            told = ""
         if told == "kill":
             self.returncode = -signal.SIGKILL
         if told == "fail":
@@ -182,6 +190,12 @@ def test_a_run_that_lags_behind_is_pruned_and_says_against_what(sweep, project):
     assert len(found) == 5 and list(pruned) == [LAGGING]
     assert "f1_macro on validation 0.0000 at best up to student_finetuned epoch" in pruned[LAGGING]
     assert "the median of" in pruned[LAGGING]
+
+
+def test_a_search_draws_a_trial_when_a_worker_is_free_for_it(sweep, project):
+    (project / "trial_000.04").write_text("look")
+    sweep(SEARCH, "--workers", "2")
+    assert int((project / "drawn.txt").read_text()) <= 2
 
 
 def test_a_search_goes_on_where_it_stands(sweep, project):

@@ -6,6 +6,7 @@ its ports inside a network that you trust.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -75,14 +76,15 @@ def on_this_machine(share: Share) -> Iterator[Client]:
     scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "dashboard": False, "port": 0}}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}),
-        SpecCluster(workers, scheduler, silence_logs=50) as cluster,
+        SpecCluster(workers, scheduler, silence_logs=logging.ERROR) as cluster,
         Client(cluster) as client,
     ):
         yield client
 
 
 def _worker(share: Share, number: int) -> dict:
-    options = {"nthreads": 1, "memory_limit": share.memory, "host": LOOPBACK, "dashboard": False}
+    options = {"nthreads": 1, "memory_limit": share.memory, "host": LOOPBACK, "dashboard": False,
+               "silence_logs": logging.ERROR}  # fmt: skip
     if share.gpus:
         options["env"] = {"CUDA_VISIBLE_DEVICES": share.gpus[number]}
         options["resources"] = {"GPU": 1}

@@ -232,6 +232,7 @@ class _Execution:
     done: set[tuple[str, str]] = field(default_factory=set)  # (run, step)
     numbers: dict[str, int] = field(default_factory=dict)  # of drawn trials
     failures: int = 0
+    slots: int = 1  # runs at a time
 
     def __post_init__(self) -> None:
         self.keys = _Keys(self.plan)
@@ -253,12 +254,14 @@ class _Execution:
             log.info("no worker is there yet; they may come at any time")
         try:
             while True:
-                free = slots(self.client) - len(self.under_way)
-                while free > 0 and self._start_one():
-                    free -= 1
+                self.slots = slots(self.client)
+                while len(self.under_way) < self.slots and self._start_one():
+                    continue
                 if not self.under_way:
                     break
                 self._take_note()
+            if self.search and self.failures >= FAILURES_IN_A_ROW:
+                log.warning("%d trials in a row failed: no more are drawn", self.failures)
         finally:
             for job in self.under_way.values():
                 self.books.change(job.stretch.run, state="waiting")
@@ -324,7 +327,12 @@ class _Execution:
         return sum(bool(mine & other.after) for other in self.waiting)
 
     def _draw(self) -> bool:
+        """Draw a trial for a free worker: one drawn early would have less to learn from."""
         if not self.search or self.failures >= FAILURES_IN_A_ROW:
+            return False
+        begun = {one.job.stretch.run for one in self.waiting}
+        begun |= {job.stretch.run for job in self.under_way.values()}
+        if len(begun) >= self.slots:
             return False
         if self.search.counted() >= self.plan.spec.search.trials:
             return False
