@@ -160,7 +160,9 @@ def new(options: Namespace) -> Answer:
 def prepare(options: Namespace) -> Answer:
     from workbench.data.prepare import prepare as standardise
 
-    done = standardise(options.source, options.destination, options.size, options.quality)
+    done = standardise(
+        options.source, options.destination, options.size, options.quality, options.frames
+    )
     return Answer(done.summary, done.figures)
 
 
@@ -419,6 +421,8 @@ def _add_projects(command: Any) -> None:
     parser.add_argument("destination", type=Path)
     parser.add_argument("--size", type=int, default=600, help="longest side in pixels")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality, 1 to 100")
+    frames = "take so many frames, evenly spaced, of every video; the clip becomes their group"
+    parser.add_argument("--frames", type=int, default=0, metavar="N", help=frames)
 
     parser = command("audit", "say whether a dataset is fit to train on", audit)
     parser.add_argument("folder", type=Path)
