@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.deploy_doubles import LABELS, Labels, colour_file, make_bundle, photos
+from tests.deploy_doubles import LABELS, Labels, colour_file, make_bundle, namespace, photos
 from workbench import status
 from workbench.artifacts import QuantizationLadder
 from workbench.cautions import cautions
@@ -17,7 +17,7 @@ from workbench.decide.metrics import Predictions
 from workbench.decide.outcomes import probabilities, worst_mistakes
 from workbench.decide.recommendation import AnyThresholds
 from workbench.decide.thresholds import search_scores
-from workbench.deploy import bundle, tflite, verify
+from workbench.deploy import bundle, parity, tflite, verify
 from workbench.deploy.bundle import write_test_scores
 from workbench.files import sha256, write_json, write_text
 from workbench.settings import Settings
@@ -59,6 +59,7 @@ def make_run(
     in_float = {"float student": np.load(folder / verify.STUDENT)["logits"],
                 "float twin": np.load(folder / verify.VALIDATION)["twin_logits"]}  # fmt: skip
     write_json(folder / FILE, float_thresholds(in_float, scores, LABELS, settings))
+    _compare_runtimes(folder, settings, scores, found, ladder)
     _write_page_06(folder, settings, scores, found, calibrated)
     _evaluate(folder, settings, ladder, images, clips)
     _record_steps(folder)
@@ -132,6 +133,30 @@ def _quantize(
             rung.offer(colour_file())
     np.savez(folder / verify.STUDENT, logits=ladder.reference)
     return ladder.choose()
+
+
+def _compare_runtimes(
+    folder: Path, settings: Settings, scores: Scores, found: AnyThresholds,
+    ladder: QuantizationLadder,
+) -> None:  # fmt: skip
+    """Compare runtimes that differ a little, and keep what they said, as 07 does."""
+    cut = found.probability if settings.task == "single_label" else found.logit
+    logits = {parity.KERAS: noisy(scores.raw, seed=6), parity.REFERENCE: scores.logits,
+              parity.LITERT: scores.logits + 0.05 * (scores.raw % 3 == 0),
+              parity.PHONE: scores.logits}  # fmt: skip
+    said = {name: parity.decide_logits(values, settings.task, cut)
+            for name, values in logits.items()}  # fmt: skip
+    rows = np.arange(len(scores.raw))[::2]
+    names = [f"{row}.jpg" for row in rows]
+    split = namespace(targets=scores.y_true, mask=scores.mask, groups=scores.groups,
+                      filepaths=[f"{row}.jpg" for row in range(len(scores.raw))])  # fmt: skip
+    logits, said = ({name: side[rows] for name, side in one.items()} for one in (logits, said))
+    report = parity.measure_parity(
+        logits, said, scores.y_true[rows], scores.mask[rows], LABELS, names,
+        settings.parity, simulated=ladder.ships_qat,
+    )  # fmt: skip
+    write_json(folder / verify.PARITY, report.to_json())
+    parity.keep_scores(folder / verify.PARITY_SCORES, logits, said[parity.PHONE], split, rows)
 
 
 def _write_page_06(

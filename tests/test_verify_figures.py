@@ -77,6 +77,7 @@ def test_no_edited_figure_passes(sealed):
     ("quantization_ladder.json", ("rungs", 0, "drop_interval", 1)),
     ("quantization_ladder.json", ("ptq_against_qat", "difference")),
     ("calibration.json", ("classes", 0, "loss_after")),
+    ("parity.json", ("rungs", 1, "flips")),
     ("float_thresholds.json", ("float twin", 1)),
 ])  # fmt: skip
 def test_an_edited_figure_that_was_sealed_again_is_named(several_labels, tmp_path, name, place):

@@ -125,7 +125,7 @@ STEPS: tuple[Step, ...] = (
                "student.input_size"),
         reads=(*DATA_FILES, "candidates", "quantization_ladder.json", "candidate_scores.npz",
                *STUDENT, "student_qat.h5?", "threshold_recommendation.json"),
-        writes=("model_qat_int8.tflite", "parity.json"),
+        writes=("model_qat_int8.tflite", "parity.json", "parity_scores.npz"),
         code=(*PIXELS, "nets", "deploy", *SCORING),
     ),
     Step(

@@ -28,7 +28,7 @@ from workbench.decide.outcomes import Task, probabilities
 from workbench.deploy import tflite, verify
 from workbench.deploy.flatbuffer import FAR
 from workbench.errors import RungRefusedError, StepError
-from workbench.files import read_json, write_json
+from workbench.files import read_json, write_json, writing
 from workbench.settings import ParitySettings, Settings
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,20 @@ def _shipped_integers(
     probability = probabilities((found - zero_point) * scale, config.task)
     output = config.output
     return np.clip(np.rint(probability / output.scale) + output.zero_point, LOWEST, NEVER - 1)
+
+
+def keep_scores(
+    path: Path, logits: Mapping[str, np.ndarray], said: np.ndarray, split: Split,
+    rows: Sequence[int],
+) -> None:  # fmt: skip
+    """Write what `verify` compares the runtimes by again; `said` is what the phone harness said."""
+    grouped = {} if split.groups is None else {"groups": split.groups[rows]}
+    with writing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file, runtimes=np.array(list(logits)), logits=np.stack(list(logits.values())),
+            said=said, y_true=split.targets[rows], mask=split.mask[rows], **grouped,
+            images=np.array([split.filepaths[row] for row in rows], dtype=np.str_),
+        )  # fmt: skip
 
 
 def measure_parity(
