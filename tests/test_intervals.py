@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from workbench.decide.intervals import (
+    area_ends,
     count_cells,
     image_weights,
     interval,
@@ -210,3 +211,15 @@ def test_a_class_of_four_photos_has_no_interval_and_the_run_says_why():
     assert found.overall["f1_macro"].withheld == "3 images; an interval needs 5"
     assert np.isnan(found.table.f1_low).all()
     assert found.to_json()["macro_means"] == "macro over 1 of 2 classes; undefined: b"
+
+
+@pytest.mark.parametrize("area", [0.9, 0.99])
+def test_the_ends_of_an_area_lie_unevenly_and_inside(area):
+    drawn = area + np.random.default_rng(0).normal(0, 0.006, 4000)
+    low, high = area_ends(np.array(area), drawn)
+    assert 0 < low < area < high < 1 and area - low > high - area
+    assert high - low == pytest.approx(2 * 1.96 * 0.006, rel=0.25)
+
+
+def test_an_area_that_no_resampling_moves_has_no_ends():
+    assert np.isnan(area_ends(np.array([1.0, 0.5]), np.tile([1.0, 0.5], (9, 1)))).all()

@@ -14,12 +14,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.sparse import csc_matrix
-from scipy.special import ndtri
+from scipy.special import expit, logit, ndtri
 
-from workbench.decide.levels import CELLS, LevelCounts, Mask, chunks, level_cells, part
+from workbench.decide.levels import (
+    CELLS,
+    LevelCounts,
+    Mask,
+    chunks,
+    level_cells,
+    mean_defined,
+    part,
+)
 
 LEVEL = 0.95  # of every interval of the workbench
 LEAST_IMAGES = 5  # that a figure needs for an interval: below, one image moves it by a quarter
+NOTHING = 1e-9  # less than this is the rounding of what does not vary
 BLOCK_REPLICATES = 64  # at a time: fewer waste the sparse products, more leave the cache
 BLOCK_WEIGHTS = 1 << 24  # and no more than this many weights, 64 MB
 BLOCK_CELLS = 1 << 22  # nor counts, for thousands of classes
@@ -93,6 +102,20 @@ def interval_ends(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         end = np.where(last >= 0, low + (high - low) * (place - below), np.nan)
         ends.append(end.reshape(replicates.shape[1:]))
     return ends[0], ends[1]
+
+
+def area_ends(value: np.ndarray, replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends for areas under a curve [...], by the deviation of resampled ones [R, ...] in logits.
+
+    Below 1 there is no room above a good area, and percentiles hold the true one too seldom.
+    """
+    mean = mean_defined(replicates, axis=0)
+    deviation = np.sqrt(mean_defined(np.square(replicates - mean), axis=0))
+    slope = value * (1 - value)  # of the sigmoid
+    told = (deviation > NOTHING) & (slope > NOTHING)
+    half = ndtri((1 + LEVEL) / 2) * deviation / np.where(told, slope, 1)
+    centre = logit(np.where(told, value, 0.5))
+    return tuple(np.where(told, expit(end), np.nan) for end in (centre - half, centre + half))
 
 
 def discoveries(luck: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from workbench.decide.intervals import (
     LEAST_IMAGES,
     Ends,
     Groups,
+    area_ends,
     count_cells,
     image_weights,
     interval_ends,
@@ -43,6 +44,7 @@ from workbench.errors import InputError
 
 PAIRS_WRITTEN = 50
 AREAS = ("average_precision", "roc_auc")
+MEAN_AREAS = ("map", "roc_auc_macro")
 LOWER_IS_BETTER = frozenset({"hamming_loss", "calibration_error"})
 NEITHER_IS_BETTER = frozenset({"no_label_rate", "true_no_label_rate", "coverage"})
 
@@ -173,10 +175,14 @@ def share_spans(answers: Answers) -> tuple[Spans, Spans]:
     return overall, per_class
 
 
-def resampled_spans(drawn: dict[str, np.ndarray]) -> Spans:
+def resampled_spans(drawn: dict[str, np.ndarray], measured: dict[str, np.ndarray]) -> Spans:
     """Intervals of resampled figures, [R] or [R, C] each; none where nothing ever changes."""
-    ends = {name: np.column_stack(interval_ends(values)) for name, values in drawn.items()}
-    return {name: [_span(*pair) for pair in pairs] for name, pairs in ends.items()}
+    spans: Spans = {}
+    for name, values in drawn.items():
+        areas = name in AREAS or name in MEAN_AREAS
+        ends = area_ends(measured[name], values) if areas else interval_ends(values)
+        spans[name] = [_span(*pair) for pair in np.column_stack(ends)]
+    return spans
 
 
 def _span(low: float, high: float) -> Ends:
@@ -264,14 +270,14 @@ def evaluate(
     spans: Spans = {}
     if replicates:
         drawn, shares = resample(answers, measured, replicates, seed), share_spans(answers)
-        found = resampled_spans(drawn.overall) | shares[0]
+        found = resampled_spans(drawn.overall, measured.overall) | shares[0]
         known = {"replicates": replicates, "rng": np.random.default_rng(seed), "groups": groups}
         found["calibration_error"] = [error_interval(*answers.to_calibrate, **known)]
         overall = {
             name: Figure.of(value, found[name][0], images)
             for name, value in measured.overall.items()
         }
-        spans = resampled_spans(drawn.per_class) | shares[1]
+        spans = resampled_spans(drawn.per_class, measured.per_class) | shares[1]
     return Evaluation(
         task=task, images=len(answers.y_true), classes=tuple(classes), overall=overall,
         unknown_labels=int((answers.cells == outcomes.UNKNOWN).sum()),

@@ -99,7 +99,7 @@ def _aligned(first: Predictions, run: Predictions) -> Predictions:
 
 
 def _figures(answers, measured: Mapping, drawn: Mapping) -> dict[str, Figure]:
-    spans = resampled_spans(drawn) | share_spans(answers)[0]
+    spans = resampled_spans(drawn, measured) | share_spans(answers)[0]
     images = len(answers.y_true)
     return {name: Figure.of(value, spans[name][0], images) for name, value in measured.items()}
 

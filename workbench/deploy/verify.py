@@ -699,25 +699,26 @@ def resampled_intervals(answers: Answers, overall: Tree, rows: list[Tree], state
     drawn = resample(answers, {"overall": overall, "classes": rows}, *asked)
     for name in ("map", "roc_auc_macro"):
         told = overall[name]["value"] is not None and len(answers.score) >= LEAST_IMAGES
-        given = stated["overall"].get(name, {}).get("interval")
-        overall[name]["interval"] = _drawn_span(drawn.overall[name], given) if told else None
+        value = overall[name]["value"]
+        overall[name]["interval"] = _area_span(drawn.overall[name], value) if told else None
     rng = np.random.default_rng(stated["seed"])
     span = error_interval(*to_calibrate(answers), answers.groups, asked[0], rng)
     overall["calibration_error"]["interval"] = span if len(answers.score) >= LEAST_IMAGES else None
     for name in ("average_precision", "roc_auc"):
-        for i, (row, given) in enumerate(zip(rows, stated["classes"], strict=True)):
+        for i, row in enumerate(rows):
             both = f"{name}_low", f"{name}_high"
             told = row[name] is not None and row["positives"] >= LEAST_IMAGES
-            span = _drawn_span(drawn.classes[name][:, i], given[both[0]]) if told else None
+            span = _area_span(drawn.classes[name][:, i], row[name]) if told else None
             row |= dict(zip(both, span or (None, None), strict=True))
 
 
-def _drawn_span(drawn: np.ndarray, stated: Any) -> list[float] | None:
-    """Return the ends; where nothing ever changes rounding decides whether there are any."""
-    span = ends(drawn)
-    if span is None or (span[1] - span[0] < TOLERANCE and stated is None):
+def _area_span(drawn: np.ndarray, value: float) -> list[float] | None:
+    """Return what lies 1.96 deviations of the drawn areas to either side, counted in logits."""
+    deviation, slope = np.std(drawn[~np.isnan(drawn)]), value * (1 - value)
+    if not (deviation > 1e-9 and slope > 1e-9):
         return None
-    return list(span)
+    both = np.array([-1, 1]) * 1.959963984540054 * deviation / slope
+    return sigmoid(np.log(value / (1 - value)) + both).tolist()
 
 
 def _share_interval(columns: list[tuple], units: np.ndarray) -> list[float] | None:
