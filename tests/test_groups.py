@@ -183,7 +183,9 @@ def test_verify_derives_the_curve_of_clips_alike():
     knobs = SingleLabelSettings()
     asked = y_true, scores.logits, knobs, tuple("abc"), 0
     curve = search_unknown(*asked, groups=arrays["groups"]).curve
-    found = verify.derive_unknown_curve(curve["threshold"].tolist(), knobs.model_dump(), arrays)
+    cuts = curve["threshold"].to_numpy(float)
+    found = verify.Sure.of(arrays).rates(cuts, knobs.model_dump())
+    found |= {"accuracy_low": found["low"], "accuracy_high": found["high"]}
     for name in ("coverage_low", "coverage_high", "accuracy_low", "accuracy_high"):
         np.testing.assert_allclose(np.array(found[name], float), curve[name].astype(float))
     alone = search_unknown(*asked).curve
