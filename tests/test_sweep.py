@@ -41,7 +41,7 @@ SEARCH = """search:
 def threads(share):
     """Workers in this process, where the tests' own runs stand for real ones."""
     with Client(processes=False, n_workers=1, threads_per_worker=share.workers,
-                dashboard_address=None) as client:  # fmt: skip
+                dashboard_address="127.0.0.1:0") as client:  # fmt: skip
         yield client
 
 

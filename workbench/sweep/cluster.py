@@ -73,7 +73,13 @@ def visible_gpus() -> tuple[str, ...]:
 def on_this_machine(share: Share) -> Iterator[Client]:
     """Start a worker process for each run at a time; one that is killed is started again."""
     workers = {number: _worker(share, number) for number in range(share.workers)}
-    scheduler = {"cls": Scheduler, "options": {"host": LOOPBACK, "dashboard": False, "port": 0}}
+    options = {
+        "host": LOOPBACK,
+        "port": 0,
+        "dashboard": False,
+        "dashboard_address": f"{LOOPBACK}:0",
+    }
+    scheduler = {"cls": Scheduler, "options": options}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": LOSSES}),
         SpecCluster(workers, scheduler, silence_logs=logging.ERROR) as cluster,
