@@ -67,7 +67,7 @@ def test_the_smallest_of_those_not_told_apart_is_taken_and_the_reason_said(board
     [
         ("only_03", "to 03: no student_scores.npz"),
         ("broken", "failed at 04: it ran"),
-        ("damaged", "training_config.json is not valid JSON"),
+        ("damaged", "unreadable: training_config.json is not valid JSON"),
         ("foreign", "student_scores.npz is damaged. Run 04_distill_student again"),
     ],
 )

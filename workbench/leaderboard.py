@@ -93,8 +93,8 @@ class Leaderboard:
 
     @property
     def differing(self) -> list[str]:
-        """Name the knobs that are not the same in all runs that could be read."""
-        known = [entry.knobs for entry in self.entries if entry.settings]
+        """Name the knobs that are not the same in all ranked runs."""
+        known = [entry.knobs for entry in self.entries if entry.predictions]
         names = dict.fromkeys(name for knobs in known for name in knobs)
         return [name for name in names if len({repr(knobs.get(name)) for knobs in known}) > 1]
 
@@ -185,11 +185,13 @@ def _read(folder: Path) -> Entry:
         settings, (state, reason) = saved_settings(folder), _state(folder)
         return Entry(folder.name, folder, state, reason, settings, cost=Cost(_seconds(folder)))
     except (WorkbenchError, OSError) as error:
-        return Entry(folder.name, folder, "unreadable", _line(error))
+        return Entry(folder.name, folder, "unreadable", _line(error, folder))
 
 
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _line(error: Exception, folder: Path) -> str:
+    """Return the first line of a message, its paths as they are in the folder it is about."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return line.replace(f"{folder}/", "")
 
 
 def _state(folder: Path) -> tuple[str, str]:
@@ -218,7 +220,7 @@ def _sweep_of(places: Sequence[str | Path]) -> dict[str, Any]:
     try:
         held = read_json(path)
     except (InputError, OSError) as error:
-        log.warning("%s; the runs are read without it", _line(error))
+        log.warning("%s; the runs are read without it", error)
         return {}
     return held if isinstance(held, dict) else {}
 
@@ -341,7 +343,7 @@ def _answered(entry: Entry, stage: str, tuned: bool) -> Entry:
         cost = _weighed(entry.folder, stage)
         return replace(entry, predictions=found, cost=replace(cost, seconds=entry.cost.seconds))
     except (WorkbenchError, OSError, ValueError, TypeError) as error:  # of files made elsewhere
-        return replace(entry, state="unreadable", reason=_line(error))
+        return replace(entry, state="unreadable", reason=_line(error, entry.folder))
 
 
 def _weighed(folder: Path, stage: str) -> Cost:

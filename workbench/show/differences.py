@@ -34,7 +34,9 @@ STYLE = (
     "font-variant-numeric:tabular-nums}th:first-child,td:first-child{text-align:left;"
     "overflow-wrap:anywhere}th{color:#52606d;font-weight:600}img{max-width:100%}"
     ".better{color:#1a7f4b;font-weight:650}.worse{color:#b42318;font-weight:650}"
-    ".differs,small{color:#52606d}.wide{overflow-x:auto}"
+    ".differs,small{color:#52606d}.wide{overflow-x:auto}.wide td{white-space:nowrap}"
+    ".runs :is(td,th):is(:nth-child(2),:nth-child(3),:nth-child(8)){text-align:left}"
+    ".runs td:is(:nth-child(2),:nth-child(3),:nth-child(8)){white-space:normal;min-width:14rem}"
 )
 
 

@@ -141,17 +141,16 @@ def fragment(board: Leaderboard) -> str:
 
 
 def _runs_table(board: Leaderboard) -> str:
-    heads = ("", "run", _name(board), "95 % interval", "to the best", "interval", "",
-             "what differs", "seconds", "parameters", "size")  # fmt: skip
+    heads = ("", "run", "what differs", _name(board), "95 % interval", "to the best", "interval",
+             "", "seconds", "parameters", "size")  # fmt: skip
     rows = []
     for entry in board.entries:
-        *cells, verdict = _cells(board, entry)
-        cells[1] = entry.name
-        kind = _kind(board, entry)
-        rows.append([*cells, verdict, _differs(board, entry), *_costs(entry)])
-        rows[-1] = [html.escape(cell) for cell in rows[-1]]
-        rows[-1][6] = f'<span class="{kind}">{rows[-1][6]}</span>'
-    return _table(heads, rows)
+        place, _short, *cells, verdict = _cells(board, entry)
+        row = [place, entry.name, _differs(board, entry), *cells, verdict, *_costs(entry)]
+        row = [html.escape(cell) for cell in row]
+        row[7] = f'<span class="{_kind(board, entry)}">{row[7]}</span>'
+        rows.append(row)
+    return _table(heads, rows, "wide runs")
 
 
 def _kind(board: Leaderboard, entry: Entry) -> str:
@@ -234,12 +233,12 @@ def _number(value: float | None) -> str:
     return "–" if value is None or pd.isna(value) else f"{value:.4f}"
 
 
-def _table(heads: Iterable[str], rows: Iterable[list[str]]) -> str:
+def _table(heads: Iterable[str], rows: Iterable[list[str]], kind: str = "wide") -> str:
     """Build a table of escaped cells."""
     head = "".join(f'<th scope="col">{html.escape(one)}</th>' for one in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     wide = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="wide">{wide}</div>'
+    return f'<div class="{kind}">{wide}</div>'
 
 
 def standings(board: Leaderboard, *, ax: Axes | None = None) -> Figure:
