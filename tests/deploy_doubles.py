@@ -95,7 +95,7 @@ def recommendation(labels=LABELS, integers=INTEGERS, output=OUTPUT) -> SimpleNam
         }
         for name, integer, logit in zip(labels, integers, logits, strict=True)
     ]
-    levels = {"scale": scale, "zero_point": zero_point}
+    levels = {"scale": scale, "zero_point": zero_point, "aggregation": None}
     return namespace(scores=namespace(**levels), classes=[namespace(**one) for one in classes])
 
 

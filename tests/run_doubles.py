@@ -12,6 +12,7 @@ from workbench.artifacts import QuantizationLadder
 from workbench.cautions import cautions
 from workbench.decide import metrics
 from workbench.decide.calibration import Calibration, Scores, calibrate, read_scores
+from workbench.decide.clips import Clips
 from workbench.decide.float_thresholds import FILE, float_thresholds
 from workbench.decide.metrics import Predictions
 from workbench.decide.outcomes import probabilities, worst_mistakes
@@ -49,7 +50,8 @@ def make_run(
     )
     write_json(folder / verify.SETTINGS, settings.model_dump(mode="json"))
     ladder = _quantize(folder, settings, images, clips)
-    scores = read_scores(folder / verify.VALIDATION, settings.task)
+    pooled = settings.evaluation.pool != "none"
+    scores = read_scores(folder / verify.VALIDATION, settings.task, pooled)
     found = search_scores(scores, LABELS, settings)
     make_bundle(folder, settings, found, ladder=ladder)
     write_json(folder / verify.RECOMMENDATION, found.model_dump(mode="json"))
@@ -58,6 +60,7 @@ def make_run(
     write_json(folder / verify.CALIBRATION, calibrated.to_json())
     in_float = {"float student": np.load(folder / verify.STUDENT)["logits"],
                 "float twin": np.load(folder / verify.VALIDATION)["twin_logits"]}  # fmt: skip
+    in_float = {name: scores.clips.logits(logits) for name, logits in in_float.items()}
     write_json(folder / FILE, float_thresholds(in_float, scores, LABELS, settings))
     _compare_runtimes(folder, settings, scores, found, ladder)
     _write_page_06(folder, settings, scores, found, calibrated)
@@ -87,10 +90,14 @@ def labels(
     groups = None if clips is None else rng.integers(0, clips, len(raw))
     if settings.task == "single_label":
         best = np.where(rng.random(len(raw)) < 0.7, raw.argmax(1), rng.integers(0, 3, len(raw)))
-        known = np.ones(raw.shape, np.float32)
-        return Labels(np.eye(raw.shape[1], dtype=np.float32)[best], known, groups)
-    y_true = ((raw > 0) ^ (rng.random(raw.shape) < 0.2)).astype(np.float32)
-    return Labels(y_true, (rng.random(raw.shape) < 0.9).astype(np.float32), groups)
+        y_true, mask = np.eye(raw.shape[1], dtype=np.float32)[best], np.ones(raw.shape, np.float32)
+    else:
+        y_true = ((raw > 0) ^ (rng.random(raw.shape) < 0.2)).astype(np.float32)
+        mask = (rng.random(raw.shape) < 0.9).astype(np.float32)
+    if settings.evaluation.pool != "none":  # frames of a clip share their labels
+        _, first, place = np.unique(groups, return_index=True, return_inverse=True)
+        y_true = y_true[first][place]
+    return Labels(y_true, mask, groups)
 
 
 def answers(model: bytes, images: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -131,7 +138,9 @@ def _quantize(
     for name in of_rung:
         with ladder.rung(name) as rung:
             rung.offer(colour_file())
-    np.savez(folder / verify.STUDENT, logits=ladder.reference)
+    known = {"y_true": ladder.labels.targets, "mask": ladder.labels.mask}
+    grouped = {} if clips is None else {"groups": ladder.labels.groups}
+    np.savez(folder / verify.STUDENT, logits=ladder.reference, **known, **grouped)
     return ladder.choose()
 
 
@@ -189,14 +198,22 @@ def _evaluate(
     model = folder / verify.MODEL
     pixels, raw = answers(model.read_bytes(), images, seed=9)
     split = labels(raw, settings, 5, clips)
+    frames, pooling = split, Clips.of(split.groups, settings.evaluation.pool != "none")
+    if pooling.pools:
+        split = Labels(*pooling.labels(split.targets, split.mask))
     config, own = verify.Bundle(folder).config, verify.Bundle(folder).json(FILE)
-    names = tuple(f"{number}.jpg" for number in range(images))
+    files = tuple(f"{number}.jpg" for number in range(images))
+    names = tuple(files[row] for row in pooling.first) if pooling.pools else files
     known = {"mask": split.mask, "task": settings.task, "groups": split.groups}
     resampling = {"replicates": REPLICATES, "seed": settings.seed}
     sides = {
-        "phone file": (verify.probabilities(raw, config), verify.probability_thresholds(config)),
-        "float student": (probabilities(noisy(raw, 7), settings.task), own["float student"]),
-        "float twin": (probabilities(noisy(raw, 2), settings.task), own["float twin"]),
+        "phone file": (
+            verify.probabilities(pooling.raw(raw), config), verify.probability_thresholds(config),
+        ),
+    }  # fmt: skip
+    sides |= {
+        name: (probabilities(pooling.logits(noisy(raw, seed)), settings.task), own[name])
+        for name, seed in (("float student", 7), ("float twin", 2))
     }
     found = {
         name: Predictions(name, names, LABELS, split.targets, score, np.asarray(bars), **known)
@@ -207,9 +224,9 @@ def _evaluate(
         metrics.evaluate(split.targets, score, np.asarray(bars), LABELS, **known, **resampling)
         for score, bars in (sides["phone file"], sides["float student"])
     )
-    grouped = {} if split.groups is None else {"groups": split.groups}
+    grouped = {} if frames.groups is None else {"groups": frames.groups}
     entry = write_test_scores(
-        folder / verify.SCORES, raw, split.targets, split.mask, names,
+        folder / verify.SCORES, raw, frames.targets, frames.mask, files,
         lambda rows: [pixels[row] for row in rows], spot_checks=4, seed=1,
         float_probability=sides["float student"][0], twin_probability=sides["float twin"][0],
         **grouped,
@@ -226,6 +243,6 @@ def _evaluate(
         split.targets, *sides["phone file"], LABELS, names, mask=split.mask, task=settings.task,
         limit=settings.evaluation.gallery_size, per_class=settings.evaluation.gallery_per_class,
     )  # fmt: skip
-    pictures = gallery.mistake_pictures(mistakes, lambda name: pixels[names.index(name)])
+    pictures = gallery.mistake_pictures(mistakes, lambda name: pixels[files.index(name)])
     panel = {"module": "gallery", "data": gallery.picture_gallery(pictures).data}
     write_text(folder / verify.PAGE_09, _page(tables) + fragment(panel))

@@ -47,7 +47,11 @@ KINDS = [
 
 def tuned(settings: Settings):
     if settings.task == "single_label":
-        return namespace(unknown=namespace(probability=0.6), classes=list(LABELS))
+        return namespace(
+            unknown=namespace(probability=0.6),
+            scores=namespace(aggregation=None),
+            classes=list(LABELS),
+        )
     return recommendation()
 
 
@@ -408,11 +412,11 @@ def test_the_python_snippet_compares_the_golden_vectors(tmp_path, kind):
     folder = make_bundle(tmp_path, settings, tuned(settings), fitted=fitted_lines())
     command = [sys.executable, str(folder / "app/python/classify.py")]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "3 images, 0 differ\n")
+    assert (done.returncode, done.stdout) == (0, "3 images and their clip, 0 differ\n")
     path = folder / "inference_config.json"
     path.write_text(path.read_text().replace('"slope": 0.4', '"slope": 0.41'))
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "3 images, 3 differ\n")
+    assert (done.returncode, done.stdout) == (1, "3 images and their clip, 4 differ\n")
 
 
 def draw_odd_pictures(folder) -> list[str]:

@@ -21,6 +21,8 @@ KINDS = [
     ({"threshold_search": {"objective": "recall_floor", "floor": 0.6}}, 25),
     ({"task": "single_label"}, 25),
     ({"ladder": {"force_rung": "qat"}, "threshold_search": {"per_class_enabled": False}}, None),
+    ({"evaluation": {"pool": "mean_logits"}}, 25),
+    ({"evaluation": {"pool": "mean_logits"}, "task": "single_label"}, 25),
 ]
 
 
@@ -32,6 +34,17 @@ def sealed(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def several_labels(tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("run"))
+
+
+def test_a_config_that_hides_the_pooling_is_named(tmp_path):
+    folder = make_run(tmp_path / "run", {"evaluation": {"pool": "mean_logits"}}, clips=25)
+    config = json.loads((folder / verify.CONFIG).read_text())
+    aggregation = config["aggregation"]
+    assert aggregation["method"] == "mean_logits"
+    for lie in (None, aggregation | {"frames": aggregation["frames"] + 1}):
+        write_json(folder / verify.CONFIG, config | {"aggregation": lie})
+        seal(folder)
+        assert "aggregation" in failures(folder, "thresholds")["thresholds"]
 
 
 def failures(folder: Path, *names: str) -> dict[str, str]:

@@ -398,6 +398,16 @@ class CalibrationLines(Part):
     classes: Annotated[tuple[CalibrationLine, ...], Field(min_length=1)]
 
 
+class Aggregation(Part):
+    """One answer for several photos: add up their raw outputs, divide by their number, round down.
+
+    `frames` is how many most clips had on which the thresholds were tuned. Order says nothing.
+    """
+
+    method: Literal["mean_logits"]
+    frames: Positive
+
+
 class Shipped(Part):
     rung: RungName
     title: str
@@ -423,6 +433,9 @@ class InferenceConfig(Artifact):
     output: OutputPort
     thresholds: ClassThresholds | ConfidenceThreshold
     calibration: CalibrationLines | None
+    aggregation: Aggregation | None = Field(
+        None, description="null: thresholds are for one photo; otherwise for the photos of a clip"
+    )
     shipped: Shipped
     versions: dict[str, str]
 

@@ -17,6 +17,7 @@ import numpy as np
 from workbench.artifacts import TeacherComparison
 from workbench.changes import CONFIG_NAME, saved_settings
 from workbench.data.tables import TABLES, Split, read_tables
+from workbench.decide.clips import Clips
 from workbench.decide.intervals import or_none
 from workbench.decide.levels import Quantization
 from workbench.decide.metrics import Comparison, Predictions, compare
@@ -32,6 +33,7 @@ from workbench.steps import writer_of
 log = logging.getLogger(__name__)
 
 CANDIDATE = "candidate_scores.npz"
+EVERY_PHOTO = Clips()
 STAGES = {  # the furthest first
     CANDIDATE: "the 8-bit candidates",
     "student_scores.npz": "the students",
@@ -116,25 +118,33 @@ def phone_predictions(folder: Path) -> Predictions:
     settings = saved_settings(folder)
     raw = _arrays(folder, "test_scores.npz", "raw")["raw"]
     config = read_json(_need(folder, verify.CONFIG))
+    split = _split(folder, "test", len(raw))
     try:
+        clips = Clips.of(split.groups, pooled=config.get("aggregation") is not None)
         scores, thresholds = (
-            verify.probabilities(raw, config),
+            verify.probabilities(clips.raw(raw), config),
             verify.probability_thresholds(config),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{folder / verify.CONFIG} is damaged. Run 08 again") from None
-    return _predictions(folder, _split(folder, "test"), scores, thresholds, settings)
+    return _predictions(folder, clips.split(split), scores, thresholds, settings)
 
 
 def validation_predictions(
     folder: Path, stage: str, thresholds: np.ndarray | float | None = None
 ) -> Predictions:
-    """Read what a network of a run answered on validation: one of `STAGES`."""
+    """Read what a network of a run answered on validation: one of `STAGES`.
+
+    Where the run pools, tuned thresholds are for clips; without any a row is a photo.
+    """
     settings = saved_settings(folder)
+    pooled = thresholds is not None and settings.evaluation.pool != "none"
     if thresholds is None:
         thresholds = 0.5 if settings.task == "multilabel" else 0.0  # no answer is "unknown"
-    scores = probabilities(stage_logits(folder, stage), settings.task)
-    return _predictions(folder, _split(folder, "val"), scores, thresholds, settings)
+    split = _split(folder, "val", len(stage_logits(folder, stage)))
+    clips = Clips.of(split.groups, pooled)
+    scores = probabilities(stage_logits(folder, stage, clips), settings.task)
+    return _predictions(folder, clips.split(split), scores, thresholds, settings)
 
 
 def _furthest_stage(first: Path, second: Path) -> str:
@@ -158,12 +168,13 @@ def tuned_thresholds(folder: Path) -> np.ndarray | float | None:
     return found.probability if current else None
 
 
-def stage_logits(folder: Path, stage: str) -> np.ndarray:
+def stage_logits(folder: Path, stage: str, clips: Clips = EVERY_PHOTO) -> np.ndarray:
     """Read the logits of a network on validation; those of an 8-bit candidate from its levels."""
     if stage != CANDIDATE:
-        return _arrays(folder, stage, "logits")["logits"]
+        return clips.logits(_arrays(folder, stage, "logits")["logits"])
     held = _arrays(folder, stage, "raw", "scale", "zero_point")
-    return Quantization(float(held["scale"]), int(held["zero_point"])).logits(held["raw"])
+    levels = Quantization(float(held["scale"]), int(held["zero_point"]))
+    return levels.logits(clips.raw(held["raw"]))
 
 
 def _arrays(folder: Path, name: str, *keys: str) -> dict[str, np.ndarray]:
@@ -184,9 +195,15 @@ def _need(folder: Path, name: str) -> Path:
     return path
 
 
-def _split(folder: Path, name: str) -> Split:
+def _split(folder: Path, name: str, answers: int) -> Split:
     """Read a split without asking for its images: the answers to them are all that counts."""
-    return read_tables(_need(folder, TABLES), folder).split(name)
+    split = read_tables(_need(folder, TABLES), folder).split(name)
+    if answers != len(split):
+        raise InputError(
+            f"{folder} holds {answers} answers to {len(split)} {name} images: its "
+            "dataset changed since. Run the steps that are out of date again"
+        )
+    return split
 
 
 def _predictions(
@@ -194,11 +211,6 @@ def _predictions(
     settings: Settings,
 ) -> Predictions:  # fmt: skip
     name = folder.resolve().name
-    if len(scores) != len(split):
-        raise InputError(
-            f"{folder} holds {len(scores)} answers to {len(split)} {split.name} images: its "
-            "dataset changed since. Run the steps that are out of date again"
-        )
     return Predictions(
         name, split.filepaths, split.classes, split.targets, scores, thresholds, settings.task,
         split.mask, split.groups,

@@ -297,6 +297,7 @@ class ParitySettings(Group):
 
 
 class EvaluationSettings(Group):
+    pool: Literal["none", "mean_logits"] = knob("none", "06, 08, 09: one answer a group of the label tables, from the mean of its photos' logits: clips, bursts; the order in time is not learned")
     bootstrap_replicates: Count = knob(1000, "for the 95 % intervals")
     gallery_size: Annotated[int, Field(ge=0, le=200)] = knob(12, "worst false positives and negatives shown")
     gallery_per_class: Count = knob(3, "of these, at most so many of one class")
@@ -329,6 +330,17 @@ class Settings(Group):
     tflite_export: TfliteExportSettings = group(TfliteExportSettings, "05, 07: the phone file")
     parity: ParitySettings = group(ParitySettings, "07: budgets")
     evaluation: EvaluationSettings = group(EvaluationSettings, "09: the final figures")
+
+    @model_validator(mode="after")
+    def logits_can_be_pooled(self) -> Settings:
+        export, pool = self.tflite_export, self.evaluation.pool
+        for name in ("sigmoid_in_model", "fold_thresholds"):
+            if pool != "none" and getattr(export, name):
+                raise ValueError(
+                    f"evaluation.pool is {pool} and tflite_export.{name} true; a mean of logits "
+                    f"needs the logits as they were tuned: set tflite_export.{name}: false"
+                )
+        return self
 
     @property
     def teacher_size(self) -> int:

@@ -112,7 +112,8 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "06", "tune_thresholds", "When should the app say yes, class by class?",
-        knobs=("seed", "task", "threshold_search", "single_label", "calibration"),
+        knobs=("seed", "task", "threshold_search", "single_label", "calibration",
+               "evaluation.pool"),
         reads=("labels.txt", "candidate_scores.npz", "student_scores.npz",
                "threshold_choice.json?"),
         writes=("threshold_recommendation.json", "threshold_curve.csv?", "calibration.json",

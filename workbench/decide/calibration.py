@@ -9,8 +9,9 @@ line folds into the last layer or into the app's sigmoid.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, ndtri
 
+from workbench.decide.clips import Clips
 from workbench.decide.intervals import (
     LEVEL,
     Ends,
@@ -53,6 +55,7 @@ from workbench.files import sha256
 if TYPE_CHECKING:
     from workbench.settings import CalibrationSettings
 
+log = logging.getLogger(__name__)
 BINS = 15
 FOLDS, REPEATS = 5, 4  # dealing the folds once more changes the figures: their mean counts
 DOUBT = 0.005  # that any of the corrections that ship does not help
@@ -297,6 +300,7 @@ class Scores:
     task: Task
     source_sha256: str | None = None  # of the file they were read from
     groups: Groups = None
+    clips: Clips = field(default_factory=Clips)  # that the rows were pooled from
 
     @property
     def quantization(self) -> Quantization:
@@ -352,13 +356,18 @@ class Scores:
         return known[:, None], own[:, None], others[:, None]
 
 
-def read_scores(path: Path, task: Task) -> Scores:
-    """Read `candidate_scores.npz`."""
+def read_scores(path: Path, task: Task, pooled: bool = False) -> Scores:
+    """Read `candidate_scores.npz`; `pooled` makes a row a group of photos."""
     try:
         with np.load(path, allow_pickle=False) as held:
+            groups = held.get("groups")
+            clips = Clips.of(groups, pooled)
+            if pooled and groups is None:
+                log.warning("evaluation.pool has no effect: no label table has a column group")
+            y_true, mask = clips.labels(held["y_true"], held["mask"])
             return Scores(
-                held["raw"], float(held["scale"]), int(held["zero_point"]), held["y_true"],
-                held["mask"], task, sha256(path), held.get("groups"),
+                clips.raw(held["raw"]), float(held["scale"]), int(held["zero_point"]), y_true,
+                mask, task, sha256(path), None if clips.pools else groups, clips,
             )  # fmt: skip
     except (ValueError, EOFError, KeyError, BadZipFile):
         raise InputError(f"{path} is damaged. Run 05_quantize_student again") from None

@@ -71,6 +71,12 @@ class Recommendation(Record):
         copy._curve = curve
         return copy
 
+    def pooled_over(self, frames: int) -> Self:
+        """Say that the scores were pooled over groups, most of them of so many frames."""
+        pooled = Aggregation(method="mean_logits", frames=frames)
+        scores = self.scores.model_copy(update={"aggregation": pooled})
+        return self.model_copy(update={"scores": scores})
+
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a person's edits to mean the same."""
         return self.scores.model_dump() | {"classes": self.names}
@@ -130,6 +136,13 @@ def forms(quantization: Quantization, integer: int, interval: tuple[int, int]) -
     }  # fmt: skip
 
 
+class Aggregation(Record):
+    """How answers to several photos became one: the mean of their logits, without their order."""
+
+    method: Literal["mean_logits"]
+    frames: int  # that most clips had which were searched
+
+
 class LevelScores(Record):
     """The integers that were searched."""
 
@@ -139,6 +152,7 @@ class LevelScores(Record):
     source_sha256: str | None
     scale: float
     zero_point: int
+    aggregation: Aggregation | None = None  # None: every photo stands alone
 
 
 class Expected(Record):
@@ -295,6 +309,7 @@ class ConfidenceScores(Record):
     split: str
     images: int
     source_sha256: str | None
+    aggregation: Aggregation | None = None
 
 
 class Unknown(Record):

@@ -105,9 +105,12 @@ def search_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) 
     known = {"mask": scores.mask, "source_sha256": scores.source_sha256, "groups": scores.groups}
     knobs, seed, labels = settings.threshold_search, settings.seed, scores.y_true
     if scores.task == "single_label":
-        return search_unknown(labels, scores.logits, settings.single_label, classes, seed, **known)
-    answers = scores.raw, scores.scale, scores.zero_point
-    return search(labels, *answers, knobs, classes, seed, **known)
+        own = settings.single_label
+        found = search_unknown(labels, scores.logits, own, classes, seed, **known)
+    else:
+        answers = scores.raw, scores.scale, scores.zero_point
+        found = search(labels, *answers, knobs, classes, seed, **known)
+    return found.pooled_over(scores.clips.usual_frames) if scores.clips.pools else found
 
 
 def _worth(

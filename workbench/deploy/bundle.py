@@ -81,7 +81,9 @@ def write_golden(
     values = config.to_json()
     interpreter = verify.open_model((folder / config.model.file).read_bytes())
     vectors = [_record(folder, values, interpreter, image) for image in images]
-    write_json(folder / verify.VECTORS, {"schema": 1, "vectors": vectors})
+    # As if all of them were frames of one clip: the proof of the pooling.
+    clip = verify.pooled_vector([vector["raw"] for vector in vectors], values)
+    write_json(folder / verify.VECTORS, {"schema": 1, "vectors": vectors, "pooled": clip})
     return vectors
 
 

@@ -71,6 +71,7 @@ def inference_config(
             "output": {**_port(target), "is_logits": not inside, "activation": activation},
             "thresholds": _thresholds(settings, thresholds, labels),
             "calibration": _calibration(settings, calibration, thresholds),
+            "aggregation": _aggregation(thresholds),
             "shipped": {**shipped, "full_integer": tflite.scan_tensors(model).full_integer},
             "versions": versions,
         }
@@ -165,6 +166,11 @@ def _calibration(
         "method": fitted["method"],
         "classes": [{"label": row["class"], **{key: row[key] for key in kept}} for row in lines],
     }
+
+
+def _aggregation(thresholds: Recommended) -> dict[str, Any] | None:
+    pooled = thresholds.scores.aggregation
+    return None if pooled is None else pooled.model_dump()
 
 
 def _folded_line(row: Mapping[str, Any], thresholds: Recommended) -> dict[str, Any]:

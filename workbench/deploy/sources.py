@@ -60,6 +60,7 @@ def _shared(config: InferenceConfig) -> dict[str, Any]:
         "OUTPUT_SCALE": repr(config.output.scale),
         "OUTPUT_ZERO_POINT": config.output.zero_point,
         "CALIBRATED": int(config.calibration is not None),
+        "POOLED_FRAMES": config.aggregation.frames if config.aggregation else 0,
         "FAINTEST": repr(verify.FAINTEST),
         **_lines_shown(config),
         "THRESHOLDS": ", ".join(str(integer) for integer in _integers(config)),
@@ -93,6 +94,7 @@ def _generated_c(config: InferenceConfig, vectors: Sequence[Mapping[str, Any]]) 
         "LABELS": _lines(c_string(label) for label in config.labels),
         "INPUT_TABLE": _lines(", ".join(map(str, row)) for row in table.reshape(-1, TABLE_COLUMNS)),
         "VECTORS": _lines(_c_vector(vector, config.labels) for vector in vectors),
+        "CLIP": _c_vector(_clip(vectors, config), config.labels),
     }
     return {
         f"c/{name}": render(f"{name}.tmpl", values)
@@ -107,6 +109,13 @@ def _unknown_below(config: InferenceConfig) -> float | None:
 def _lines(items: Iterable[str], indent: int = 4) -> str:
     """Write one item a line, without a comma after the last: older compilers refuse it."""
     return ",\n".join(" " * indent + item for item in items)
+
+
+def _clip(vectors: Sequence[Mapping[str, Any]], config: InferenceConfig) -> dict[str, Any]:
+    """Take the golden images for frames of one clip; it has no picture of its own."""
+    nothing = {"name": "the clip of all", "width": 0, "height": 0, "source_crc32": 0}
+    raws = [vector["raw"] for vector in vectors]
+    return nothing | verify.pooled_vector(raws, config.to_json())
 
 
 def _c_vector(vector: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -193,6 +193,11 @@ class Bundle:
             raise MismatchError(f"{name} is not valid JSON ({error})") from None
 
     def arrays(self, name: str) -> Arrays:
+        """Read scores, a row a photo or, where the config says so, a row a clip."""
+        arrays = self.frames(name)
+        return pooled(arrays) if self.config.get("aggregation") else arrays
+
+    def frames(self, name: str) -> Arrays:
         with np.load(io.BytesIO(self.bytes(name)), allow_pickle=False) as held:
             return {key: held[key] for key in held.files}
 
@@ -347,6 +352,9 @@ def thresholds(bundle: Bundle) -> str:
     """Derive each threshold's logit and probability from its integer; compare with step 06."""
     config = bundle.config
     tuned = bundle.json(RECOMMENDATION) if bundle.has(RECOMMENDATION) else None
+    if tuned:
+        stated = tuned["scores"].get("aggregation")
+        _same("aggregation", config.get("aggregation"), stated)
     if config["task"] == "single_label":
         below = config["thresholds"]["unknown_below"]
         if tuned:
@@ -392,10 +400,21 @@ def level_probability(integer: int) -> float:
 
 def golden(bundle: Bundle) -> str:
     """Run letterbox, model and decisions again on the recorded images."""
-    vectors = bundle.json(VECTORS)["vectors"]
+    recorded = bundle.json(VECTORS)
+    vectors = recorded["vectors"]
     interpreter = open_model(bundle.model())
     gaps = [_check_vector(bundle, interpreter, vector) for vector in vectors]
+    if "pooled" in recorded:
+        clip = pooled_vector([vector["raw"] for vector in vectors], bundle.config)
+        compare(f"{VECTORS}: pooled", recorded["pooled"], clip)
     return f"{len(vectors)} images from pixels to decisions; outputs differ by {max(gaps)} levels"
+
+
+def pooled_vector(raws: Sequence[Sequence[int]], config: dict[str, Any]) -> Tree:
+    """Return what an app must answer if these outputs are those of one clip's frames."""
+    raw = pool(np.array(raws, np.int8))[None]
+    shown = shown_probabilities(raw, config)[0].tolist()
+    return {"raw": raw[0].tolist(), "decisions": decide(raw, config)[0], "probabilities": shown}
 
 
 def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, Any]) -> int:
@@ -433,7 +452,7 @@ def test_answers(bundle: Bundle) -> str:
     """Run the model on the few test images whose pixels are there."""
     if not bundle.has(METRICS):
         return f"not here: no {METRICS}, 09_eval_report has not run"
-    arrays = bundle.arrays(SCORES)
+    arrays = bundle.frames(SCORES)
     if "images" not in arrays:
         return f"{SCORES} keeps no pixels to run again"
     interpreter = open_model(bundle.model())
@@ -931,6 +950,8 @@ def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
     """Search the thresholds again on the validation scores, and judge them by resampling."""
     settings, arrays = bundle.settings, bundle.validation
     scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(VALIDATION)}
+    if bundle.config.get("aggregation"):
+        scores |= {"aggregation": {"method": "mean_logits", "frames": usual_frames(bundle)}}
     found = {"schema": 1, "scores": scores, "created_by": "person" if stated["edits"] else "search"}
     found |= {key: settings[key] for key in ("task", "seed")}
     if settings["task"] == "single_label":
@@ -946,6 +967,14 @@ def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
         "classes": class_thresholds(search, stated["edits"], bundle.config["labels"]),
         "global": search.forms(choice.shared, _whole_ends(choice.drawn_shared)),
     }  # fmt: skip
+
+
+def usual_frames(bundle: Bundle) -> int:
+    """Count the frames that most clips have on validation."""
+    groups = bundle.frames(VALIDATION).get("groups")
+    return (
+        1 if groups is None else int(np.bincount(np.unique(groups, return_counts=True)[1]).argmax())
+    )
 
 
 def class_thresholds(search: Search, edits: list[Tree], names: list[str]) -> list[Tree]:
@@ -1536,7 +1565,7 @@ def derive_floats(bundle: Bundle, stated: Tree) -> Tree:
 
 def derive_ladder(bundle: Bundle, stated: Tree) -> Tree:
     """Judge every file that was scored on validation, and choose among them again."""
-    settings, arrays = bundle.settings, bundle.validation
+    settings, arrays = bundle.settings, bundle.frames(VALIDATION)  # photo by photo
     forced, allowed = settings["ladder"]["force_rung"], settings["ladder"]["max_drop"]
     drawn = settings["evaluation"]["bootstrap_replicates"], settings["seed"]
     refused = bundle.json(REFUSED) if bundle.has(REFUSED) else {}
@@ -2193,7 +2222,7 @@ def _teacher(found: Tree) -> Iterator[str]:
 
 def derive_parity(bundle: Bundle, stated: Tree) -> Tree:
     """Compare the runtimes again, each with the one before it, at the thresholds that ship."""
-    held, config, ladder = bundle.arrays(PARITY_SCORES), bundle.config, bundle.json(LADDER)
+    held, config, ladder = bundle.frames(PARITY_SCORES), bundle.config, bundle.json(LADDER)
     tuned, known = bundle.json(RECOMMENDATION), labels_of(held)
     simulated = ladder["chosen"].startswith("qat") and ladder["qat_weights"]
     changes = RUNTIMES | ({} if simulated and not ladder["skipped_layers"] else PLAIN)
@@ -2250,8 +2279,8 @@ def derive_teacher(bundle: Bundle, stated: Tree) -> Tree:
     """Hold the teacher against its student again, both at one half."""
     if stated["other"] != "the student":
         return {}
-    known = labels_of(bundle.validation) | {"config": bundle.config}
-    student, teacher = (_at_one_half(bundle.arrays(name)["logits"], known)
+    known = labels_of(bundle.frames(VALIDATION)) | {"config": bundle.config}  # photo by photo
+    student, teacher = (_at_one_half(bundle.frames(name)["logits"], known)
                         for name in (STUDENT, TEACHER_SCORES))  # fmt: skip
     drawn = bundle.settings["evaluation"]["bootstrap_replicates"], bundle.settings["seed"]
     difference, interval = paired_loss(teacher, student, *drawn)
@@ -2350,6 +2379,39 @@ def _columns(rows: list[Tree], names: Sequence[str]) -> Tree:
 
 def _dequantized(arrays: Arrays) -> np.ndarray:
     return (arrays["raw"].astype(np.float64) - arrays["zero_point"]) * arrays["scale"]
+
+
+def pool(raw: np.ndarray) -> np.ndarray:
+    """Return one answer [C] for the raw outputs [N, C] of a clip: their mean, rounded down.
+
+    It reaches a threshold exactly where the mean does.
+    """
+    return (raw.astype(np.int64).sum(0) // len(raw)).astype(raw.dtype)
+
+
+def pooled(arrays: Arrays) -> Arrays:
+    """Turn scores of frames into scores of clips; a clip knows what one of its frames knows."""
+    if "groups" not in arrays:
+        return arrays
+    _, first, place, frames = np.unique(arrays["groups"], True, True, True)
+    known = arrays["mask"] > 0.5
+
+    def total(values: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(frames), values.shape[1]), values.dtype)
+        np.add.at(found, place, values)
+        return found
+
+    clips = {key: array for key, array in arrays.items() if key != "groups"}
+    clips["y_true"] = total((arrays["y_true"] > 0.5) & known)
+    clips["mask"] = total(known).astype(np.uint8)
+    for name in {"logits", "twin_logits"} & clips.keys():
+        clips[name] = total(arrays[name].astype(np.float64)) / frames[:, None]
+    if "filepaths" in clips:
+        clips["filepaths"] = arrays["filepaths"][first]
+    if "raw" in clips:
+        whole = total(arrays["raw"].astype(np.int64)) // frames[:, None]
+        clips["raw"] = whole.astype(arrays["raw"].dtype)
+    return clips
 
 
 def probabilities(raw: np.ndarray, config: dict[str, Any]) -> np.ndarray:

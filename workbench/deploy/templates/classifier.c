@@ -58,6 +58,16 @@ double wb_probability(const int8_t *raw, int index)
     return probability(raw, index, WB_CALIBRATED);
 }
 
+void wb_pool(const int8_t *frames, int count, int8_t *raw)
+{
+    for (int i = 0; i < WB_CLASSES; ++i) {
+        int32_t sum = 0; /* of values from 0 on, so that the division rounds down */
+        for (int frame = 0; frame < count; ++frame)
+            sum += frames[(size_t)frame * WB_CLASSES + (size_t)i] + 128;
+        raw[i] = (int8_t)(sum / count - 128);
+    }
+}
+
 static int highest(const int8_t *raw)
 {
     int best = 0;

@@ -20,6 +20,10 @@ void wb_fill_input(const uint8_t *letterboxed, uint8_t *tensor);
  * a single label, "unknown". `classes` has room for WB_CLASSES. */
 int wb_decide(const int8_t *raw, int *classes);
 
+/* Turn the outputs of `count` frames of one clip, WB_CLASSES bytes each, into one output, which
+ * wb_decide and wb_probability take. The thresholds ask for it where WB_POOLED_FRAMES is not 0. */
+void wb_pool(const int8_t *frames, int count, int8_t *raw);
+
 /* The probability to show beside a class, corrected by the calibration that ships; wb_decide does
  * not use it. */
 double wb_probability(const int8_t *raw, int index);

@@ -1,6 +1,7 @@
 """Classify images with the shipped model: LiteRT, NumPy and Pillow, nothing else.
 
     python classify.py photo.jpg ...
+    python classify.py --clip frame_1.jpg frame_2.jpg ...    # frames of one clip, one answer
     python classify.py                  # the golden vectors: decisions and probabilities to show
 
 `verify.py` in the folder above holds the letterbox and the decisions; this adds decoding and words.
@@ -48,13 +49,19 @@ def main(paths: list[str]) -> int:
     config = json.loads((FOLDER / verify.CONFIG).read_text(encoding="utf-8"))
     if not paths:
         return check_golden(config)
+    clip = paths[0] == "--clip"
+    frames = []
     interpreter = verify.open_model((FOLDER / config["model"]["file"]).read_bytes())
     table = verify.input_table(config["input"])
-    for path in paths:
+    for path in paths[clip:]:
         pixels = read_image(path, config)
         square = verify.letterbox(pixels, config["input"]["width"])
-        raw = verify.run_model(interpreter, table[square])
-        sys.stdout.write(f"{path}: {in_words(raw, config)}\n")
+        frames.append(verify.run_model(interpreter, table[square]))
+        if not clip:
+            sys.stdout.write(f"{path}: {in_words(frames[-1], config)}\n")
+    if frames and clip:
+        answer = in_words(verify.pool(np.array(frames)), config)
+        sys.stdout.write(f"{len(frames)} frames: {answer}\n")
     return 0
 
 
@@ -68,14 +75,16 @@ def in_words(raw: np.ndarray, config: dict) -> str:
 
 def check_golden(config: dict) -> int:
     """Compare decisions and probabilities of the recorded outputs with the recording."""
-    vectors = json.loads((FOLDER / verify.VECTORS).read_text(encoding="utf-8"))["vectors"]
-    wrong = 0
-    for vector in vectors:
+    recorded = json.loads((FOLDER / verify.VECTORS).read_text(encoding="utf-8"))
+    vectors, wrong = recorded["vectors"], 0
+    clip = verify.pool(np.array([vector["raw"] for vector in vectors], np.int8))
+    wrong += clip.tolist() != recorded["pooled"]["raw"]
+    for vector in [*vectors, recorded["pooled"]]:
         raw = np.array([vector["raw"]], np.int8)
         shown = verify.shown_probabilities(raw, config)[0]
         same = verify.decide(raw, config)[0] == vector["decisions"]
         wrong += not (same and np.abs(shown - vector["probabilities"]).max() < 1e-9)
-    sys.stdout.write(f"{len(vectors)} images, {wrong} differ\n")
+    sys.stdout.write(f"{len(vectors)} images and their clip, {wrong} differ\n")
     return int(wrong > 0)
 
 

@@ -102,30 +102,43 @@ static long check_pixels(const char *folder, const struct golden *vector)
     return wrong;
 }
 
-static long check_answers(const char *folder, const struct golden *vector)
+static long check_answer(const int8_t *raw, const struct golden *vector)
 {
-    uint8_t *raw = read_part(folder, vector->name, "output.bin", "", WB_CLASSES);
     int classes[WB_CLASSES];
-    int count = wb_decide((const int8_t *)raw, classes);
+    int count = wb_decide(raw, classes);
     long wrong = count != vector->count, bytes, shown = 0;
     for (int i = 0; i < count && !wrong; ++i)
         wrong = classes[i] != vector->classes[i];
-    bytes = differences(raw, (const uint8_t *)vector->raw, WB_CLASSES);
+    bytes = differences((const uint8_t *)raw, (const uint8_t *)vector->raw, WB_CLASSES);
     for (int i = 0; i < WB_CLASSES; ++i)
-        shown += !(fabs(wb_probability((const int8_t *)raw, i) - vector->shown[i]) < 1e-9);
-    free(raw);
+        shown += !(fabs(wb_probability(raw, i) - vector->shown[i]) < 1e-9);
     return check("output", vector->name, bytes) + check("decision", vector->name, wrong) +
            check("probability", vector->name, shown);
+}
+
+/* Each output alone, then all of them as frames of one clip. */
+static long check_answers(const char *folder)
+{
+    static int8_t frames[GOLDEN_COUNT * WB_CLASSES];
+    int8_t clip[WB_CLASSES];
+    long wrong = 0;
+    for (int i = 0; i < GOLDEN_COUNT; ++i) {
+        uint8_t *raw = read_part(folder, golden_vectors[i].name, "output.bin", "", WB_CLASSES);
+        memcpy(frames + (size_t)i * WB_CLASSES, raw, WB_CLASSES);
+        free(raw);
+        wrong += check_answer(frames + (size_t)i * WB_CLASSES, &golden_vectors[i]);
+    }
+    wb_pool(frames, GOLDEN_COUNT, clip);
+    return wrong + check_answer(clip, &golden_clip);
 }
 
 int main(int count, char **arguments)
 {
     const char *folder = count > 1 ? arguments[1] : "golden";
     long wrong = 0;
-    for (int i = 0; i < GOLDEN_COUNT; ++i) {
+    for (int i = 0; i < GOLDEN_COUNT; ++i)
         wrong += check_pixels(folder, &golden_vectors[i]);
-        wrong += check_answers(folder, &golden_vectors[i]);
-    }
+    wrong += check_answers(folder);
     printf("%d images from pixels to decisions, %ld differences\n", GOLDEN_COUNT, wrong);
     return wrong != 0;
 }
