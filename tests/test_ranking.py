@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.decision_simulations import ranking
-from workbench.decide.metrics import Predictions
+from workbench.decide.metrics import Predictions, evaluate
 from workbench.decide.ranking import rank, simultaneous
 from workbench.errors import InputError
 
@@ -49,6 +49,13 @@ def test_an_error_is_better_where_it_is_small():
 def test_runs_of_other_images_are_refused():
     with pytest.raises(InputError, match="answers other images"):
         rank([*runs(1), *runs(1, images=60)], "f1_macro", replicates=50, seed=0)
+
+
+def test_the_figures_of_a_run_have_the_intervals_of_its_evaluation():
+    one, *_ = runs(1)
+    expected = evaluate(one.y_true, one.y_score, np.full(3, 0.5), one.classes, task=one.task,
+                        replicates=50, seed=0)  # fmt: skip
+    assert rank([one], "map", replicates=50, seed=0).figures["run 0"] == expected.overall
 
 
 def test_the_reach_grows_with_the_number_of_runs():

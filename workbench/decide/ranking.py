@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from workbench.decide.calibration import error_interval
 from workbench.decide.intervals import LEAST_IMAGES, LEVEL, or_none
 from workbench.decide.metrics import (
     LOWER_IS_BETTER,
@@ -27,6 +28,7 @@ from workbench.decide.metrics import (
     resampled_spans,
     share_spans,
 )
+from workbench.decide.outcomes import Answers
 from workbench.errors import InputError
 
 FIGURES = ("f1_macro", "f1_micro", "map", "roc_auc_macro", "exact_match", "hamming_loss",
@@ -72,7 +74,7 @@ def rank(runs: Sequence[Predictions], figure: str, *, replicates: int, seed: int
     sign = -1.0 if figure in LOWER_IS_BETTER else 1.0
     best = int(np.argmax(sign * values))
     figures = {
-        run.name: _figures(one, found.overall, redrawn.overall)
+        run.name: _figures(one, found.overall, redrawn.overall, replicates, seed)
         for run, one, found, redrawn in zip(runs, answers, measured, drawn, strict=True)
     }
     table = _table([run.name for run in runs], values, draws, best, sign, len(answers[0].y_true))
@@ -98,8 +100,13 @@ def _aligned(first: Predictions, run: Predictions) -> Predictions:
     return run
 
 
-def _figures(answers, measured: Mapping, drawn: Mapping) -> dict[str, Figure]:
+def _figures(
+    answers: Answers, measured: Mapping, drawn: Mapping, replicates: int, seed: int
+) -> dict[str, Figure]:
     spans = resampled_spans(drawn, measured) | share_spans(answers)[0]
+    known = {"replicates": replicates, "rng": np.random.default_rng(seed)}
+    error = error_interval(*answers.to_calibrate, **known, groups=answers.groups)
+    spans["calibration_error"] = [error]
     images = len(answers.y_true)
     return {name: Figure.of(value, spans[name][0], images) for name, value in measured.items()}
 
