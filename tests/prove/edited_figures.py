@@ -79,7 +79,10 @@ def edit_run(folder: Path, kind: str, every: int) -> list[dict[str, Any]]:
 def edit_tree(
     stated: Any, derived: Any, every: int, path: Path | None = None
 ) -> dict[str, Any]:  # fmt: skip
-    """Hold every edit against what verify derives, and what is left against the pages."""
+    """Hold every edit against what verify derives, and what is left against the pages.
+
+    Figures that only a page gives away, which repeats them or the file's hash, are named.
+    """
     edited, found, left, missed = 0, 0, set(), []
     whole = json.dumps(stated)
     for place in list(figures(stated))[::every]:
@@ -91,12 +94,12 @@ def edit_tree(
         except verify.MismatchError:
             found += 1
         else:
-            if path and _on_no_page_any_more(path, changed):
-                found += 1
-                continue
             names = {text.split(", ")[-1] for text in not_derived} & set(place)
             left |= names
-            missed += [] if names else ["/".join(map(str, place))]
+            if path and _on_no_page_any_more(path, changed):
+                found += 1
+            elif not names:
+                missed.append("/".join(map(str, place)))
     return {"edited": edited, "found": found, "missed": missed, "not_derived": sorted(left)}
 
 
