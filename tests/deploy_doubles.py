@@ -11,9 +11,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from workbench.artifacts import FloatScore, LadderRung, QuantizationLadder
-from workbench.deploy import flatbuffer
+from workbench.deploy import flatbuffer, verify
 from workbench.deploy.bundle import GoldenImage, write_bundle, write_golden
-from workbench.deploy.config import MODEL_FILE, inference_config
+from workbench.deploy.config import inference_config
 from workbench.deploy.flatbuffer import LABELS_FILE, export_model, labels_text
 from workbench.deploy.sources import app_sources
 from workbench.files import write_bytes, write_json, write_text
@@ -131,7 +131,7 @@ def make_bundle(
     write_json(folder / "threshold_recommendation.json", as_json(thresholds))
     write_text(folder / LABELS_FILE, labels_text(LABELS))
     model = export_model(colour_file(), LABELS, {"name": "stand-in"}, settings, thresholds)
-    write_bytes(folder / MODEL_FILE, model)
+    write_bytes(folder / verify.MODEL, model)
     versions = {"workbench": "0"}
     config = inference_config(folder, settings, LABELS, thresholds, ladder, versions, fitted)
     images = images or [

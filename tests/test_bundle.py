@@ -27,9 +27,9 @@ from tests.deploy_doubles import (
 )
 from workbench.artifacts import InferenceConfig
 from workbench.data.decode import decode_image
-from workbench.deploy import sources
+from workbench.deploy import sources, verify
 from workbench.deploy.bundle import RIM, GoldenImage, choose_golden, seal, withdrawn_on_failure
-from workbench.deploy.config import MODEL_FILE, inference_config, model_metadata
+from workbench.deploy.config import inference_config, model_metadata
 from workbench.deploy.sources import c_string, kotlin_string, render, swift_string
 from workbench.errors import MissingInputError, StepError
 from workbench.files import write_bytes
@@ -131,7 +131,8 @@ def test_the_metadata_alone_suffices_to_classify_every_golden_image(tmp_path):
 
 def test_the_config_names_the_rung_that_ships(packed):
     shipped = read(packed, "inference_config.json")["shipped"]
-    assert shipped == {"rung": "ptq", "title": LADDER.title, "forced": False, "full_integer": True}
+    about = {"network": "student", "rung": "ptq", "title": LADDER.title}
+    assert shipped == about | {"forced": False, "full_integer": True}
 
 
 def test_labels_are_one_a_line_in_the_order_of_the_outputs(packed):
@@ -245,7 +246,7 @@ def test_a_run_that_ships_nothing_leaves_no_older_bundle_behind(tmp_path):
 
 
 def test_a_missing_dataset_does_not_cost_the_bundle_of_a_finished_run(tmp_path):
-    assert MODEL_FILE in withdrawn(tmp_path, MissingInputError("No photos"))
+    assert verify.MODEL in withdrawn(tmp_path, MissingInputError("No photos"))
 
 
 def test_c_strings_survive_quotes_trigraphs_and_accents():
@@ -453,7 +454,7 @@ def test_a_file_with_another_input_scale_is_refused(tmp_path):
 
     tree = flatbuffer.parse(colour_file())
     tree.subgraphs[0].tensors[0].quantization.scale = np.array([0.02], np.float32)
-    write_bytes(tmp_path / MODEL_FILE, flatbuffer.pack(tree))
+    write_bytes(tmp_path / verify.MODEL, flatbuffer.pack(tree))
     write_bytes(tmp_path / "labels.txt", b"")
     with pytest.raises(StepError, match=r"input scale is 0.01999.*bytes of an image as they are"):
         inference_config(tmp_path, Settings(), LABELS, recommendation(), LADDER, {})

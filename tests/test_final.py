@@ -173,4 +173,4 @@ def test_metrics_json_has_its_keys_to_the_letter(split, y_score, evaluation, tmp
 
 
 def test_no_mistake_needs_no_heat_map():
-    assert final.heatmaps(pd.DataFrame(), {}, None) == {}
+    assert final.heatmaps(pd.DataFrame(), {}, None, (127, 128)) == {}

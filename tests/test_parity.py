@@ -7,7 +7,7 @@ import pytest
 
 from tests.deploy_doubles import LADDER, recommendation
 from workbench.artifacts import ParityReport
-from workbench.deploy import parity
+from workbench.deploy import parity, verify
 from workbench.deploy.flatbuffer import _last_layer, pack, parse
 from workbench.deploy.parity import decide_logits, measure_parity, require_parity
 from workbench.errors import RungRefusedError, StepError
@@ -125,7 +125,7 @@ def harness(doubles, student, tmp_path):
     """Answer validation with the app's code and with LiteRT, for a file of some kind."""
     from workbench.data.views import letterboxed
     from workbench.deploy import convert, tflite
-    from workbench.deploy.config import MODEL_FILE, inference_config, logit_thresholds
+    from workbench.deploy.config import inference_config, logit_thresholds
     from workbench.deploy.flatbuffer import export_model
     from workbench.deploy.quantize import calibration_images
 
@@ -138,7 +138,7 @@ def harness(doubles, student, tmp_path):
         levels = {"scale": scale, "zero_point": zero_point}
         known = recommendation(doubles.CLASSES, (integer,) * 3, levels)
         shipped = export_model(spoil(model), doubles.CLASSES, {"name": "x"}, settings, known)
-        write_bytes(tmp_path / MODEL_FILE, shipped)
+        write_bytes(tmp_path / verify.MODEL, shipped)
         write_text(tmp_path / "labels.txt", "\n".join(doubles.CLASSES))
         config = inference_config(tmp_path, settings, doubles.CLASSES, known, LADDER, {})
         split = dataset.split("val")

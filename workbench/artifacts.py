@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workbench import files
 from workbench.errors import InputError, MissingInputError
+from workbench.settings import LARGE_NETWORK, PHONE_FILE, Product
 
 RungName = Literal["qat", "qat_skip_worst", "ptq", "ptq_float_head", "float16"]
 RungState = Literal["shipped", "failed", "not needed"]
@@ -148,12 +149,17 @@ class Distilled(Excerpt):
 
 
 class Training(FileExcerpt):
-    """Whether the student had a teacher."""
+    """Whether there is a student, and whether it had a teacher."""
 
     file: ClassVar[str] = "training_config.json"
     notebook: ClassVar[str] = "04_distill_student"
 
+    student: dict[str, Any] | None = {}
     distillation: Distilled = Distilled()
+
+    @property
+    def product(self) -> Product:
+        return LARGE_NETWORK if self.student is None else PHONE_FILE
 
 
 class Openings(FileExcerpt):
@@ -319,15 +325,17 @@ class InputPort(Part):
     width: Positive
     height: Positive
     channels: Literal[3]
-    dtype: Literal["uint8", "int8"]
+    dtype: Literal["uint8", "int8", "float32"] = Field(
+        description="float32: feed (byte - zero_point) * scale"
+    )
     scale: Scale
     zero_point: ZeroPoint
 
 
 class Normalisation(Part):
-    subtract: Literal[127]
-    divide: Literal[128]
-    inside_the_input_scale: Literal[True] = Field(
+    subtract: Literal[0, 127]
+    divide: Literal[1, 128]
+    inside_the_input_scale: bool = Field(
         description="feed the bytes of the image, the scale of the input does the rest"
     )
 
@@ -343,7 +351,7 @@ class Preprocessing(Part):
 
 
 class OutputPort(Part):
-    dtype: Literal["int8"]
+    dtype: Literal["int8", "float32"] = Field(description="float32: the logits themselves")
     scale: Scale
     zero_point: Annotated[int, Field(ge=-128, le=127)]
     is_logits: bool
@@ -364,7 +372,9 @@ class ClassThreshold(Part):
     label: Text
     probability: Share
     logit: float
-    integer: Annotated[int, Field(ge=-128, le=128)]
+    integer: Annotated[int, Field(ge=-128, le=128)] | None = Field(
+        description="null where the output is float: compare the logit"
+    )
 
 
 class TranslatedThreshold(ClassThreshold):
@@ -374,7 +384,7 @@ class TranslatedThreshold(ClassThreshold):
 
 
 class ClassThresholds(Part):
-    rule: Literal["yes when raw output >= integer"]
+    rule: Literal["yes when raw output >= integer", "yes when raw output >= logit"]
     folded: bool
     classes: Annotated[tuple[TranslatedThreshold | ClassThreshold, ...], Field(min_length=1)]
 
@@ -409,6 +419,7 @@ class Aggregation(Part):
 
 
 class Shipped(Part):
+    network: Literal["student", "teacher"] = "student"
     rung: RungName
     title: str
     forced: bool
@@ -455,12 +466,12 @@ class MetadataInput(Part):
     width: Positive
     height: Positive
     channels: Literal[3]
-    dtype: Literal["uint8", "int8"]
+    dtype: Literal["uint8", "int8", "float32"]
     quantization: Quantization
 
 
 class MetadataNormalization(Part):
-    """real value = (pixel - mean) / std, which `quantization` turns into the input's integers"""
+    """input value = (pixel - mean) / std, which `quantization` turns into the input's integers"""
 
     pixel_range: tuple[Literal[0], Literal[255]]
     mean_rgb: tuple[float, float, float]
@@ -477,15 +488,16 @@ class MetadataPreprocess(Part):
 
 
 class MetadataDecision(Part):
-    """Which labels to show: those whose raw output is at least `integers`, one a label; or the
-    label of the highest probability, if that is at least `unknown_below`."""
+    """Which labels to show: those whose raw output is at least `integers`, or `logits` where it is
+    float, one a label; or the label of the highest probability, if at least `unknown_below`."""
 
     integers: tuple[Annotated[int, Field(ge=-128, le=128)], ...] | None
+    logits: tuple[float, ...] | None = None
     unknown_below: Share | None
 
 
 class MetadataOutput(Part):
-    dtype: Literal["int8"]
+    dtype: Literal["int8", "float32"]
     quantization: Quantization
     is_logits: bool
     softmax_in_model: bool

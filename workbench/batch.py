@@ -30,7 +30,7 @@ from workbench.freshness import Verdict
 from workbench.lock import locked
 from workbench.notebook import what_if_cells
 from workbench.run import CHANGES_NAME, LOG_MARK, Run
-from workbench.steps import MANDATORY, STEPS, Step, find_step
+from workbench.steps import STEPS, Step, find_step, mandatory
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -61,13 +61,14 @@ def choose_steps(
 def judge_steps(run: Run, plan: Plan) -> Iterator[tuple[Step, Verdict]]:
     """Judge each step lazily, so that a step is judged after those before it have run."""
     for step in plan.steps:
-        yield step, Verdict(False, "--force") if plan.force else judge(run, step)
+        forced = plan.force and not step.skipped(run.settings)
+        yield step, Verdict(False, "--force") if forced else judge(run, step)
 
 
 def judge(run: Run, step: Step) -> Verdict:
     """Judge a step together with its page."""
     verdict = freshness.judge(run, step)
-    if not verdict.fresh:
+    if verdict.skipped or not verdict.fresh:
         return verdict
     recorded = status.state_of(run.folder, step).get("page", {})
     if not recorded:
@@ -91,10 +92,10 @@ def dry_run(run: Run, plan: Plan) -> Iterator[str]:
     written: dict[str, Step] = {}
     for step, verdict in judge_steps(run, plan):
         sources = [written[n] for n in freshness.files_read(step, run.settings) if n in written]
-        if verdict.fresh and not sources:
-            yield f"{step.title:<22} up to date: {verdict.reason}"
+        if verdict.fresh and (verdict.skipped or not sources):
+            yield f"{step.title:<22} {verdict.words}"
             continue
-        written |= {name.rstrip("?"): step for name in step.writes}
+        written |= {name.rstrip("?"): step for name in step.under(run.settings).writes}
         if verdict.fresh:
             reason = f"if {sources[0].title} writes something else than last time"
             yield f"{step.title:<22} may run: {reason}"
@@ -149,7 +150,9 @@ def _reached_the_end(run: Run, plan: Plan, started: float) -> bool:
     """Run the steps once; False where 07 refused a file and 05 is to take the next rung."""
     for step, verdict in judge_steps(run, plan):
         if verdict.fresh:
-            log.info("%-22s up to date: %s", step.title, verdict.reason)
+            log.info("%-22s %s", step.title, verdict.words)
+            if verdict.skipped:
+                status.record(run.folder, step, state="skipped", reason=verdict.reason)
             continue
         try:
             _run_step(run, step, verdict, plan, started)
@@ -402,7 +405,8 @@ def render_all(run: Run) -> Path:
 
 def closing_lines(run: Run) -> list[str]:
     """Build the last lines of a run from what lies in its folder."""
-    marks = [f"{'✓' if run.path(name).exists() else '✗'} {name}" for name in MANDATORY]
+    due = mandatory(run.settings.product)
+    marks = [f"{'✓' if run.path(name).exists() else '✗'} {name}" for name in due]
     lines = ["PIPELINE COMPLETE", "Mandatory outputs:  " + "  ".join(marks)]
     lines.append("Final test metrics:  " + _final_metrics(run.folder))
     lines += [f"Mind:  {caution}" for caution in cautions(run.folder)]

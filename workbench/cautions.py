@@ -85,7 +85,8 @@ def _audit_errors(folder: Path) -> Iterator[str]:
 
 def _teacher(folder: Path) -> Iterator[str]:
     """Name a teacher that taught although it was not clearly better than its student."""
-    taught = Training.read_if_there(folder).distillation.enabled
+    training = Training.read_if_there(folder)
+    taught = training.product.quantized and training.distillation.enabled
     if taught and (folder / TeacherComparison.file).exists():
         found = TeacherComparison.read(folder)
         if not found.can_teach:
@@ -93,8 +94,9 @@ def _teacher(folder: Path) -> Iterator[str]:
 
 
 def _phone_file(folder: Path) -> Iterator[str]:
-    """Say why another file than that of QAT ships, what it may have lost, and what 07 could not."""
-    if (folder / QuantizationLadder.file).exists():
+    """Say why another file than that of QAT ships, and what it may have lost."""
+    quantized = Training.read_if_there(folder).product.quantized
+    if quantized and (folder / QuantizationLadder.file).exists():
         ladder = QuantizationLadder.read(folder)
         if ladder.chosen != "qat" or ladder.budget != "within":
             shipped = next(rung for rung in ladder.rungs if rung.rung == ladder.chosen)

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 CONFIG_NAME = "training_config.json"
 CHANGES_NAME = "changes.json"
+KNOBS = {*flat_values(Settings().model_dump()), *Settings.model_fields}  # a group may be null
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,16 @@ def resolve_settings(
     base = resolve_layers(file, {}, last, root).base
     own, lines = {}, []
     for key, change in before.get("changes", {}).items():
-        if key in base and base[key] == change["from"]:
+        if key in KNOBS and base.get(key) == change["from"]:
             own[key] = change["to"]
         elif key in base:
             lines.append(f"{name} says {key} {base[key]} now; the run's own {change['to']} goes")
     resolved = resolve_layers(file, own, last, root)
     values = flat_values(resolved.settings.model_dump())
     said = {key for layer in last for key in flat_values(layer.values)} | set(own)
-    changed = {key: {"from": base[key], "to": values[key]}
-               for key in sorted(said) if values[key] != base[key]}  # fmt: skip
+    changed = {key: {"from": base.get(key), "to": values[key]}
+               for key in sorted(said & values.keys())
+               if key not in base or values[key] != base[key]}  # fmt: skip
     changes = {"schema": 1, "parameters": name, "changes": changed}
     return RunSettings(resolved.settings, changes, (*lines, *resolved.lines))
 
@@ -89,7 +91,8 @@ def _changes_of_settings(folder: Path) -> dict[str, Any]:
     if not (folder / CONFIG_NAME).exists():
         return {}
     old, new = (flat_values(one.model_dump()) for one in (Settings(), saved_settings(folder)))
-    changed = {key: {"from": old[key], "to": new[key]} for key in new if new[key] != old[key]}
+    changed = {key: {"from": old.get(key), "to": new[key]}
+               for key in new if key not in old or new[key] != old[key]}  # fmt: skip
     return {"parameters": None, "changes": changed}
 
 

@@ -246,7 +246,8 @@ def export(options: Namespace) -> Answer:
 
     formats = [name.strip() for name in options.format.split(",")]
     the_run = existing_run(options.run)
-    return Answer(*export_network(the_run, options.network, formats, force=options.force))
+    network = options.network or the_run.settings.product.network
+    return Answer(*export_network(the_run, network, formats, force=options.force))
 
 
 def verify(options: Namespace) -> Answer:
@@ -461,7 +462,7 @@ def _add_results(command: Any) -> None:
 
     parser = command("export", "write a run's network in other formats", export)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--network", choices=("student", "teacher"), default="student")
+    parser.add_argument("--network", choices=("student", "teacher"), help="default: what ships")
     parser.add_argument("--format", default="float16", help="comma-separated: float16, "
                         "dynamic_range, onnx, torchscript, int8")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="INT8 of a network made for floats")

@@ -57,7 +57,7 @@ def compare_on_validation(first: str | Path, second: str | Path) -> Comparison:
     """
     folders = Path(first), Path(second)
     stage = _furthest_stage(*folders)
-    own = [tuned_thresholds(folder) if stage == CANDIDATE else None for folder in folders]
+    own = [tuned_thresholds(folder, stage) for folder in folders]
     tuned = all(thresholds is not None for thresholds in own)
     at = "each at the thresholds tuned on them" if tuned else "all at one half"
     log.info("compared on validation: %s, %s", STAGES[stage], at)
@@ -158,13 +158,13 @@ def _furthest_stage(first: Path, second: Path) -> str:
     )
 
 
-def tuned_thresholds(folder: Path) -> np.ndarray | float | None:
-    """Read the probabilities from which the app says yes; None where 06 has yet to tune them."""
-    path = folder / RECOMMENDATION
-    if not path.exists():
+def tuned_thresholds(folder: Path, stage: str = CANDIDATE) -> np.ndarray | float | None:
+    """Read from which probability it is a yes; None where 06 has not tuned it on these scores."""
+    path, scores = folder / RECOMMENDATION, folder / stage
+    if not (path.exists() and scores.exists()):
         return None
     found = read(path)
-    current = found.scores.source_sha256 == sha256(folder / CANDIDATE)
+    current = found.scores.source_sha256 == sha256(scores)
     return found.probability if current else None
 
 

@@ -33,10 +33,15 @@ COMPUTING = ("data", "nets", "train", "deploy", "decide")  # settings and record
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a step may be skipped, and why or why not, in words."""
+    """Whether a step may be left as it is, and why or why not, in words."""
 
     fresh: bool
     reason: str
+    skipped: bool = False  # this run has no use for the step
+
+    @property
+    def words(self) -> str:
+        return f"{'skipped' if self.skipped else 'up to date'}: {self.reason}"
 
 
 def fingerprint(run: Run, step: Step) -> dict[str, Any]:
@@ -58,7 +63,8 @@ def keys(run: Run, stamp: str) -> dict[str, str]:
     In place of the files that a step reads stand the keys of the steps that write them; `stamp`
     is that of the dataset.
     """
-    writers = {name.rstrip("?"): step.number for step in STEPS for name in step.writes}
+    steps = [step.under(run.settings) for step in STEPS]
+    writers = {name.rstrip("?"): step.number for step in steps for name in step.writes}
     found: dict[str, str] = {}
     for step in STEPS:
         names = files_read(step, run.settings)
@@ -124,7 +130,7 @@ def _phase_parts(phase: Any, settings: Settings) -> dict[str, str]:
 
 def step_settings(settings: Settings, step: Step) -> dict[str, Any]:
     """List the dotted knobs that a step reads itself, with their values."""
-    values = flat_values(settings.model_dump())
+    values = flat_values(settings.model_dump()) | {"product": settings.product.title}
     return {key: value for key, value in values.items() if _reads(step, key)}
 
 
@@ -134,7 +140,7 @@ def _reads(step: Step, key: str) -> bool:
 
 def files_read(step: Step, settings: Settings) -> list[str]:
     """List the files of the run folder that a step reads under these settings."""
-    values = flat_values(settings.model_dump())
+    step, values = step.under(settings), flat_values(settings.model_dump())
     asked = (file for knob, file in step.reads_if if values[knob])
     return [name.rstrip("?") for name in (*step.reads, *asked)]
 
@@ -161,6 +167,8 @@ def _program(source: str) -> str:
 
 def judge(run: Run, step: Step, parts: dict[str, Any] | None = None) -> Verdict:
     """Say whether the step must run, and why."""
+    if why := step.skipped(run.settings):
+        return Verdict(True, why, skipped=True)
     before = status.state_of(run.folder, step)
     if before["state"] != "ok":
         reasons = {"pending": "not run yet", "failed": "failed last time"}
@@ -207,10 +215,11 @@ def outdated(run: Run) -> dict[str, str]:
         sources = [written[n] for n in files_read(step, run.settings) if n in written]
         if not verdict.fresh:
             found[step.number] = verdict.reason
-        elif sources:
+        elif sources and not verdict.skipped:
             found[step.number] = f"reads what {sources[0].title} writes"
         if step.number in found:
-            written |= {name.rstrip("?"): step for name in step.writes}
+            names = step.under(run.settings).writes
+            written |= {name.rstrip("?"): step for name in names}
     return found
 
 

@@ -61,6 +61,7 @@ def _describe_devices(run: Run) -> str:
 
 
 def _expected_time(run: Run, steps: tuple[Step, ...]) -> str:
+    steps = [step for step in steps if not step.skipped(run.settings)]
     known = [status.state_of(run.folder, step) for step in steps]
     if all("seconds" in record for record in known):
         total = sum(record["seconds"] for record in known)
@@ -77,11 +78,13 @@ def _guess(run: Run, numbers: set[str]) -> float:
     settings, images = run.settings, _count_training_images(run.dataset_folder)
     scale = images * 2 / (os.cpu_count() or 1)
     teacher = scale * image_seconds(settings.teacher.arch, settings.teacher_size)
-    student = scale * image_seconds(settings.student.variant, settings.student_size)
-    distilled = student + ANSWER_SHARE * teacher * settings.distillation.enabled
     seconds: float = sum(OVERHEAD_SECONDS[number] for number in numbers)
     if "03" in numbers:
         seconds += teacher * (settings.teacher.epochs_head + settings.teacher.epochs_finetune)
+    if not settings.student:
+        return seconds
+    student = scale * image_seconds(settings.student.variant, settings.student_size)
+    distilled = student + ANSWER_SHARE * teacher * settings.distillation.enabled
     if "04" in numbers:
         seconds += distilled * (settings.student.epochs_head + settings.student.epochs_finetune)
     if "05" in numbers and settings.qat.enabled:
@@ -111,8 +114,9 @@ def batch_advice(run: Run) -> list[str]:
         f"{gpus}: {teacher}/{student}" for gpus, (teacher, student) in BATCH_ADVICE.items()
     )
     settings, gpus = run.settings, [name for name in recorded_devices(run) if name != "CPU"]
-    sizes = settings.teacher.batch_size, settings.student.batch_size
-    chosen = "the parameters say {}/{} per device".format(*sizes)
+    networks = [one for one in (settings.teacher, settings.student) if one]
+    sizes = [network.batch_size for network in networks]
+    chosen = f"the parameters say {'/'.join(map(str, sizes))} per device"
     if len(gpus) > 1 and settings.multi_gpu.enabled:
         shared = "/".join(str(size * len(gpus)) for size in sizes)
         chosen += f", {shared} in all over the {len(gpus)} GPUs that TensorFlow listed"
@@ -160,5 +164,5 @@ def versions() -> dict[str, str]:
 
 def _times(run: Run, step: Step) -> dict[str, Any]:
     record = status.state_of(run.folder, step)
-    kept = ("state", "started", "finished", "seconds", "devices", "accepted")
+    kept = ("state", "reason", "started", "finished", "seconds", "devices", "accepted")
     return {key: record[key] for key in kept if key in record}

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -108,8 +108,9 @@ def _change_line(layer: Layer, before: Mapping[str, Any], after: Mapping[str, An
 
 def describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Say which dotted keys changed, like `qat.epochs 2 → 3`."""
-    changed = [key for key in after if after[key] != before.get(key)]
-    return ", ".join(f"{key} {_scalar(before.get(key))} → {_scalar(after[key])}" for key in changed)
+    changed = [key for key in after if key not in before or after[key] != before[key]]
+    old = {key: _scalar(before[key]) if key in before else "…" for key in changed}
+    return ", ".join(f"{key} {old[key]} → {_scalar(after[key])}" for key in changed)
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
@@ -268,7 +269,7 @@ def _group_at(place: tuple) -> type[Group] | None:
         field = kind.model_fields.get(part) if _is_group(kind) else None
         if field is None:
             return None
-        kind = field.annotation
+        kind = next((one for one in get_args(field.annotation) if _is_group(one)), field.annotation)
     return kind if _is_group(kind) else None
 
 
@@ -336,6 +337,8 @@ def _check_consistency(settings: Settings, merged: dict, layers: list[Layer]) ->
     """Refuse values that are right one by one and wrong together."""
     for network, choice in (("teacher", "arch"), ("student", "variant")):
         values = getattr(settings, network)
+        if values is None:
+            continue
         chosen = merged.get(network, {})
         if values.epochs_head + values.epochs_finetune == 0:
             source = _source_of((network, "epochs_finetune"), layers)

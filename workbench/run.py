@@ -129,7 +129,9 @@ class Run:
 
     def begin(self, number: str) -> None:
         """Mark a step as running; what it reads must be there, and is named where it is old."""
-        self.step = find_step(number)
+        self.step = find_step(number).under(self.settings)
+        if why := self.step.skipped(self.settings):
+            raise StepError(f"{self.step.title} is left out of {self.name}: {why}")
         for name in freshness.files_read(self.step, self.settings):
             if f"{name}?" not in self.step.reads:
                 self.need(name)
@@ -166,7 +168,9 @@ class Run:
                 f"{self.step.title} did not write {', '.join(missing)} in {self.folder}. "
                 "Run the cells above that write it"
             )
-        others = {one.rstrip("?") for step in STEPS if step != self.step for one in step.writes}
+        number = self.step.number
+        others = {one.rstrip("?") for step in STEPS if step.number != number
+                  for one in step.under(self.settings).writes}  # fmt: skip
         names = {name.rstrip("?") for name in self.step.writes} | (self._written - others)
         found = sorted(name for name in names if self.path(name).exists())
         return {name: files.digest_of(self.path(name)) for name in found}
@@ -174,8 +178,8 @@ class Run:
     def _warn_of_old_inputs(self) -> None:
         """Say which earlier steps would run again: a notebook may be opened out of order."""
         reads = set(freshness.files_read(self.step, self.settings))
-        for earlier in STEPS[: STEPS.index(self.step)]:
-            if {name.rstrip("?") for name in earlier.writes} & reads:
+        for earlier in (step for step in STEPS if step.number < self.step.number):
+            if {name.rstrip("?") for name in earlier.under(self.settings).writes} & reads:
                 verdict = freshness.judge(self, earlier)
                 if not verdict.fresh:
                     log.warning("%s is out of date (%s): %s builds on what it left",
@@ -237,7 +241,7 @@ class Run:
     def _drop(self, step: Step) -> None:
         """Remove what a step left: in a fork it would be another run's result."""
         record = status.read_status(self.folder)["steps"].get(step.number, {})
-        for name in record.get("outputs", {name.rstrip("?"): "" for name in step.writes}):
+        for name in record.get("outputs", _names(step.under(self.settings))):
             path = self.path(name)
             if path.is_dir():
                 shutil.rmtree(path)
@@ -266,6 +270,10 @@ class Run:
                 log.info("%s", line.rstrip())
         if process.returncode:
             raise StepError(f"{self.name} stopped: {lines[-1].strip() if lines else 'no word'}")
+
+
+def _names(step: Step) -> list[str]:
+    return [name.rstrip("?") for name in step.writes]
 
 
 _watched: dict[str, tuple[Run, CellWatcher]] = {}  # what this kernel works on: one step at a time

@@ -7,9 +7,12 @@ this file by `make parameters` and a test keeps the two equal.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from workbench.errors import SettingsError
 
 # Native input sizes, in pixels: what `input_size: auto` means.
 TEACHER_SIZES = {
@@ -42,6 +45,25 @@ LearningRate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
 Patience = Count | None  # epochs; null waits for ever
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a run hands on, and how its answers are written: every step after 05 asks here."""
+
+    network: Literal["student", "teacher"]
+    title: str
+    model: str  # the file that ships
+    scores: str  # its answers on validation
+    quantized: bool  # integers on 256 levels, compared with integers; else logits with logits
+
+
+PHONE_FILE = Product(
+    "student", "phone file", "model_qat_int8.tflite", "candidate_scores.npz", True
+)
+LARGE_NETWORK = Product(
+    "teacher", "large network", "model_float16.tflite", "teacher_scores.npz", False
+)
 
 
 class Group(BaseModel):
@@ -316,7 +338,7 @@ class Settings(Group):
     run: RunSettings = group(RunSettings, "how the machine is used")
     multi_gpu: MultiGpuSettings = group(MultiGpuSettings, "several devices")
     teacher: TeacherSettings = group(TeacherSettings, "03: the large network")
-    student: StudentSettings = group(StudentSettings, "04: the network for the phone")
+    student: StudentSettings | None = group(StudentSettings, "04: the network for the phone; null: the teacher is the product, 04 and 05 are skipped")
     loss: LossSettings = group(LossSettings, "03, 04, 05: what training minimises")
     schedule: ScheduleSettings = group(ScheduleSettings, "03, 04: the learning rate over time")
     training: TrainingSettings = group(TrainingSettings, "03, 04, 05: the loop")
@@ -342,6 +364,18 @@ class Settings(Group):
                 )
         return self
 
+    @model_validator(mode="after")
+    def integers_need_a_phone_file(self) -> Settings:
+        if self.student is None and self.evaluation.pool != "none":
+            raise ValueError("evaluation.pool pools integers of a phone file, and student is null")
+        for name in ("fold_thresholds", "sigmoid_in_model"):
+            if self.student is None and getattr(self.tflite_export, name):
+                raise ValueError(
+                    f"student is null, so what ships gives float logits; tflite_export.{name} "
+                    "changes the integers of a phone file. Set it to false"
+                )
+        return self
+
     @property
     def teacher_size(self) -> int:
         size = self.teacher.input_size
@@ -349,8 +383,36 @@ class Settings(Group):
 
     @property
     def student_size(self) -> int:
+        if self.student is None:
+            raise SettingsError(
+                "this run has no student, its teacher is the product (student: null). Set "
+                "student: {} in the parameter file to have one"
+            )
         size = self.student.input_size
         return STUDENT_SIZES[self.student.variant] if size == "auto" else size
+
+    @property
+    def product(self) -> Product:
+        return PHONE_FILE if self.student else LARGE_NETWORK
+
+    @property
+    def input_sizes(self) -> dict[str, int]:
+        """Pixels a side of each network of the run; what ships comes last."""
+        student = {"student": self.student_size} if self.student else {}
+        return {"teacher": self.teacher_size, **student}
+
+    @property
+    def product_scaling(self) -> tuple[int, int]:
+        """What is taken from a byte, and what the rest is divided by, before the network sees it.
+
+        Teachers that are no Lite carry their own preprocessing inside.
+        """
+        inside = not (self.student or self.teacher.arch.startswith("efficientnet_lite"))
+        return (0, 1) if inside else (127, 128)
+
+    @property
+    def product_size(self) -> int:
+        return self.input_sizes[self.product.network]
 
 
 # A sweep: many runs from one base. Its file is read by sweep/spec.py; no run holds these.

@@ -20,6 +20,7 @@ NEEDED = {  # what a record must hold in each state
     "ok": {"started", "finished", "seconds", "fingerprint", "outputs"},
     "failed": {"started", "finished", "reason"},
     "interrupted": {"started", "finished", "reason"},
+    "skipped": {"reason"},
 }
 
 
@@ -33,7 +34,7 @@ class StepRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    state: Literal["running", "ok", "failed", "interrupted"]
+    state: Literal["running", "ok", "failed", "interrupted", "skipped"]
     started: str | None = None
     finished: str | None = None
     seconds: float | None = None

@@ -5,14 +5,22 @@ The command line and the notebooks decide from this table what is up to date.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from workbench.errors import SettingsError
 
 if TYPE_CHECKING:
-    from workbench.settings import Settings
+    from workbench.settings import Product, Settings
     from workbench.train.phases import Phase
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a step reads and writes in a run without a student."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class Step:
     code: tuple[str, ...]  # modules and packages of the workbench whose change counts
     trains: tuple[str, ...] = ()  # roles whose phases train here
     reads_if: tuple[tuple[str, str], ...] = ()  # (knob, file): read only where the knob is on
+    needs_student: bool = False
+    alone: Files | None = None  # where the teacher is the product; None: the same files
 
     @property
     def notebook(self) -> str:
@@ -39,12 +49,23 @@ class Step:
     def title(self) -> str:
         return f"{self.number} {self.name}"
 
+    def under(self, settings: Settings) -> Step:
+        """Return the step with the files that it reads and writes in a run of these settings."""
+        if settings.student or not self.alone:
+            return self
+        return replace(self, reads=self.alone.reads, writes=self.alone.writes, reads_if=())
+
+    def skipped(self, settings: Settings) -> str:
+        """Say why a run of these settings leaves the step out; empty where it does not."""
+        none = self.needs_student and not settings.student
+        return "no student: the teacher is the product" if none else ""
+
     def phases(self, settings: Settings) -> list[Phase]:
         """List the trainings of this step under these settings."""
         from workbench.train.phases import phases, qat_phase
 
         found: list[Phase] = []
-        for role in self.trains:
+        for role in () if self.skipped(settings) else self.trains:
             if role != "qat":
                 found += phases(settings, role)
             elif settings.qat.enabled:
@@ -57,9 +78,10 @@ SCORING = ("decide.intervals", "decide.metrics")  # what scores a network, not w
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
 PIXEL_KNOBS = ("dataset.exif", "dataset.max_pixels")
 NETWORK_KNOBS = ("seed", "task", "precision", "teacher.arch", "teacher.input_size",
-                 "student.variant", "student.input_size")  # fmt: skip
+                 "student.variant", "student.input_size", "product")  # fmt: skip
 DATA_FILES = ("dataset_manifest.json", "labels.txt")
 STUDENT = ("student_finetuned.h5", "student_network.json")
+LARGE = ("teacher_finetuned.h5", "teacher_network.json")
 TEACHER = (("distillation.enabled", "teacher_finetuned.h5"),
            ("distillation.enabled", "teacher_network.json"))  # fmt: skip
 
@@ -97,6 +119,7 @@ STEPS: tuple[Step, ...] = (
         code=("nets", *SCORING),
         trains=("student",),
         reads_if=TEACHER,
+        needs_student=True,
     ),
     Step(
         "05", "quantize_student", "What does 8-bit arithmetic cost?",
@@ -109,46 +132,65 @@ STEPS: tuple[Step, ...] = (
         code=("nets", "deploy", *SCORING),
         trains=("qat",),
         reads_if=TEACHER,
+        needs_student=True,
     ),
     Step(
         "06", "tune_thresholds", "When should the app say yes, class by class?",
-        knobs=("seed", "task", "threshold_search", "single_label", "calibration",
+        knobs=("seed", "task", "product", "threshold_search", "single_label", "calibration",
                "evaluation.pool"),
         reads=("labels.txt", "candidate_scores.npz", "student_scores.npz",
                "threshold_choice.json?"),
         writes=("threshold_recommendation.json", "threshold_curve.csv?", "calibration.json",
                 "float_thresholds.json"),
         code=("decide",),
+        alone=Files(
+            reads=("labels.txt", "teacher_scores.npz", "threshold_choice.json?"),
+            writes=("threshold_recommendation.json", "threshold_curve.csv?", "calibration.json",
+                    "float_thresholds.json"),
+        ),
     ),
     Step(
         "07", "export_tflite", "Does the phone file compute what the notebook computed?",
-        knobs=("task", "dataset.exif", "tflite_export", "parity", "student.variant",
+        knobs=("task", "product", "dataset.exif", "tflite_export", "parity", "student.variant",
                "student.input_size"),
         reads=(*DATA_FILES, "candidates", "quantization_ladder.json", "candidate_scores.npz",
                *STUDENT, "student_qat.h5?", "threshold_recommendation.json"),
         writes=("model_qat_int8.tflite", "parity.json", "parity_scores.npz"),
         code=(*PIXELS, "nets", "deploy", *SCORING),
+        alone=Files(
+            reads=(*DATA_FILES, *LARGE, "threshold_recommendation.json"),
+            writes=("model_float16.tflite", "parity.json", "parity_scores.npz"),
+        ),
     ),
     Step(
         "08", "inference_config", "What does the app developer receive?",
-        knobs=("task", "dataset.exif", "tflite_export"),
+        knobs=("task", "product", "dataset.exif", "tflite_export"),
         reads=(*DATA_FILES, "quantization_ladder.json", "model_qat_int8.tflite",
                "threshold_recommendation.json", "calibration.json"),
         writes=("inference_config.json", "model_metadata.json", "golden", "app", "verify.py"),
         code=(*PIXELS, "deploy"),
+        alone=Files(
+            reads=(*DATA_FILES, "model_float16.tflite", "threshold_recommendation.json",
+                   "calibration.json"),
+            writes=("inference_config.json", "model_metadata.json", "golden", "app", "verify.py"),
+        ),
     ),
     Step(
         "09", "eval_report", "What should we expect on images nobody has tuned on?",
-        knobs=("seed", "task", "dataset.exif", "evaluation"),
+        knobs=("seed", "task", "product", "dataset.exif", "evaluation"),
         reads=(*DATA_FILES, "inference_config.json", "model_qat_int8.tflite", *STUDENT,
                "student_qat.h5?", "quantization_ladder.json", "float_thresholds.json"),
         writes=("metrics.json", "test_scores.npz"),
         code=(*PIXELS, "nets", "decide", "deploy"),
+        alone=Files(
+            reads=(*DATA_FILES, "inference_config.json", "model_float16.tflite", *LARGE,
+                   "float_thresholds.json"),
+            writes=("metrics.json", "test_scores.npz"),
+        ),
     ),
 )  # fmt: skip
 
-MANDATORY = (
-    "model_qat_int8.tflite",
+MANDATORY = (  # beside the file that ships
     "labels.txt",
     "metrics.json",
     "threshold_recommendation.json",
@@ -165,6 +207,12 @@ def find_step(text: str) -> Step:
     raise SettingsError(f'there is no step "{text}". Steps are {STEPS[0].number} … 09')
 
 
+def mandatory(product: Product) -> tuple[str, ...]:
+    """List what a finished run has to hold."""
+    return (product.model, *MANDATORY)
+
+
 def writer_of(file: str) -> Step:
     """Tell which step writes a file, to name its notebook when it is missing."""
-    return next(s for s in STEPS if file in {name.rstrip("?") for name in s.writes})
+    every = ((step, (*step.writes, *(step.alone.writes if step.alone else ()))) for step in STEPS)
+    return next(step for step, names in every if file in {name.rstrip("?") for name in names})

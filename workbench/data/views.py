@@ -99,7 +99,7 @@ def augmented(
     rng = random_stream(Purpose.AUGMENT, settings.seed, epoch, place)
     if own is not None:
         return _augmented_by(own, image, rng, split.filepaths[index])
-    longest = view_side(sizes or (settings.teacher_size, settings.student_size))
+    longest = view_side(sizes or tuple(settings.input_sizes.values()))
     return augment(image, rng, settings.augmentation, longest)
 
 
@@ -125,8 +125,7 @@ class SheetRow:
     title: str
     original: np.ndarray
     augmented: tuple[np.ndarray, ...]  # the same image in the first epochs
-    teacher: np.ndarray  # the first augmented view, letterboxed for the teacher
-    student: np.ndarray  # and the very same view, letterboxed for the student
+    inputs: dict[str, np.ndarray]  # the first augmented view, letterboxed for each network
 
 
 def sample_rows(split: Split, settings: Settings, count: int, variants: int = 3) -> list[SheetRow]:
@@ -134,9 +133,9 @@ def sample_rows(split: Split, settings: Settings, count: int, variants: int = 3)
     rows = []
     for index in np.linspace(0, len(split) - 1, min(count, len(split))).astype(int):
         views = tuple(augmented(split, index, epoch, settings) for epoch in range(variants))
-        squares = [letterbox(views[0], s) for s in (settings.teacher_size, settings.student_size)]
+        squares = {name: letterbox(views[0], s) for name, s in settings.input_sizes.items()}
         original = decode_image(split.path(index), settings.dataset)
-        rows.append(SheetRow(split.filepaths[index], original, views, *squares))
+        rows.append(SheetRow(split.filepaths[index], original, views, squares))
     return rows
 
 

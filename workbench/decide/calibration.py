@@ -45,6 +45,7 @@ from workbench.decide.levels import (
     check_scores,
     count_levels,
     known_labels,
+    on_levels,
     part,
     ratio,
 )
@@ -64,6 +65,8 @@ LEAST_LABELS = 10  # of each kind, for the interval of a calibration error
 GAPS = np.append(0, np.geomspace(0.03, 100, 40))  # as a part of the measured gaps
 SLOPES = (0.01, 100.0)  # above 0: a falling line would turn the decisions round
 NEWTON_STEPS, CLOSE = 50, 1e-9
+NOTEBOOKS = {"candidate_scores.npz": "05_quantize_student",
+             "teacher_scores.npz": "03_train_teacher"}  # fmt: skip
 Method = Literal["none", "temperature", "platt"]
 
 
@@ -290,7 +293,7 @@ def _verdict(before, after, gain, unseen, groups, sure: float, method: Method) -
 
 @dataclass(frozen=True)
 class Scores:
-    """What the phone file answered: integers, labels and which labels are known, all [N, C]."""
+    """What the product answered: integers, labels and which labels are known, all [N, C]."""
 
     raw: np.ndarray  # int8
     scale: float
@@ -357,20 +360,28 @@ class Scores:
 
 
 def read_scores(path: Path, task: Task, pooled: bool = False) -> Scores:
-    """Read `candidate_scores.npz`; `pooled` makes a row a group of photos."""
+    """Read what the product answered on validation: integers, or float logits as integers.
+
+    `pooled` makes a row a group of photos.
+    """
     try:
-        with np.load(path, allow_pickle=False) as held:
-            groups = held.get("groups")
-            clips = Clips.of(groups, pooled)
-            if pooled and groups is None:
-                log.warning("evaluation.pool has no effect: no label table has a column group")
-            y_true, mask = clips.labels(held["y_true"], held["mask"])
-            return Scores(
-                clips.raw(held["raw"]), float(held["scale"]), int(held["zero_point"]), y_true,
-                mask, task, sha256(path), None if clips.pools else groups, clips,
-            )  # fmt: skip
+        with np.load(path, allow_pickle=False) as archive:
+            held = dict(archive)
+        groups = held.get("groups")
+        clips = Clips.of(groups, pooled)
+        if pooled and groups is None:
+            log.warning("evaluation.pool has no effect: no label table has a column group")
+        y_true, mask = clips.labels(held["y_true"], held["mask"])
+        if "raw" not in held:
+            held["raw"], levels = on_levels(held["logits"])
+            held |= {"scale": levels.scale, "zero_point": levels.zero_point}
+        return Scores(
+            clips.raw(held["raw"]), float(held["scale"]), int(held["zero_point"]), y_true,
+            mask, task, sha256(path), None if clips.pools else groups, clips,
+        )  # fmt: skip
     except (ValueError, EOFError, KeyError, BadZipFile):
-        raise InputError(f"{path} is damaged. Run 05_quantize_student again") from None
+        notebook = NOTEBOOKS.get(path.name, "the notebook that wrote it")
+        raise InputError(f"{path} is damaged. Run {notebook} again") from None
 
 
 def one_label(y_true: np.ndarray, mask: Mask) -> np.ndarray:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.decide.calibration import Scores
+from workbench.decide.clips import Clips
 from workbench.decide.levels import LOWEST, NEVER
 from workbench.decide.thresholds import search_scores
 
@@ -20,6 +22,22 @@ if TYPE_CHECKING:
     from workbench.settings import Settings
 
 FILE = "float_thresholds.json"
+
+
+def float_logits(folder: Path, settings: Settings, clips: Clips) -> dict[str, np.ndarray]:
+    """Read what the float networks behind a phone file said of validation images, by name.
+
+    Where the product is in floats itself there is nothing to compare it with.
+    """
+    if not settings.product.quantized:
+        return {}
+    stored = {"float student": ("student_scores.npz", "logits"),
+              "float twin": ("candidate_scores.npz", "twin_logits")}  # fmt: skip
+    found = {}
+    for name, (file, key) in stored.items():
+        with np.load(folder / file, allow_pickle=False) as held:
+            found[name] = clips.logits(held[key])
+    return found
 
 
 def float_thresholds(

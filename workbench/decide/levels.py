@@ -17,6 +17,7 @@ from workbench.errors import InputError
 LEVELS = 256
 LOWEST = -128  # of int8; as a threshold it says yes to everything
 NEVER = 128  # one above the highest int8: as a threshold it never says yes
+SMALLEST_SPAN = 1e-3  # of logits that are all alike
 CELLS = 2 * LEVELS  # a label and a level
 UNKNOWN_CELL = CELLS  # where images with an unknown label go
 CHUNK_IMAGES = 16_384  # counting in pieces keeps 1 000 000 x 80 within tens of megabytes
@@ -56,6 +57,22 @@ class Quantization:
         relative = np.maximum(self.probabilities(integers), np.finfo(np.float64).tiny)
         apart = (gap > margin * relative) & ((rest > margin * relative) | (integers == NEVER))
         return integers[apart | (integers == LOWEST)]
+
+
+def on_levels(logits: np.ndarray) -> tuple[np.ndarray, Quantization]:
+    """Write float logits [N, C] on 256 levels that cover them and 0, as a phone file would.
+
+    All that counts levels then serves a float network as well. Its thresholds lie halfway between
+    two levels, so that a logit and its level decide alike.
+    """
+    if not (logits.size and np.isfinite(logits).all()):
+        raise InputError(f"{logits.size} logits, not all of them finite: train the network again")
+    logits = np.asarray(logits, np.float64)
+    low, high = min(logits.min(), 0.0), max(logits.max(), 0.0)
+    scale = max(high - low, SMALLEST_SPAN) / (LEVELS - 1)
+    zero_point = int(np.rint(LOWEST - low / scale))
+    levels = np.clip(np.rint(logits / scale) + zero_point, LOWEST, NEVER - 1)
+    return levels.astype(np.int8), Quantization(float(scale), zero_point)
 
 
 @dataclass(frozen=True)

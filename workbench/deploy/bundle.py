@@ -27,7 +27,7 @@ from workbench.errors import StepError
 from workbench.files import sha256, write_bytes, write_json, write_text, writing
 from workbench.settings import Settings
 
-FILES = (verify.MODEL, verify.LABELS, verify.CONFIG, verify.METADATA, verify.RECOMMENDATION,
+FILES = (*verify.MODELS, verify.LABELS, verify.CONFIG, verify.METADATA, verify.RECOMMENDATION,
          "verify.py")  # fmt: skip
 FOLDERS = ("golden", "app")
 LONGEST = 640  # pixels; larger photos are thinned out: this is a test vector, not the photo
@@ -142,7 +142,9 @@ def write_bundle(
     An earlier seal goes: the run is sealed anew when all its steps are up to date.
     """
     folder = Path(folder)
-    (folder / verify.SUMS).unlink(missing_ok=True)
+    for name in (verify.SUMS, *(name for name in verify.MODELS if name != config.model.file)):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "app", ignore_errors=True)
     write_json(folder / verify.CONFIG, config.to_json())
     write_json(folder / verify.METADATA, model_metadata(config).to_json())
     for name, text in sources.items():

@@ -17,20 +17,32 @@ from workbench.errors import StepError
 from workbench.files import sha256
 from workbench.settings import Settings
 
-MODEL_FILE = verify.MODEL  # whatever rung made it: apps know this name
 Recommended = Thresholds | UnknownThreshold  # of 06
-NORMALISATION = {"subtract": 127, "divide": 128, "inside_the_input_scale": True}
+# The large network ships as it is but for half the bytes; no score of a quantisation is known.
+LARGE = QuantizationLadder.model_construct(
+    chosen="float16", title="float16", forced=False, qat_weights=None, skipped_layers=(), rungs=()
+)
+FAR = 700.0  # as a logit: beyond all others, and its probability is still a number
+
+
+def ladder_of(folder: Path, settings: Settings) -> QuantizationLadder:
+    """Say how what ships was made small: what 05 chose, or nothing but float16."""
+    return QuantizationLadder.read(folder) if settings.product.quantized else LARGE
 
 
 def describe_model(settings: Settings, ladder: QuantizationLadder) -> dict[str, Any]:
     """Say inside the file what it is; nothing here may change from one export to the next."""
     return {
-        "name": f"{settings.student.variant} {settings.task} classifier",
-        "description": f"input letterbox q8 {settings.student_size}px, RGB; output logits",
+        "name": f"{_network_name(settings)} {settings.task} classifier",
+        "description": f"input letterbox q8 {settings.product_size}px, RGB; output logits",
         "task": settings.task,
         "rung": ladder.chosen,
         "is_logits": not settings.tflite_export.sigmoid_in_model,
     }
+
+
+def _network_name(settings: Settings) -> str:
+    return settings.student.variant if settings.student else settings.teacher.arch
 
 
 def logit_thresholds(thresholds: Recommended, task: str) -> np.ndarray | float:
@@ -50,7 +62,7 @@ def inference_config(
     calibration: Mapping[str, Any] | None = None,
 ) -> InferenceConfig:
     """Describe the model and labels in `folder`; `calibration` is what calibration.json holds."""
-    model, labels_file = folder / MODEL_FILE, folder / LABELS_FILE
+    model, labels_file = folder / settings.product.model, folder / LABELS_FILE
     source, target = tflite.input_port(model), tflite.output_port(model)
     if target.shape[-1] != len(labels):
         raise StepError(
@@ -59,14 +71,15 @@ def inference_config(
         )
     inside = settings.tflite_export.sigmoid_in_model
     activation = "none" if inside else activation_of(settings.task)
-    shipped = {"rung": ladder.chosen, "title": ladder.title, "forced": ladder.forced}
+    shipped = {"network": settings.product.network, "rung": ladder.chosen,
+               "title": ladder.title, "forced": ladder.forced}  # fmt: skip
     return InferenceConfig.model_validate(
         {
             "task": settings.task,
             "model": {"file": model.name, "sha256": sha256(model), "bytes": model.stat().st_size},
             "labels_file": {"file": labels_file.name, "sha256": sha256(labels_file)},
             "labels": labels,
-            "input": _input(source),
+            "input": _input(source, settings),
             "preprocessing": _preprocessing(settings),
             "output": {**_port(target), "is_logits": not inside, "activation": activation},
             "thresholds": _thresholds(settings, thresholds, labels),
@@ -78,18 +91,24 @@ def inference_config(
     )
 
 
-def _input(port: tflite.Port) -> dict[str, Any]:
+def _input(port: tflite.Port, settings: Settings) -> dict[str, Any]:
     _, height, width, channels = port.shape
+    size = {"width": width, "height": height, "channels": channels}
+    if port.dtype == "float32":
+        subtract, divide = settings.product_scaling
+        return {**size, "dtype": port.dtype, "scale": 1 / divide, "zero_point": subtract}
     shift = np.iinfo(port.dtype).min
     if (tflite.input_table(port).astype(int) != np.arange(256) + shift).any():
         raise StepError(
             f"the input scale is {port.scale} with zero point {port.zero_point}: the app could not "
             "feed the bytes of an image as they are. Quantise again with 05_quantize_student."
         )
-    return {"width": width, "height": height, "channels": channels, **_port(port)}
+    return {**size, **_port(port)}
 
 
 def _port(port: tflite.Port) -> dict[str, Any]:
+    if port.dtype == "float32":
+        return {"dtype": port.dtype, "scale": 1.0, "zero_point": 0}
     return {"dtype": port.dtype, "scale": port.scale, "zero_point": port.zero_point}
 
 
@@ -101,7 +120,10 @@ def _preprocessing(settings: Settings) -> dict[str, Any]:
         "keep_aspect_ratio": True,
         "pad_color_rgb": (0, 0, 0),
         "interpolation": "bilinear",
-        "normalisation": NORMALISATION,
+        "normalisation": {
+            **dict(zip(("subtract", "divide"), settings.product_scaling, strict=True)),
+            "inside_the_input_scale": settings.product.quantized,
+        },
     }
 
 
@@ -121,7 +143,7 @@ def _thresholds(
             "Run 06_tune_thresholds again."
         )
     return {
-        "rule": "yes when raw output >= integer",
+        "rule": f"yes when raw output >= {'integer' if settings.product.quantized else 'logit'}",
         "folded": settings.tflite_export.fold_thresholds,
         "classes": [
             {"label": label, **_shipped(settings, by_name[label], thresholds.scores)}
@@ -133,11 +155,21 @@ def _thresholds(
 def _shipped(settings: Settings, tuned: ClassThreshold, scores: Any) -> dict[str, Any]:
     """Translate a tuned threshold into the output that ships; keep the tuned one beside it."""
     written = {key: getattr(tuned, key) for key in ("probability", "logit", "integer")}
+    if not settings.product.quantized:
+        return {**_in_logits(tuned), "integer": None, "tuned": written}
     if settings.tflite_export.fold_thresholds:
         return {"probability": 0.5, "logit": 0.0, "integer": 0, "tuned": written}
     if settings.tflite_export.sigmoid_in_model:
         return {**_in_probabilities(tuned.integer, scores), "tuned": written}
     return written
+
+
+def _in_logits(tuned: ClassThreshold) -> dict[str, float]:
+    """Return what a float logit is compared with: always and never mean it beyond every level."""
+    if LOWEST < tuned.integer < NEVER:
+        return {"probability": tuned.probability, "logit": tuned.logit}
+    logit = -FAR if tuned.integer <= LOWEST else FAR
+    return {"probability": float(verify.sigmoid(np.float64(logit))), "logit": logit}
 
 
 def _in_probabilities(integer: int, scores: Any) -> dict[str, Any]:
@@ -182,11 +214,17 @@ def _folded_line(row: Mapping[str, Any], thresholds: Recommended) -> dict[str, A
     return {**row, "intercept": row["intercept"] + row["slope"] * moved}
 
 
+def _compared(classes: Sequence[Any]) -> list[float]:
+    """Return what raw outputs are compared with, class by class."""
+    return [one.logit if one.integer is None else one.integer for one in classes]
+
+
 def model_metadata(config: InferenceConfig) -> ModelMetadata:
     """Return the fields of the manual that apps read."""
     source, target = config.input.model_dump(), config.output.model_dump()
     kept = {"keep_aspect_ratio", "pad_color_rgb", "interpolation", "exif"}
     single, decided = config.single_label, config.thresholds
+    compared = "logits" if target["dtype"] == "float32" else "integers"
     return ModelMetadata.model_validate(
         {
             "model_file": config.model.file,
@@ -200,8 +238,8 @@ def model_metadata(config: InferenceConfig) -> ModelMetadata:
                 **config.preprocessing.model_dump(include=kept),
                 "normalization": {
                     "pixel_range": (0, 255),
-                    "mean_rgb": [NORMALISATION["subtract"]] * 3,
-                    "std_rgb": [NORMALISATION["divide"]] * 3,
+                    "mean_rgb": [config.preprocessing.normalisation.subtract] * 3,
+                    "std_rgb": [config.preprocessing.normalisation.divide] * 3,
                 },
             },
             "output": {
@@ -210,7 +248,8 @@ def model_metadata(config: InferenceConfig) -> ModelMetadata:
                 "is_logits": target["is_logits"],
                 "softmax_in_model": single and not target["is_logits"],
                 "decision": {
-                    "integers": None if single else [one.integer for one in decided.classes],
+                    "integers": None,
+                    **({} if single else {compared: _compared(decided.classes)}),
                     "unknown_below": decided.unknown_below if single else None,
                 },
             },

@@ -68,7 +68,7 @@ def export_model(
         model = with_folded_thresholds(model, _integers(settings, labels, thresholds))
     if export.sigmoid_in_model:
         model = with_activation(model, activation_of(settings.task))
-    return with_metadata(model, labels, metadata)
+    return with_metadata(model, labels, metadata, settings.product_scaling)
 
 
 def activation_of(task: str) -> str:
@@ -305,7 +305,10 @@ def labels_text(labels: Sequence[str]) -> str:
     return "".join(f"{label}\n" for label in labels)
 
 
-def with_metadata(model: bytes, labels: Sequence[str], metadata: Mapping[str, Any]) -> bytes:
+def with_metadata(
+    model: bytes, labels: Sequence[str], metadata: Mapping[str, Any],
+    scaling: tuple[float, float] = (MEAN, DEVIATION),
+) -> bytes:  # fmt: skip
     """Put the description into the file and append the labels as a ZIP, as TFLite's tools expect.
 
     The runtime ignores both; `unzip`, Android Studio, ML Kit and the Task Library find them.
@@ -317,7 +320,7 @@ def with_metadata(model: bytes, labels: Sequence[str], metadata: Mapping[str, An
     _, height, width, _ = tflite.input_port(model).shape
     entry = schema.MetadataT()
     entry.name = METADATA_NAME
-    entry.buffer = _add_buffer(tree, metadata_block(metadata, size=(width, height)))
+    entry.buffer = _add_buffer(tree, metadata_block(metadata, (width, height), scaling))
     tree.metadata = [*(tree.metadata or []), entry]
     archive = io.BytesIO()
     text = json.dumps(dict(metadata), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
@@ -351,10 +354,13 @@ class _Writer(flatbuffers.Builder):
         return self.EndVector()
 
 
-def metadata_block(metadata: Mapping[str, Any], *, size: tuple[int, int]) -> bytes:
+def metadata_block(
+    metadata: Mapping[str, Any], size: tuple[int, int],
+    scaling: tuple[float, float] = (MEAN, DEVIATION),
+) -> bytes:  # fmt: skip
     """Describe an image classifier: `metadata` has name, description, version and licence."""
     writer = _Writer(1024)
-    image, scores = _image_tensor(writer, size), _score_tensor(writer)
+    image, scores = _image_tensor(writer, size, scaling), _score_tensor(writer)
     name, inputs = writer.CreateString("classifier"), writer.tables([image])
     graph = writer.table(7, {0: name, 2: inputs, 3: writer.tables([scores])}, {})
     texts = {
@@ -367,14 +373,15 @@ def metadata_block(metadata: Mapping[str, Any], *, size: tuple[int, int]) -> byt
     return bytes(writer.Output())
 
 
-def _image_tensor(writer: _Writer, size: tuple[int, int]) -> int:
+def _image_tensor(writer: _Writer, size: tuple[int, int], scaling: tuple[float, float]) -> int:
     writer.StartObject(2)
     writer.PrependUint32Slot(0, size[0], 0)
     writer.PrependUint32Slot(1, size[1], 0)
     image_size = writer.EndObject()
     properties = writer.table(2, {1: image_size}, {0: RGB})
     content = writer.table(3, {1: properties}, {0: IMAGE_PROPERTIES})
-    options = writer.table(2, {0: writer.floats([MEAN]), 1: writer.floats([DEVIATION])}, {})
+    mean, deviation = (writer.floats([value]) for value in scaling)
+    options = writer.table(2, {0: mean, 1: deviation}, {})
     unit = writer.table(2, {1: options}, {0: NORMALIZATION_OPTIONS})
     name, text = writer.CreateString("image"), writer.CreateString("RGB, letterboxed (q8)")
     return writer.table(7, {0: name, 1: text, 3: content, 4: writer.tables([unit])}, {})

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from workbench.artifacts import QuantizationLadder
 from workbench.data.tables import Split
 from workbench.data.views import View, letterboxed
 from workbench.deploy import convert, tflite
@@ -26,7 +28,7 @@ from workbench.deploy.coverage import covering_rows
 from workbench.errors import InputError, StepError
 from workbench.files import write_bytes
 from workbench.nets.network import load_network
-from workbench.nets.teacher import student_view, teacher_view
+from workbench.nets.teacher import VIEWS
 from workbench.settings import Settings, TfliteExportSettings
 
 log = logging.getLogger(__name__)
@@ -96,14 +98,30 @@ def export_network(
 ) -> tuple[str, dict[str, Any]]:
     """Write the `student` or `teacher` of a run in other formats; return lines and values."""
     settings = run.settings
-    view = {"student": student_view, "teacher": teacher_view}[network](settings)
-    sample = Sample.of(run.dataset().split("train"), view, settings)
+    sample = Sample.of(run.dataset().split("train"), VIEWS[network](settings), settings)
     trained = load_network(run.folder, network, settings)
     found = export_formats(
         trained, formats, run.folder, network, sample, settings.tflite_export, force=force
     )
     lines = [f"{o.file}  {o.bytes / 1024:,.0f} KiB  sha256 {o.sha256[:12]}" for o in found]
     return "\n".join(lines), {"files": [asdict(one) for one in found]}
+
+
+def candidate_of(
+    folder: Path, settings: Settings, network: keras.Model, ladder: QuantizationLadder
+) -> bytes:
+    """Return what 07 puts labels into: the file that 05 chose, or the large network in float16."""
+    if settings.product.quantized:
+        return (folder / ladder.candidate).read_bytes()
+    return convert.convert_float16(network)
+
+
+def installed(formats: Sequence[str]) -> list[str]:
+    """Leave out TorchScript where torch is not there, with a line."""
+    if "torchscript" in formats and find_spec("torch") is None:
+        log.warning("torchscript is left out: %s", TORCH_MISSING)
+        return [name for name in formats if name != "torchscript"]
+    return list(formats)
 
 
 def refuse_fragile(network: keras.Model) -> None:

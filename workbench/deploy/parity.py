@@ -76,6 +76,8 @@ def phone_harness(
     raw = np.stack([verify.run_model(interpreter, table[box]) for box in boxes])
     answers = verify.decide(raw, values)
     decisions = np.array([[name in found for name in config.labels] for found in answers])
+    if config.output.dtype == "float32":
+        return raw, decisions
     off = raw.astype(np.int32) - _shipped_integers(like, config, *levels)
     return tflite.logits_of(like, *levels) + off * config.output.scale, decisions
 
@@ -201,6 +203,8 @@ def require_parity(parity: ParityReport, ladder: QuantizationLadder, folder: Pat
         return
     if any(rung.verdict and rung.change == "runtime" for rung in parity.rungs):
         raise StepError(f"the app's own code decides otherwise at {'; '.join(lost)}")
+    if not ladder.rungs:
+        raise StepError(f"{ladder.title} lost parity at {'; '.join(lost)}")
     sha256 = next(rung.sha256 for rung in ladder.rungs if rung.rung == ladder.chosen)
     refused = refused_files(folder)
     if sha256 in refused:

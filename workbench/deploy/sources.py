@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from workbench.decide.levels import NEVER
 from workbench.deploy import verify
 from workbench.errors import StepError
 
+log = logging.getLogger(__name__)
+
 TEMPLATES = Path(__file__).parent / "templates"
 C_SOURCES = ("classifier.c", "classifier.h", "self_test.c")
 LETTERBOX = ("letterbox.c", "letterbox.h")
@@ -25,13 +28,18 @@ TABLE_COLUMNS = 16
 
 def app_sources(config: InferenceConfig, vectors: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the text of every file under `app/`; `vectors` are the golden ones."""
+    in_python = {"python/classify.py": _read(TEMPLATES / "classify.py")}
+    if config.output.dtype == "float32":
+        log.info("left out: sources in C, Kotlin and Swift, which compare integers; "
+                 "this file gives float logits, see classify.py")  # fmt: skip
+        return in_python
     return {
         **{f"c/{name}": _read(TEMPLATES / name) for name in C_SOURCES},
         **{f"c/{name}": _read(Path(data.__path__[0]) / name) for name in LETTERBOX},
         **_generated_c(config, vectors),
         "kotlin/Classifier.kt": render("Classifier.kt.tmpl", _kotlin(config)),
         "swift/Classifier.swift": render("Classifier.swift.tmpl", _swift(config)),
-        "python/classify.py": _read(TEMPLATES / "classify.py"),
+        **in_python,
     }
 
 

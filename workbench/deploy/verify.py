@@ -50,6 +50,7 @@ NETWORKS = {"float": "float student", "float_twin": "float twin"}
 COSTS = {"8-bit arithmetic": "float_twin_against_int8",
          "training and arithmetic": "float_against_int8"}  # fmt: skip
 VALIDATION = "candidate_scores.npz"
+SOURCE = "the answers that were searched"  # `Bundle.source` names their file
 STUDENT = "student_scores.npz"
 SETTINGS = "training_config.json"
 CURVE = "threshold_curve.csv"
@@ -61,10 +62,12 @@ PARITY_SCORES = "parity_scores.npz"
 TEACHER, TEACHER_SCORES = "teacher_comparison.json", "teacher_scores.npz"
 RUN, AUDIT = "run_metadata.json", "audit.csv"
 UNKNOWN = object()  # in place of a figure that nothing in the folder tells
-MODEL = "model_qat_int8.tflite"
+MODEL, LARGE_MODEL = "model_qat_int8.tflite", "model_float16.tflite"
+MODELS = (MODEL, LARGE_MODEL)
 LABELS = "labels.txt"
 SEALED = (  # all that is handed on, and all that figures are derived from
-    *(MODEL, "verify.py", "*.txt", "*.json", "*.csv", "*.npz", "*.png", "app/**/*", "golden/**/*"),
+    *("*.tflite", "*.onnx", "*.pt", "verify.py", "*.txt", "*.json", "*.csv", "*.npz", "*.png"),
+    *("app/**/*", "golden/**/*"),
     *("html/**/*", "notebooks/*.ipynb", "logs/*.csv", "splits/**/*"),
 )
 SEALED_ONLY = ("audit.csv", "audit.json", "logs")
@@ -103,6 +106,8 @@ RUNGS = {
     "ptq": "PTQ, class-covering calibration", "ptq_float_head": "PTQ with float head",
     "float16": "float16",
 }  # fmt: skip
+FLOAT_STEP = 1e-3  # of a float logit, which counts as a level
+FAR = 700.0  # as a float logit: always or never
 LEVELS = 8  # kernels of other CPUs round sums otherwise; TFLite's own differ by up to 6 levels
 
 
@@ -171,8 +176,24 @@ class Bundle:
 
     @cached_property
     def validation(self) -> Arrays:
-        """What the candidate answered on validation, and what is true."""
-        return self.arrays(VALIDATION)
+        """What the product answered on validation, and what is true.
+
+        Float logits are put on 256 levels that cover them and 0.
+        """
+        arrays = self.arrays(self.source)
+        if "raw" in arrays:
+            return arrays
+        logits = arrays["logits"].astype(np.float64)
+        low, high = min(logits.min(), 0.0), max(logits.max(), 0.0)
+        scale = np.float64(max(high - low, 1e-3) / 255)
+        zero_point = np.rint(-128 - low / scale).astype(int)
+        raw = np.clip(np.rint(logits / scale) + zero_point, -128, 127).astype(np.int8)
+        return arrays | {"raw": raw, "scale": scale, "zero_point": zero_point}
+
+    @property
+    def source(self) -> str:
+        """Name the answers to validation images on which thresholds were searched."""
+        return TEACHER_SCORES if in_floats(self.config) else VALIDATION
 
     @cached_property
     def search(self) -> Search:
@@ -317,10 +338,8 @@ def ports(bundle: Bundle) -> str:
     for side, details in (("input", source), ("output", target)):
         found = _port(details)
         _same(f"{side} of {CONFIG}", {key: config[side][key] for key in found}, found)
-        written = metadata[side]
-        _same(
-            f"{side} of {METADATA}", {"dtype": written["dtype"], **written["quantization"]}, found
-        )
+        written = {"dtype": metadata[side]["dtype"], **metadata[side]["quantization"]}
+        _same(f"{side} of {METADATA}", {key: written[key] for key in found}, found)
     for side in ("width", "height", "channels"):
         _same(f"{side} in {METADATA}", metadata["input"][side], config["input"][side])
     _same(f"preprocess of {METADATA}", metadata["preprocess"], _preprocess(config))
@@ -344,8 +363,20 @@ def _preprocess(config: dict[str, Any]) -> dict[str, Any]:
 def _decision(config: dict[str, Any]) -> dict[str, Any]:
     stated = config["thresholds"]
     if config["task"] == "single_label":
-        return {"integers": None, "unknown_below": stated["unknown_below"]}
-    return {"integers": [row["integer"] for row in stated["classes"]], "unknown_below": None}
+        return {"integers": None, "logits": None, "unknown_below": stated["unknown_below"]}
+    name, other = ("logits", "integers") if in_floats(config) else ("integers", "logits")
+    return {name: needed(config), other: None, "unknown_below": None}
+
+
+def in_floats(config: Tree) -> bool:
+    """Tell whether the file gives logits as they are, not on 256 levels."""
+    return config["output"]["dtype"] == "float32"
+
+
+def needed(config: Tree) -> list[float]:
+    """Return what raw outputs are compared with, class by class."""
+    key = "logit" if in_floats(config) else "integer"
+    return [row[key] for row in config["thresholds"]["classes"]]
 
 
 def thresholds(bundle: Bundle) -> str:
@@ -374,6 +405,12 @@ def _check_threshold(entry: dict[str, Any], config: dict[str, Any]) -> None:
     if config["thresholds"]["folded"]:
         logit, probability = 0.0, 0.5
         _same(f"folded threshold of {entry['label']}", integer, 0)
+    elif in_floats(config):
+        _same(f"integer of {entry['label']}", integer, None)
+        tuned = entry["tuned"]
+        ends = {-NEVER: -FAR, NEVER: FAR}
+        logit = ends.get(tuned["integer"], tuned["logit"])
+        probability = sigmoid(np.float64(logit))
     elif output["is_logits"]:
         logit = (integer - 0.5 - output["zero_point"]) * output["scale"]
         probability = 1 / (1 + np.exp(-logit))
@@ -412,7 +449,7 @@ def golden(bundle: Bundle) -> str:
 
 def pooled_vector(raws: Sequence[Sequence[int]], config: dict[str, Any]) -> Tree:
     """Return what an app must answer if these outputs are those of one clip's frames."""
-    raw = pool(np.array(raws, np.int8))[None]
+    raw = pool(np.array(raws, config["output"]["dtype"]))[None]
     shown = shown_probabilities(raw, config)[0].tolist()
     return {"raw": raw[0].tolist(), "decisions": decide(raw, config)[0], "probabilities": shown}
 
@@ -445,7 +482,8 @@ def _check_vector(bundle: Bundle, interpreter: Interpreter, vector: dict[str, An
 
 
 def _gap(raw: np.ndarray, recorded: np.ndarray) -> int:
-    return int(np.abs(raw.astype(np.int32) - recorded.astype(np.int32)).max())
+    step = FLOAT_STEP if raw.dtype == np.float32 else 1
+    return int(np.abs(raw.astype(np.float64) - recorded.astype(np.float64)).max() / step)
 
 
 def test_answers(bundle: Bundle) -> str:
@@ -949,7 +987,7 @@ def _drawn_error(answers: Answers, weights: np.ndarray) -> np.ndarray:
 def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
     """Search the thresholds again on the validation scores, and judge them by resampling."""
     settings, arrays = bundle.settings, bundle.validation
-    scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(VALIDATION)}
+    scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(bundle.source)}
     if bundle.config.get("aggregation"):
         scores |= {"aggregation": {"method": "mean_logits", "frames": usual_frames(bundle)}}
     found = {"schema": 1, "scores": scores, "created_by": "person" if stated["edits"] else "search"}
@@ -971,7 +1009,7 @@ def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
 
 def usual_frames(bundle: Bundle) -> int:
     """Count the frames that most clips have on validation."""
-    groups = bundle.frames(VALIDATION).get("groups")
+    groups = bundle.frames(bundle.source).get("groups")
     return (
         1 if groups is None else int(np.bincount(np.unique(groups, return_counts=True)[1]).argmax())
     )
@@ -1405,7 +1443,7 @@ def derive_unknown(bundle: Bundle, edits: list[Tree]) -> Tree:
               f"{promise}; {row['coverage']:.0%} of the images get one")  # fmt: skip
     undefined = np.isnan(accuracy)
     return {
-        "scores": {"images": len(sure.score), "source_sha256": bundle.sha256(VALIDATION)},
+        "scores": {"images": len(sure.score), "source_sha256": bundle.sha256(bundle.source)},
         "objective": {
             "target_accept_accuracy": target, "min_coverage": least,
             "penalty_incorrect": knobs["threshold_penalty_incorrect"],
@@ -1565,7 +1603,7 @@ def derive_floats(bundle: Bundle, stated: Tree) -> Tree:
 
 def derive_ladder(bundle: Bundle, stated: Tree) -> Tree:
     """Judge every file that was scored on validation, and choose among them again."""
-    settings, arrays = bundle.settings, bundle.frames(VALIDATION)  # photo by photo
+    settings, arrays = bundle.settings, bundle.frames(bundle.source)  # photo by photo
     forced, allowed = settings["ladder"]["force_rung"], settings["ladder"]["max_drop"]
     drawn = settings["evaluation"]["bootstrap_replicates"], settings["seed"]
     refused = bundle.json(REFUSED) if bundle.has(REFUSED) else {}
@@ -2108,7 +2146,7 @@ def cost_cells(bundle: Bundle, rows: Rows) -> Tree:
     """Show what lies between the float networks and the phone file."""
     found = bundle.json(METRICS)
     costs = [{"cost of": what, **row, "in float": row["first"], "phone file": row["second"]}
-             for what, name in COSTS.items() for row in found[name]["overall"]
+             for what, name in COSTS.items() if name in found for row in found[name]["overall"]
              if row["figure"] in ("f1_macro", "map")]  # fmt: skip
     shown = ("cost of", "figure", "in float", "phone file", "difference", "low", "high", "verdict")
     return _columns(costs, shown)
@@ -2117,11 +2155,11 @@ def cost_cells(bundle: Bundle, rows: Rows) -> Tree:
 def size_cells(bundle: Bundle, rows: Rows) -> Tree:
     """Weigh the files, as far as they are here; how long an image took stands in metrics.json."""
     found: Tree = {"megabytes": [_size(bundle, row[0], 1e6) for row in rows]}
-    latency = bundle.json(METRICS)["host_latency"]
+    latency, model = bundle.json(METRICS)["host_latency"], bundle.config["model"]["file"]
     for name in ("threads", "repeats", "p50_ms", "p95_ms"):
         taken = iter(latency)
         nothing = "<NA>" if name in ("threads", "repeats") else None
-        found[name] = [next(taken)[name] if row[0] == MODEL else nothing for row in rows]
+        found[name] = [next(taken)[name] if row[0] == model else nothing for row in rows]
     return found
 
 
@@ -2143,8 +2181,10 @@ def step_cells(bundle: Bundle, rows: Rows) -> Tree:
     """Repeat how the steps ended and what they took, as it was recorded."""
     steps = bundle.json(RUN)["steps"]
     found = [steps[row[0][:2]] for row in rows]
-    states = [one["state"] + (f"; accepted {one['accepted']}" if "accepted" in one else "")
-              for one in found]  # fmt: skip
+    reasons = [f": {one['reason']}" if "reason" in one else "" for one in found]
+    accepted = [f"; accepted {one['accepted']}" if "accepted" in one else "" for one in found]
+    states = [one["state"] + why + kept
+              for one, why, kept in zip(found, reasons, accepted, strict=True)]  # fmt: skip
     times = [f"{one['seconds']:.0f} s" if "seconds" in one else "" for one in found]
     return {"state": states, "time": times}
 
@@ -2159,9 +2199,10 @@ def cautions(bundle: Bundle) -> list[str]:
     tuned = bundle.json(RECOMMENDATION) if bundle.config["task"] == "multilabel" else {}
     if bundle.has(AUDIT):
         lines += _audit_errors(csv.DictReader(io.StringIO(bundle.bytes(AUDIT).decode("utf-8"))))
-    if bundle.has(TEACHER) and bundle.settings["distillation"]["enabled"]:
+    quantized = not in_floats(bundle.config)
+    if quantized and bundle.has(TEACHER) and bundle.settings["distillation"]["enabled"]:
         lines += _teacher(bundle.json(TEACHER))
-    if bundle.has(LADDER):
+    if quantized and bundle.has(LADDER):
         ladder = bundle.json(LADDER)
         shipped = next(row for row in ladder["rungs"] if row["rung"] == ladder["chosen"])
         if ladder["chosen"] != "qat" or ladder["budget"] != "within":
@@ -2222,10 +2263,11 @@ def _teacher(found: Tree) -> Iterator[str]:
 
 def derive_parity(bundle: Bundle, stated: Tree) -> Tree:
     """Compare the runtimes again, each with the one before it, at the thresholds that ship."""
-    held, config, ladder = bundle.frames(PARITY_SCORES), bundle.config, bundle.json(LADDER)
+    held, config = bundle.frames(PARITY_SCORES), bundle.config
+    ladder = {} if in_floats(config) else bundle.json(LADDER)
     tuned, known = bundle.json(RECOMMENDATION), labels_of(held)
-    simulated = ladder["chosen"].startswith("qat") and ladder["qat_weights"]
-    changes = RUNTIMES | ({} if simulated and not ladder["skipped_layers"] else PLAIN)
+    simulated = not ladder or (ladder["chosen"].startswith("qat") and ladder["qat_weights"])
+    changes = RUNTIMES | ({} if simulated and not ladder.get("skipped_layers") else PLAIN)
     single, budget = config["task"] == "single_label", bundle.settings["parity"]
     bars = tuned["unknown"]["probability"] if single else [row["logit"] for row in tuned["classes"]]
     rungs: list[Tree] = []
@@ -2279,7 +2321,7 @@ def derive_teacher(bundle: Bundle, stated: Tree) -> Tree:
     """Hold the teacher against its student again, both at one half."""
     if stated["other"] != "the student":
         return {}
-    known = labels_of(bundle.frames(VALIDATION)) | {"config": bundle.config}  # photo by photo
+    known = labels_of(bundle.frames(bundle.source)) | {"config": bundle.config}  # photo by photo
     student, teacher = (_at_one_half(bundle.frames(name)["logits"], known)
                         for name in (STUDENT, TEACHER_SCORES))  # fmt: skip
     drawn = bundle.settings["evaluation"]["bootstrap_replicates"], bundle.settings["seed"]
@@ -2386,6 +2428,8 @@ def pool(raw: np.ndarray) -> np.ndarray:
 
     It reaches a threshold exactly where the mean does.
     """
+    if raw.dtype == np.float32:
+        return raw.mean(0)
     return (raw.astype(np.int64).sum(0) // len(raw)).astype(raw.dtype)
 
 
@@ -2563,7 +2607,9 @@ def run_model(interpreter: Interpreter, tensor: np.ndarray) -> np.ndarray:
 
 
 def input_table(port: dict[str, Any]) -> np.ndarray:
-    """Return the input value of each byte 0…255, which means (x - 127) / 128."""
+    """Return the input value of each byte 0…255: (x - 127) / 128 as integers, or a float."""
+    if port["dtype"] == "float32":
+        return ((np.arange(256) - port["zero_point"]) * port["scale"]).astype(np.float32)
     limits = np.iinfo(port["dtype"])
     levels = np.floor((np.arange(256) - 127) / 128 / port["scale"] + 0.5) + port["zero_point"]
     return np.clip(levels, limits.min, limits.max).astype(port["dtype"])
@@ -2574,8 +2620,8 @@ def decide(raw: np.ndarray, config: dict[str, Any]) -> list[list[str]]:
     names = config["labels"]
     if config["task"] == "single_label":
         return [_single(row, config) for row in raw]
-    needed = np.array([entry["integer"] for entry in config["thresholds"]["classes"]])
-    return [[names[i] for i in np.flatnonzero(row >= needed)] for row in raw.astype(np.int32)]
+    bars = np.array(needed(config))
+    return [[names[i] for i in np.flatnonzero(row >= bars)] for row in raw.astype(np.float64)]
 
 
 def _single(row: np.ndarray, config: dict[str, Any]) -> list[str]:
@@ -2626,18 +2672,27 @@ def read_ppm(data: bytes) -> np.ndarray:
 def _port(details: dict[str, Any]) -> dict[str, Any]:
     scale, zero_point = details["quantization"]
     name = np.dtype(details["dtype"]).name
+    if name == "float32":  # has no levels
+        return {"dtype": name}
     return {"dtype": name, "scale": float(scale), "zero_point": int(zero_point)}
 
 
 def found_type(details: dict[str, Any]) -> str:
     port = _port(details)
+    if "scale" not in port:
+        return port["dtype"]
     return f"{port['dtype']} (scale {port['scale']:g}, zero point {port['zero_point']})"
 
 
 def agree(name: str, bundle: Bundle) -> str:
     """Compare a file with what was derived, figure by figure; name what nobody derives."""
-    derive, needed = FIGURES[name]
-    if missing := [file for file in (name, *needed) if not bundle.has(file)]:
+    derive, sources = FIGURES[name]
+    if VALIDATION in sources and in_floats(bundle.config):
+        return "not here: no phone file ships"
+    files = [name, *(bundle.source if one == SOURCE else one for one in sources)]
+    if in_floats(bundle.config) and LADDER in files:
+        files.remove(LADDER)
+    if missing := [file for file in files if not bundle.has(file)]:
         return f"not here: {', '.join(missing)}"
     stated = bundle.table(name) if name.endswith(".csv") else bundle.json(name)
     figures, left = compare(name, stated, derive(bundle, stated))
@@ -2711,9 +2766,9 @@ BUNDLE_CHECKS: Checks = (
     ("golden", golden),
 )
 FIGURES: dict[str, tuple[Callable[[Bundle, Tree], Tree], tuple[str, ...]]] = {
-    RECOMMENDATION: (derive_recommendation, (VALIDATION, SETTINGS)),
-    CURVE: (derive_curve, (VALIDATION, SETTINGS)),
-    CALIBRATION: (derive_calibration, (VALIDATION, SETTINGS)),
+    RECOMMENDATION: (derive_recommendation, (SOURCE, SETTINGS)),
+    CURVE: (derive_curve, (SOURCE, SETTINGS)),
+    CALIBRATION: (derive_calibration, (SOURCE, SETTINGS)),
     FLOATS: (derive_floats, (VALIDATION, STUDENT, SETTINGS)),
     LADDER: (derive_ladder, (VALIDATION, SETTINGS)),
     METRICS: (derive_metrics, (SCORES,)),

@@ -53,6 +53,14 @@ def student_view(settings: Settings) -> View:
     return View(settings.student_size, "lite")
 
 
+VIEWS = {"teacher": teacher_view, "student": student_view}
+
+
+def product_view(settings: Settings) -> View:
+    """What the network that ships sees."""
+    return VIEWS[settings.product.network](settings)
+
+
 def student_structure(settings: Settings, num_classes: int) -> keras.Model:
     own = settings.student
     return _lite(own.variant, own, settings.student_size, num_classes)

@@ -30,9 +30,9 @@ ENDS = {"random_rotation_factor": 0.25, "random_shift_factor": 0.5, "perspective
 def sample_sheet(rows: Sequence[SheetRow]) -> Figure:
     """Draw one row an image, from the file to both networks, which get the same view."""
     epochs = [f"epoch {number}" for number in range(1, len(rows[0].augmented) + 1)]
-    heads = ["as read", *epochs, "teacher", "student"]
-    pictures = [[row.original, *row.augmented, row.teacher, row.student] for row in rows]
-    words = f"{len(rows)} images as read, augmented, and as both networks see them"
+    heads = ["as read", *epochs, *rows[0].inputs]
+    pictures = [[row.original, *row.augmented, *row.inputs.values()] for row in rows]
+    words = f"{len(rows)} images as read, augmented, and as the networks see them"
     return _grid(pictures, heads, words)
 
 
@@ -80,7 +80,7 @@ def views_of(
     photo: np.ndarray, chosen: AugmentationSettings, settings: Settings, count: int = VIEWS
 ) -> list[np.ndarray]:
     """Return the views of a photo in the first epochs, letterboxed to one size."""
-    longest = view_side((settings.teacher_size, settings.student_size))
+    longest = view_side(tuple(settings.input_sizes.values()))
     streams = (random_stream(Purpose.AUGMENT, settings.seed, epoch, 0) for epoch in range(count))
     return [letterbox(augment(photo, rng, chosen, longest), VIEW_SIDE) for rng in streams]
 

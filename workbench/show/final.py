@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 
 LATENCY_THREADS = (1, 2)
 COSTS = ("f1_macro", "map")
+COST_COLUMNS = ("cost of", "figure", "in float", "phone file", "difference", "low", "high",
+                "verdict")  # fmt: skip
 COMPARED_AT = (
     "float networks at thresholds searched on their own validation scores, as 06 does; "
     "the phone file at those that ship"
 )
 LADDER_KEYS = ("chosen", "title", "forced", "budget", "allowed_drop", "ptq_against_qat", "rungs")
 LOGS = ("teacher_warmup", "teacher_finetuned", "student_warmup", "student_finetuned", "student_qat")
+FLOAT_NETWORKS = {"float student": "float", "float twin": "twin"}  # and their keys in files
 NETWORKS = ("teacher_finetuned.h5", "student_finetuned.h5")
 
 
@@ -120,26 +123,29 @@ def training_history(folder: Path) -> pd.DataFrame:
 
 
 def pictures_of(
-    mistakes: pd.DataFrame, split: Split, settings: Settings, student: keras.Model
+    mistakes: pd.DataFrame, split: Split, settings: Settings, network: keras.Model
 ) -> list[Picture]:
-    """Make the pictures of `worst_mistakes`, with the places where the float student looked."""
+    """Make the pictures of `worst_mistakes`, with the places where the float network looked."""
     chosen = dict(zip(mistakes["image"], mistakes["filepath"], strict=True))
-    images = letterboxed(split, settings.student_size, settings, indices=list(chosen))
+    images = letterboxed(split, settings.product_size, settings, indices=list(chosen))
     seen = dict(zip(chosen.values(), images, strict=True))
-    maps = heatmaps(mistakes, seen, student) if settings.evaluation.gradcam else {}
+    wanted = settings.evaluation.gradcam
+    maps = heatmaps(mistakes, seen, network, settings.product_scaling) if wanted else {}
     return mistake_pictures(mistakes, seen.__getitem__, maps)
 
 
 def heatmaps(
-    mistakes: pd.DataFrame, seen: Mapping[str, np.ndarray], student: keras.Model
-) -> dict[tuple[int, int], np.ndarray]:
-    """Map each mistake (image, class) to where the student looked for that class."""
+    mistakes: pd.DataFrame, seen: Mapping[str, np.ndarray], network: keras.Model,
+    scaling: tuple[float, float],
+) -> dict[tuple[int, int], np.ndarray]:  # fmt: skip
+    """Map each mistake (image, class) to where the network looked for that class."""
     from workbench.deploy.gradcam import gradcam  # it loads TensorFlow
 
     if mistakes.empty:
         return {}
     images = np.stack([seen[path] for path in mistakes["filepath"]]).astype(np.float32)
-    maps = gradcam(student, (images - 127) / 128, mistakes["class_index"].to_numpy())
+    shift, size = scaling
+    maps = gradcam(network, (images - shift) / size, mistakes["class_index"].to_numpy())
     keys = zip(mistakes["image"], mistakes["class_index"], strict=True)
     return dict(zip(keys, maps, strict=True))
 
@@ -149,21 +155,26 @@ def keep_scores(
     settings: Settings,
 ) -> dict[str, str]:  # fmt: skip
     """Write what `verify` derives the figures from again; return its entry in metrics.json."""
-    grouped = {} if split.groups is None else {"groups": split.groups}
+    extra = {} if split.groups is None else {"groups": split.groups}
+    for name, key in FLOAT_NETWORKS.items():
+        if name in answers:
+            extra[f"{key}_probability"] = answers[name].y_score
     return write_test_scores(
         path, raw, split.targets, split.mask, split.filepaths,
-        lambda rows: letterboxed(split, settings.student_size, settings, rows),
-        spot_checks=settings.evaluation.spot_checks, seed=settings.seed,
-        float_probability=answers["float student"].y_score,
-        twin_probability=answers["float twin"].y_score,
-        **grouped,
+        lambda rows: letterboxed(split, settings.product_size, settings, rows),
+        spot_checks=settings.evaluation.spot_checks, seed=settings.seed, **extra,
     )  # fmt: skip
 
 
 def costs(
     answers: Mapping[str, Predictions], *, replicates: int, seed: int
 ) -> dict[str, Comparison]:
-    """Compare the phone file with the same weights in float, and with the float student."""
+    """Compare the phone file with the same weights in float, and with the float student.
+
+    Nothing is compared where the product itself is in floats.
+    """
+    if not FLOAT_NETWORKS.keys() <= answers.keys():
+        return {}
     phone, twin, student = (answers[name] for name in ("phone file", "float twin", "float student"))
     known = {"replicates": replicates, "seed": seed}
     return {
@@ -174,6 +185,8 @@ def costs(
 
 def cost_table(found: Mapping[str, Comparison]) -> pd.DataFrame:
     """One row a cost: F1 macro and mAP of both sides, and what lies between them."""
+    if not found:
+        return pd.DataFrame(columns=COST_COLUMNS)
     rows = []
     for name, one in found.items():
         kept = one.overall[one.overall["figure"].isin(COSTS)]
@@ -183,20 +196,23 @@ def cost_table(found: Mapping[str, Comparison]) -> pd.DataFrame:
 
 
 def metrics_record(
-    evaluation: Evaluation, float_evaluation: Evaluation, found: Mapping[str, Comparison],
+    evaluation: Evaluation, float_evaluation: Evaluation | None, found: Mapping[str, Comparison],
     ladder: Mapping[str, Any], model: Path, latency: Sequence[Mapping[str, Any]],
     test_scores: Mapping[str, str],
 ) -> dict[str, Any]:  # fmt: skip
-    """Gather what metrics.json holds."""
-    return {
-        "schema": 1,
-        "test": evaluation.to_json(),
+    """Gather what metrics.json holds; what 8 bits cost only where a phone file ships."""
+    cost = {} if float_evaluation is None else {
         "float_test": float_evaluation.to_json(),
         "float_against_int8": found["training and arithmetic"].to_json(),
         "float_twin_against_int8": found["8-bit arithmetic"].to_json(),
         "compared_at": COMPARED_AT,
         "quantization": {key: ladder[key] for key in LADDER_KEYS},
         "validation_float": ladder["float"],
+    }  # fmt: skip
+    return {
+        "schema": 1,
+        "test": evaluation.to_json(),
+        **cost,
         "model_bytes": model.stat().st_size,
         "host_latency": list(latency),
         "test_scores": dict(test_scores),

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench import status
-from workbench.artifacts import Figure, TestFigures
+from workbench.artifacts import Figure, TestFigures, Training
 from workbench.cautions import cautions
 from workbench.errors import InputError
 from workbench.files import is_plain_file, sha256
+from workbench.settings import PHONE_FILE, Product
 from workbench.show.panel import MIME, SCRIPTS, fragment
-from workbench.steps import MANDATORY, STEPS, Step
+from workbench.steps import STEPS, Step, mandatory
 
 Records = dict[Step, dict[str, Any]]  # what status.json says of every step
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -174,9 +175,12 @@ def render_index(folder: Path) -> str:
 
 
 def _headline(records: Records) -> str:
-    open_steps = [step.title for step, record in records.items() if record["state"] != "ok"]
+    done = ("ok", "skipped")
+    open_steps = [step.title for step, record in records.items() if record["state"] not in done]
     if not open_steps:
-        return "All nine steps are done. Read 09 first; the others say why."
+        skipped = ", ".join(step.number for step in records if records[step]["state"] == "skipped")
+        every = f"All steps but {skipped}" if skipped else "All nine steps"
+        return f"{every} are done. Read 09 first; the others say why."
     done = len(records) - len(open_steps)
     return f"{done} of {len(records)} steps are done. Next: {open_steps[0]}."
 
@@ -198,13 +202,22 @@ def _figures(folder: Path) -> str:
     if not test.overall:
         return ""
     tiles = [_tile(title, test.overall[key]) for title, key in HEADLINES if key in test.overall]
-    note = f"Phone file on the test split, 95 % intervals; {html.escape(test.macro_means)}."
+    shipped = _product(folder).title.capitalize()
+    note = f"{shipped} on the test split, 95 % intervals; {html.escape(test.macro_means)}."
     return f"<div class='tiles'>{''.join(tiles)}</div><p>{note}</p>"
 
 
 def _cautions(folder: Path) -> str:
     items = "".join(f"<li>{html.escape(line)}</li>" for line in cautions(folder))
     return f"<h2>Mind</h2><ul class='cautions'>{items}</ul>" if items else ""
+
+
+def _product(folder: Path) -> Product:
+    """Tell what the run hands on; a damaged file is named where its figures would stand."""
+    try:
+        return Training.read_if_there(folder).product
+    except InputError:
+        return PHONE_FILE
 
 
 def _tile(title: str, figure: Figure) -> str:
@@ -231,7 +244,8 @@ def _step_row(pages: Path, step: Step, record: dict[str, Any]) -> list[str]:
 
 def _files_table(folder: Path, records: Records) -> str:
     hashes = _recorded(records)
-    names = [*MANDATORY, *sorted(set(hashes) - set(MANDATORY))]
+    due = mandatory(_product(folder))
+    names = [*due, *sorted(set(hashes) - set(due))]
     rows = [_file_row(folder / name, hashes) for name in names if is_plain_file(folder / name)]
     return "<h2>Files</h2>" + _table(("File", "Size", "sha256"), rows, "files")
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from workbench.data.views import View
 from workbench.nets.devices import precision, prepare_devices, seed_everything
 from workbench.nets.lite import freeze
-from workbench.nets.teacher import STRUCTURES, student_view, teacher_view
+from workbench.nets.teacher import STRUCTURES, VIEWS, teacher_view
 from workbench.settings import Settings
 from workbench.train.losses import Distillation, binary_cross_entropy
 from workbench.train.step import TrainingStep
@@ -67,7 +67,7 @@ def any_loss(logits: tf.Tensor, targets: tf.Tensor, _mask: tf.Tensor) -> tf.Tens
 def _training(settings: Settings, network: str) -> tuple[TrainingStep, tuple[View, ...], int]:
     classes = ANY_CLASSES if settings.num_classes == "auto" else settings.num_classes
     own, objective = getattr(settings, network), any_loss
-    views = ((teacher_view if network == "teacher" else student_view)(settings),)
+    views = (VIEWS[network](settings),)
     model = STRUCTURES[network](settings, classes)
     if network == "student" and settings.distillation.enabled:
         views = (teacher_view(settings), *views)

@@ -241,7 +241,7 @@ def _first_unlike(keys: Sequence[object], files: Sequence[int] | None = None) ->
 
 
 def _judge_sizes(facts: pd.DataFrame, settings: Settings, add: Callable[..., None]) -> None:
-    audit, input_size = settings.audit, settings.student_size
+    audit, input_size = settings.audit, settings.product_size
     sides = facts[["width", "height"]]
     shorter, longer = sides.min(axis=1), sides.max(axis=1)
     tiny = shorter < audit.tiny_pixels

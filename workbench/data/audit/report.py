@@ -107,7 +107,7 @@ def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
              *(counts[severity] for severity in SEVERITIES))  # fmt: skip
     return Audit(
         dataset=dataset.without(reasons) if quarantine else dataset, findings=findings,
-        summary={"model_input": settings.student_size} | summary, facts=facts,
+        summary={"model_input": settings.product_size} | summary, facts=facts,
         statistics=statistics, duplicates=duplicates, proposal=proposal,
         exhibits=worst_images(dataset, findings, duplicates, settings),
         unreadable=tuple(sentences), on_bad_image=settings.dataset.on_bad_image,

@@ -77,10 +77,10 @@ def check_golden(config: dict) -> int:
     """Compare decisions and probabilities of the recorded outputs with the recording."""
     recorded = json.loads((FOLDER / verify.VECTORS).read_text(encoding="utf-8"))
     vectors, wrong = recorded["vectors"], 0
-    clip = verify.pool(np.array([vector["raw"] for vector in vectors], np.int8))
+    clip = verify.pool(np.array([vector["raw"] for vector in vectors], config["output"]["dtype"]))
     wrong += clip.tolist() != recorded["pooled"]["raw"]
     for vector in [*vectors, recorded["pooled"]]:
-        raw = np.array([vector["raw"]], np.int8)
+        raw = np.array([vector["raw"]], config["output"]["dtype"])
         shown = verify.shown_probabilities(raw, config)[0]
         same = verify.decide(raw, config)[0] == vector["decisions"]
         wrong += not (same and np.abs(shown - vector["probabilities"]).max() < 1e-9)
