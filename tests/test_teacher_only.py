@@ -112,7 +112,7 @@ def test_its_bundle_is_in_floats_and_agrees_with_itself(alone, monkeypatch):
     assert (config["output"]["dtype"], config["shipped"]["network"]) == ("float32", "teacher")
     assert all(row["integer"] is None for row in config["thresholds"]["classes"])
     done = subprocess.run([sys.executable, run / "app/python/classify.py"], capture_output=True)
-    assert (done.returncode, done.stdout) == (0, b"10 images, 0 differ\n")
+    assert (done.returncode, done.stdout[-11:]) == (0, b", 0 differ\n")
     found = verify.verify(run)
     assert found.passed, found.text
     config["thresholds"]["classes"][0]["logit"] += 0.5
