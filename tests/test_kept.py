@@ -48,6 +48,8 @@ def splits(tmp_path_factory):
             photo += (150 * np.array([0, green, red])).astype(int)
             cv2.imwrite(str(folder / file), photo)
         made[name] = Split(name, files, folder, CLASSES, targets, np.ones_like(targets))
+    nothing = np.zeros((0, 2), np.float32)
+    made["unlabeled"] = Split("unlabeled", (), folder, CLASSES, nothing, nothing)
     return made
 
 

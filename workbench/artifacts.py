@@ -206,6 +206,27 @@ class TeacherComparison(Artifact):
         )
 
 
+class PairedFigure(Part):
+    """A figure of two networks on the same images; null where it is not defined."""
+
+    figure: Text
+    labels_alone: float | None
+    student: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+class ControlComparison(Artifact):
+    """What did the teacher give? The student, and the same with as many steps on labels alone."""
+
+    file: ClassVar[str] = "control_comparison.json"
+    notebook: ClassVar[str] = "04_distill_student"
+
+    images: Positive
+    figures: list[PairedFigure]
+
+
 # 05: which quantisation ships, and why no better one did.
 
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from workbench.artifacts import TeacherComparison
+from workbench.artifacts import ControlComparison, TeacherComparison
 from workbench.changes import CONFIG_NAME, saved_settings
 from workbench.data.tables import TABLES, Split, read_tables
 from workbench.decide.clips import Clips
@@ -103,6 +103,24 @@ def judge_teacher(folder: str | Path) -> TeacherComparison:
     )  # fmt: skip
     log.info("%s", judged.words)
     return judged
+
+
+def compare_with_control(folder: str | Path) -> Comparison:
+    """Compare the student of a run with the one that learned from labels alone, paired."""
+    folder = Path(folder)
+    names = {"control_scores.npz": "labels alone", "student_scores.npz": "student"}
+    sides = (replace(validation_predictions(folder, file), name=name)
+             for file, name in names.items())  # fmt: skip
+    return _compare(folder, *sides)
+
+
+def control_record(found: Comparison) -> ControlComparison:
+    """Turn the comparison with the control into what 04 leaves."""
+    rows = found.overall[["figure", "first", "second", "difference", "low", "high"]]
+    names = ("figure", "labels_alone", "student", "difference", "low", "high")
+    figures = [dict(zip(names, (row[0], *map(or_none, row[1:])), strict=True))
+               for row in rows.itertuples(index=False, name=None)]  # fmt: skip
+    return ControlComparison(images=found.images, figures=figures)
 
 
 def _ignoring_the_photo(answers: Predictions) -> Predictions:

@@ -75,6 +75,8 @@ def keys(run: Run, stamp: str) -> dict[str, str]:
 
 
 def _parts(run: Run, step: Step, read: dict[str, str], stamp: str) -> dict[str, Any]:
+    from workbench.data.layouts import stamp_dataset
+
     parts: dict[str, Any] = {"settings": step_settings(run.settings, step)}
     parts |= {f"file {name}": value for name, value in read.items()}
     for phase in step.phases(run.settings):
@@ -84,6 +86,10 @@ def _parts(run: Run, step: Step, read: dict[str, str], stamp: str) -> dict[str, 
     parts["notebook"] = notebook_digest(run.root / "notebooks" / step.notebook)
     if not step.reads:
         parts["dataset"] = stamp
+        unlabeled = run.settings.dataset.unlabeled
+        if unlabeled and (run.dataset_folder / unlabeled).is_dir():
+            photos = stamp_dataset(run.dataset_folder / unlabeled, run.folder)
+            parts["photos without labels"] = photos
     return parts
 
 

@@ -83,6 +83,7 @@ def group(kind: type[Group], reason: str) -> Any:
 class DatasetSettings(Group):
     dir: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]+$")] = knob("data", "folder with images/ and the label tables; relative to the project")
     layout: Literal["auto", "csv", "txt", "folders", "table"] = knob("auto", "auto looks for *_labels.csv, then *.txt, then labels.csv, then class folders")
+    unlabeled: str | None = knob(None, "folder with photos that nobody labelled, as seen from dir: the student learns what the teacher says of them; those that a table names are left out")
     exif: Literal["apply", "ignore"] = knob("apply", "phones store photos sideways and say so in EXIF; people see them upright")
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = knob(100_000_000, "checked in the header, before a decompression bomb is decoded")
     on_bad_image: Literal["fail", "quarantine"] = knob("fail", "quarantine goes on without the bad ones and lists every one of them")
@@ -207,6 +208,9 @@ class DistillationSettings(Group):
     gate: bool = knob(False, "do not distill a class whose teacher is worse on validation than the student's start")
     gate_min_positives: CountOrNone = knob(5, "nor one with fewer training positives than this")
     keep_answers: bool = knob(False, "keep the teacher's answers to every augmented view (float16, outputs/.answers) for later runs with this teacher, seed and augmentation; one run alone gains nothing")
+    unlabeled_share: Annotated[float, Field(ge=0, lt=1)] = knob(0.5, "of a batch that photos without labels fill, where there are any: the teacher's answer is all that is learned from them; 0 leaves them out")
+    rounds: Annotated[int, Field(ge=1, le=10)] = knob(1, "above 1 the student becomes the teacher of a fresh student, so often")
+    control: bool = knob(False, "train the student once more on the labels alone, with as many steps, and compare the two on validation")
 
 
 class QatSettings(Group):

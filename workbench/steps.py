@@ -62,12 +62,12 @@ class Step:
 
     def phases(self, settings: Settings) -> list[Phase]:
         """List the trainings of this step under these settings."""
-        from workbench.train.phases import phases, qat_phase
+        from workbench.train.phases import all_phases, qat_phase
 
         found: list[Phase] = []
         for role in () if self.skipped(settings) else self.trains:
             if role != "qat":
-                found += phases(settings, role)
+                found += all_phases(settings, role)
             elif settings.qat.enabled:
                 found.append(qat_phase(settings))
         return found
@@ -80,6 +80,7 @@ PIXEL_KNOBS = ("dataset.exif", "dataset.max_pixels")
 NETWORK_KNOBS = ("seed", "task", "precision", "teacher.arch", "teacher.input_size",
                  "student.variant", "student.input_size", "product")  # fmt: skip
 DATA_FILES = ("dataset_manifest.json", "labels.txt")
+UNLABELED = "unlabeled_manifest.json?"  # photos that a teacher answers: none of them trains 03
 STUDENT = ("student_finetuned.h5", "student_network.json")
 LARGE = ("teacher_finetuned.h5", "teacher_network.json")
 TEACHER = (("distillation.enabled", "teacher_finetuned.h5"),
@@ -91,7 +92,7 @@ STEPS: tuple[Step, ...] = (
         knobs=(*DATA_KNOBS, "audit"),
         reads=(),
         writes=("dataset_manifest.json", "labels.txt", "splits", "audit.csv", "audit.json",
-                "quarantine.csv"),
+                "quarantine.csv", UNLABELED),
         code=("data",),
     ),
     Step(
@@ -113,9 +114,10 @@ STEPS: tuple[Step, ...] = (
     Step(
         "04", "distill_student", "How much of that fits in a phone-sized network?",
         knobs=(*PIXEL_KNOBS, *NETWORK_KNOBS, "distillation"),
-        reads=DATA_FILES,
+        reads=(*DATA_FILES, UNLABELED),
         writes=("student_warmup.h5", "student_finetuned.h5", "student_network.json",
-                "student_scores.npz", "teacher_comparison.json?"),
+                "student_scores.npz", "teacher_comparison.json?", "control_scores.npz?",
+                "control_comparison.json?"),
         code=("nets", *SCORING),
         trains=("student",),
         reads_if=TEACHER,
@@ -123,10 +125,10 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "05", "quantize_student", "What does 8-bit arithmetic cost?",
-        knobs=(*PIXEL_KNOBS, *NETWORK_KNOBS, "distillation", "qat", "ladder",
+        knobs=(*PIXEL_KNOBS, *NETWORK_KNOBS, "distillation.enabled", "qat", "ladder",
                "tflite_export.input_type", "tflite_export.output_type",
                "tflite_export.representative_dataset_size"),
-        reads=(*DATA_FILES, *STUDENT, "refused_rungs.json?"),
+        reads=(*DATA_FILES, *STUDENT, UNLABELED, "refused_rungs.json?"),
         writes=("candidates", "quantization_ladder.json", "candidate_scores.npz",
                 "student_qat.h5?", "student_qat_skip_worst.h5?"),
         code=("nets", "deploy", *SCORING),

@@ -34,6 +34,7 @@ VARIATIONS = dict.fromkeys([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])  
 WRONG_SEPARATORS = (",", ";", "/", "\t")
 
 Labels = tuple[tuple[str, ...], tuple[str, ...]]  # known, unknown
+EVERY = ("?",)  # in place of the unknown labels: every class, before the classes are known
 
 
 def read_text(path: Path) -> str:
@@ -96,9 +97,14 @@ def unguard(cell: str) -> str:
 
 
 def parse_labels(cell: str) -> Labels:
-    """Split `a|b|?c` into labels (a, b) and unknown (c); ValueError says what is wrong."""
+    """Split `a|b|?c` into labels (a, b) and unknown (c); ValueError says what is wrong.
+
+    A cell that is `?` alone says that nothing is known: unknown is then `EVERY`.
+    """
     if not cell:
         return (), ()
+    if cell == "?":
+        return (), EVERY
     names = [name.strip() for name in cell.split("|")]
     if any(not name.removeprefix("?").strip() for name in names):
         raise ValueError(f'labels {cell!r} hold an empty name. Write them as "a|b"')

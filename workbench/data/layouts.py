@@ -12,7 +12,8 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from workbench.files import safe_join, sha256
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+UNLABELED = "unlabeled"  # beside the splits: photos that nobody labelled, for a teacher to answer
 COLUMNS = ["filepath", "labels"]
 GROUP = "group"  # of photos that belong together: a clip, a patient, a burst, a camera
 CSV_NAMES = {split: f"{split}_labels.csv" for split in SPLITS}
@@ -93,13 +95,16 @@ class Problems:
             raise DatasetError("\n".join(self._lines[:FEW] + more))
 
 
-def read_layout(folder: Path, layout: str) -> Layout:
-    """Read the tables of `folder`; `auto` takes the first layout that is there."""
+def read_layout(folder: Path, layout: str, unlabeled: Path | None = None) -> Layout:
+    """Read the tables of `folder`; `auto` takes the first layout that is there.
+
+    The folder `unlabeled` is no class, wherever it lies.
+    """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder. dataset.dir names the dataset's folder.")
     kind = _find_kind(folder) if layout == "auto" else layout
     if kind == "folders":
-        return _read_folders(folder)
+        return _read_folders(folder, unlabeled)
     images = folder / IMAGES
     if not images.is_dir():
         raise DatasetError(f"{images} does not exist. The tables' paths are relative to it.")
@@ -191,15 +196,15 @@ def txt_rows(text: str) -> Iterator[tuple[int, list[str]]]:
             yield line, row.split("\t") if "\t" in row else row.rsplit(",", commas)
 
 
-def _read_folders(folder: Path) -> Layout:
+def _read_folders(folder: Path, unlabeled: Path | None) -> Layout:
     """Read one folder a class, under `images/` where there is one, inside splits if they exist."""
     images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
     problems, tables = Problems(), []
-    splits = {entry.name for entry in _entries(images, problems)}
+    splits = {entry.name for entry in _entries(images, problems, unlabeled)}
     roots = {split: images / split for split in SPLITS} if splits == set(SPLITS) else {None: images}
     for split, root in roots.items():
         table = RawTable(str(root), split)
-        for entry in _entries(root, problems):
+        for entry in _entries(root, problems, unlabeled):
             _read_class(images, entry, table, problems)
         _refuse_empty(table, problems)
         tables.append(table)
@@ -207,14 +212,15 @@ def _read_folders(folder: Path) -> Layout:
     return Layout("folders", images, tables)
 
 
-def _entries(root: Path, problems: Problems) -> list[os.DirEntry]:
+def _entries(root: Path, problems: Problems, unlabeled: Path | None) -> list[os.DirEntry]:
     """Return the class folders of `root`; other files there may be notes, but not images."""
-    found = []
+    found, aside = [], unlabeled and unlabeled.resolve()
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if is_litter(entry.name):
             log.info("%s is ignored: left behind by a file manager", entry.path)
         elif entry.is_dir(follow_symlinks=False):
-            found.append(entry)
+            if Path(entry.path).resolve() != aside:
+                found.append(entry)
         elif entry.is_dir():
             problems.add(entry.path, None, "is a link to a folder. Copy the folder itself")
         elif Path(entry.name).suffix.lower() in SUFFIXES:
@@ -242,6 +248,28 @@ def walk_files(folder: Path) -> Iterator[Path]:
                 log.info("%s is ignored: left behind by a file manager", Path(root, name))
             else:
                 yield Path(root, name)
+
+
+def read_unlabeled(folder: Path, named: Collection[Path]) -> RawTable:
+    """List the photos of a folder, at any depth, but those `named` by the label tables."""
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not a folder. dataset.unlabeled names one with photos that nobody "
+            "labelled, as seen from the dataset's own folder"
+        )
+    table, others = RawTable(str(folder), UNLABELED), Counter()
+    for path in walk_files(folder):
+        if path.suffix.lower() not in SUFFIXES:
+            others[path.suffix.lower() or "no suffix"] += 1
+        elif path.resolve() not in named:
+            table.add(path.relative_to(folder).as_posix(), "?", len(table.lines) + 1)
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+        log.info("%s: files that are no photos are left out: %s", folder, kinds)
+    if not table.lines:
+        raise DatasetError(f"{folder} holds no photo beside those that the label tables name. "
+                           "Put photos there, or leave dataset.unlabeled empty")  # fmt: skip
+    return table
 
 
 def is_litter(name: str) -> bool:

@@ -68,21 +68,23 @@ class TrainingBatches:
 def training_batches(
     split: Split, views: tuple[View, ...], batch_size: int, settings: Settings, *,
     augment: Augment | None = None, first_epoch: int = 0, shard: tuple[int, int] = (0, 1),
-    kept: Kept | None = None,
+    kept: Kept | None = None, least: int = 0,
 ) -> TrainingBatches:  # fmt: skip
     """Stream augmented batches over epochs `first_epoch`, `first_epoch` + 1, …
 
-    An epoch is as many draws as there are images: each once, or see `balanced_places`.
+    An epoch is as many draws as there are images, or `least`: see `epoch_places`.
     `augment`, a function (image, rng) -> image, takes the place of the settings' augmentation.
-    Batches of an epoch differ by at most one image, so that none is tiny and nothing is dropped.
-    `shard` (worker, workers) gives every worker equally many steps; the last images of an epoch
-    may be seen by two workers for that. `kept` stands for views of one epoch, and ends the
-    stream with the first one; it may be shown in another epoch than its own, in another order.
+    Batches of an epoch differ by at most one image, so that none is tiny and nothing is dropped;
+    images without labels are spread evenly over them. `shard` (worker, workers) gives every worker
+    equally many steps; the last images of an epoch may be seen by two workers for that. `kept`
+    stands for views of one epoch, and ends the stream with the first one; it may be shown in
+    another epoch than its own, in another order.
     """
     if len(split) == 0:
         raise DatasetError("The train split has no images.")
     worker, workers = shard
-    share = -(-len(split) // workers)
+    shares = [-(-length // workers) for length in epoch_lengths(split, settings, least)]
+    share = sum(shares)
     steps = -(-share // batch_size)
     values = kept.values if kept else (None,) * len(views)
     drawn = [view for view, one in zip(views, values, strict=True) if one is None]
@@ -91,10 +93,12 @@ def training_batches(
     @lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
         """Deal the images of an epoch out to the workers."""
-        again = kept and kept.epoch != epoch
-        order = (random_stream(Purpose.ORDER, settings.seed, epoch).permutation(kept.places)
-                 if again else epoch_places(split, settings, epoch))  # fmt: skip
-        return np.resize(order, share * workers)[worker::workers]
+        kinds = (_in_other_order(kept.places, split, settings, epoch)
+                 if kept and kept.epoch != epoch
+                 else epoch_places(split, settings, epoch, least))  # fmt: skip
+        dealt = [np.resize(places, one * workers)[worker::workers]
+                 for places, one in zip(kinds, shares, strict=True)]  # fmt: skip
+        return _mingled(dealt)
 
     def load(number: np.int64) -> Batch:
         epoch, step = divmod(int(number), steps)
@@ -131,12 +135,63 @@ def _with_kept(batch: Batch, kept: Kept, places: np.ndarray) -> Batch:
     return [*views, targets, mask]
 
 
-def epoch_places(split: Split, settings: Settings, epoch: int) -> np.ndarray:
-    """Draw the images of an epoch in a fresh order: each once, or see `balanced_places`."""
+def epoch_lengths(split: Split, settings: Settings, least: int = 0) -> list[int]:
+    """Count the draws of an epoch from the images with a known label, and from those without any.
+
+    `distillation.unlabeled_share` says how they compare; of either kind all are shown.
+    """
+    labelled = int(split.mask.any(axis=1).sum())
+    others = len(split) - labelled
+    if not labelled:
+        raise DatasetError("No photo of train has a label, so there is nothing to start from.")
+    if not others:
+        return [max(labelled, least)]
+    share = settings.distillation.unlabeled_share
+    draws = max(labelled / (1 - share), others / share, least)
+    return [max(labelled, round(draws * (1 - share))), max(others, round(draws * share))]
+
+
+def epoch_places(split: Split, settings: Settings, epoch: int, least: int = 0) -> list[np.ndarray]:
+    """Draw the images of an epoch in a fresh order: those with a known label, those without any.
+
+    Each once, or see `balanced_places`. The kind that is through first goes round again: further
+    copies of an image, which are other views of it.
+    """
     rng = random_stream(Purpose.ORDER, settings.seed, epoch)
-    if settings.training.sampling == "balanced":
-        return balanced_places(split, rng)
-    return rng.permutation(len(split))
+    kinds = zip(_kinds(split), epoch_lengths(split, settings, least), strict=True)
+    return [_rounds(split, images, length, settings, rng) for images, length in kinds]
+
+
+def _rounds(
+    split: Split, images: np.ndarray, length: int, settings: Settings, rng: np.random.Generator
+) -> np.ndarray:
+    balanced = settings.training.sampling == "balanced" and split.mask[images].any()
+    rounds, drawn, copies = [], 0, 0
+    while drawn < length:
+        places = balanced_places(split, images, rng) if balanced else rng.permutation(images)
+        rounds.append(places + copies * len(split))
+        drawn, copies = drawn + len(places), int(rounds[-1].max()) // len(split) + 1
+    return np.concatenate(rounds)[:length]
+
+
+def _in_other_order(
+    places: np.ndarray, split: Split, settings: Settings, epoch: int
+) -> list[np.ndarray]:
+    rng, known = random_stream(Purpose.ORDER, settings.seed, epoch), split.mask.any(axis=1)
+    of_label = known[places % len(split)]
+    kinds = (places[of_label], places[~of_label])
+    return [rng.permutation(kind) for kind in kinds if len(kind)]
+
+
+def _kinds(split: Split) -> list[np.ndarray]:
+    known = split.mask.any(axis=1)
+    return [images for images in map(np.flatnonzero, (known, ~known)) if len(images)]
+
+
+def _mingled(kinds: list[np.ndarray]) -> np.ndarray:
+    """Spread each kind evenly: batches and the parts that devices take of them are all alike."""
+    where = np.concatenate([(np.arange(len(kind)) + 0.5) / len(kind) for kind in kinds])
+    return np.concatenate(kinds)[np.argsort(where, kind="stable")]
 
 
 @dataclass(frozen=True)
@@ -147,10 +202,17 @@ class EpochViews:
     views: tuple[View, ...]
     settings: Settings
     augment: Augment | None = None
+    least: int = 0
+
+    @property
+    def length(self) -> int:
+        """Count the draws of an epoch."""
+        return sum(epoch_lengths(self.split, self.settings, self.least))
 
     def places(self, epoch: int) -> np.ndarray:
         """List what an epoch shows, every place once and in order."""
-        return np.unique(epoch_places(self.split, self.settings, epoch))
+        kinds = epoch_places(self.split, self.settings, epoch, self.least)
+        return np.unique(np.concatenate(kinds))
 
     def batches(self, network: int, epoch: int, batch_size: int) -> tf.data.Dataset:
         """Give the views that one of the networks has of these places."""
@@ -171,14 +233,14 @@ class EpochViews:
         return _dataset(numbers, load, self.split, [_shape(view)], self.settings)
 
 
-def balanced_places(split: Split, rng: np.random.Generator) -> np.ndarray:
-    """Draw as many images as the split has: a class, or none of them, then one of its images.
+def balanced_places(split: Split, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw as many images as are given: a class, or none of them, then one of its images.
 
     An image comes as often as that makes likely, rounded up or down by chance. The first time it is
     its own number, each time after that `len(split)` more, which makes another view of it.
     """
-    count = len(split)
-    named = (split.targets > 0) & (split.mask > 0)
+    count = len(images)
+    named = (split.targets[images] > 0) & (split.mask[images] > 0)
     member = np.column_stack([named, ~named.any(axis=1)]).astype(float)
     member = member[:, member.any(axis=0)]
     chance = (member / member.sum(axis=0)).mean(axis=1)  # adds up to 1
@@ -188,7 +250,7 @@ def balanced_places(split: Split, rng: np.random.Generator) -> np.ndarray:
     times = np.diff(np.searchsorted(rng.uniform() + np.arange(count), ends), prepend=0)
     starts = np.repeat(np.cumsum(times) - times, times)
     copies = np.arange(count) - starts
-    return rng.permutation(np.repeat(order, times) + copies * count)
+    return rng.permutation(images[np.repeat(order, times)] + copies * len(split))
 
 
 def evaluation_batches(
@@ -318,10 +380,13 @@ class Buffers:
 def mix_up(batch: Batch, rng: np.random.Generator, mixup: Mixup) -> Batch:
     """Blend every image with a partner: the same pairs and shares in all views and targets.
 
-    A label unknown for either partner is unknown for the blend.
+    A label unknown for either partner is unknown for the blend; so an image without any label is
+    blended with its like.
     """
     *blended, mask = batch
-    partner = rng.permutation(len(mask))
+    partner, known = np.arange(len(mask)), mask.any(axis=1)
+    for kind in (np.flatnonzero(known), np.flatnonzero(~known)):
+        partner[kind] = kind[rng.permutation(len(kind))]
     share = rng.beta(mixup.alpha, mixup.alpha, len(mask)).astype(np.float32)
     mixed = []
     for array in blended:

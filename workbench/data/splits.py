@@ -27,7 +27,7 @@ from workbench.data.audit.duplicates import (
     examine_photos,
     groups_of,
 )
-from workbench.data.layouts import SPLITS
+from workbench.data.layouts import SPLITS, UNLABELED
 from workbench.data.tables import Dataset, number_groups
 from workbench.settings import Settings
 
@@ -44,8 +44,9 @@ def deal_splits(dataset: Dataset, settings: Settings) -> Dataset:
     """Split rows in the order of their paths, so that the order of a listing does not matter."""
     rows = dataset.rows.sort_values("filepath", ignore_index=True)
     fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
-    numbers = _deal(dataset, rows, fractions, settings)
-    rows["split"] = np.array(SPLITS, dtype=object)[numbers]
+    labelled = rows["split"] != UNLABELED
+    numbers = _deal(dataset, rows[labelled], fractions, settings)
+    rows.loc[labelled, "split"] = np.array(SPLITS, dtype=object)[numbers]
     return replace(dataset, rows=rows)
 
 
@@ -173,8 +174,9 @@ def propose_resplit(
 ) -> Resplit:
     """Propose a split without leaks, repeated files, contradictions and unreadable images."""
     rows = dataset.rows
-    chosen = _gather(rows, tie(duplicates.photos, rows["group"].tolist()))
-    spoilt = _spoilt(rows, duplicates, chosen)
+    together = tie(duplicates.photos, rows["group"].tolist())
+    chosen = _gather(rows, together)
+    spoilt = _held_out(rows, together) | _spoilt(rows, duplicates, chosen)
     aside = rows["filepath"].isin(list(spoilt) + list(unreadable))
     why = rows["filepath"].map(spoilt | unreadable).where(aside, "joins its copies or group")
     moves = rows.assign(to=np.where(aside, ASIDE, chosen), reason=why)
@@ -190,7 +192,10 @@ def _gather(rows: pd.DataFrame, together: np.ndarray) -> np.ndarray:
     """Give what belongs together one split: rarest labels first, to that which misses them most."""
     split_of_row = rows["split"].to_numpy(object)
     labels = rows["labels"].to_numpy(object)
-    torn = [group for group in groups_of(together) if len(set(split_of_row[group])) > 1]
+    inside = (
+        [row for row in group if split_of_row[row] != UNLABELED] for group in groups_of(together)
+    )
+    torn = [group for group in inside if len(set(split_of_row[group])) > 1]
     missed: dict[str, Counter] = {}
     for group in torn:
         for row in group:
@@ -224,6 +229,14 @@ def _most_missed(
     return max(sorted(present), key=need)
 
 
+def _held_out(rows: pd.DataFrame, together: np.ndarray) -> dict[str, str]:
+    """Say which photos without labels go: those that validation or test holds as well."""
+    held = np.unique(together[rows["split"].isin(["val", "test"])])
+    leaking = (rows["split"] == UNLABELED) & np.isin(together, held)
+    reason = "has no label, and a copy or one of its group in val or test"
+    return dict.fromkeys(rows.loc[leaking, "filepath"], reason)
+
+
 def _spoilt(rows: pd.DataFrame, duplicates: Duplicates, chosen: np.ndarray) -> dict[str, str]:
     """Say why repeated files go: all where their labels disagree, all but one otherwise."""
     reasons = {}
@@ -231,6 +244,7 @@ def _spoilt(rows: pd.DataFrame, duplicates: Duplicates, chosen: np.ndarray) -> d
     filepaths, splits, labels, unknown = (rows[name].tolist() for name in columns)
     for group in groups_of(duplicates.files):
         disputed = disputed_labels([labels[row] for row in group], [unknown[row] for row in group])
+        group = sorted(group, key=lambda row: splits[row] == UNLABELED)  # a label is worth more
         stays = next((row for row in group if chosen[row] == splits[row]), group[0])
         names = ", ".join(sorted(disputed))
         for row in group:

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from workbench.data import cells, layouts
-from workbench.data.cells import Labels, csv_text, parse_labels, read_text
-from workbench.data.layouts import COLUMNS, CSV_NAMES, GROUP, SPLITS, Problems
+from workbench.data.cells import EVERY, Labels, csv_text, parse_labels, read_text
+from workbench.data.layouts import COLUMNS, CSV_NAMES, GROUP, SPLITS, UNLABELED, Problems
 from workbench.errors import DatasetError, MissingInputError
 from workbench.files import read_json, write_bytes, write_json, write_text
 from workbench.settings import Settings
@@ -30,6 +30,8 @@ QUARANTINE_COLUMNS = ["split", "filepath", "reason", "source", "line"]
 QUARANTINE = "quarantine.csv"
 LABELS = "labels.txt"
 MANIFEST = "dataset_manifest.json"
+UNLABELED_MANIFEST = "unlabeled_manifest.json"  # apart: only what a teacher answers to reads it
+UNLABELED_NAME = f"{UNLABELED}.csv"
 TABLES = "splits"  # the folder of a run that holds the tables
 
 
@@ -76,14 +78,16 @@ class Dataset:
         if GROUP not in self.rows:
             object.__setattr__(self, "rows", self.rows.assign(**{GROUP: ""}))
 
-    def split(self, name: str) -> Split:
-        if name not in SPLITS:
-            raise ValueError(f"split {name!r} is not one of {', '.join(SPLITS)}")
-        rows = self.rows[self.rows["split"] == name]
-        targets, unknown = (_indicators(rows[name], self.classes) for name in ("labels", "unknown"))
+    def split(self, *names: str) -> Split:
+        """Return a split, or several as one; `unlabeled` holds what nobody labelled."""
+        if wrong := set(names) - {*SPLITS, UNLABELED}:
+            raise ValueError(f"split {min(wrong)!r} is not one of {', '.join(SPLITS)}, {UNLABELED}")
+        rows = self.rows[self.rows["split"].isin(names)]
+        targets, unknown = (_indicators(rows[key], self.classes) for key in ("labels", "unknown"))
         filepaths = tuple(rows["filepath"])
         groups = number_groups(rows[GROUP].tolist())
-        return Split(name, filepaths, self.images, self.classes, targets, 1 - unknown, groups)
+        values = (self.images, self.classes, targets, 1 - unknown, groups)
+        return Split(names[0], filepaths, *values)
 
     def without(self, reasons: Mapping[str, str]) -> Dataset:
         """Move images to the quarantine; `reasons` says why, by filepath."""
@@ -111,11 +115,17 @@ def read_dataset(folder: Path, settings: Settings) -> Dataset:
     A layout without splits is split here; for that every image is looked at once, to keep copies
     of a photo together.
     """
-    layout = layouts.read_layout(Path(folder), settings.dataset.layout)
+    wanted = settings.dataset.unlabeled
+    unlabeled = Path(folder, wanted) if wanted else None
+    layout = layouts.read_layout(Path(folder), settings.dataset.layout, unlabeled)
     problems = Problems()
     rows = parse_rows(layout, settings, problems)
     classes = find_classes(rows, problems)
+    rows = set_aside(rows, classes, settings, problems)
     bad = check_files(layout.images, rows, settings, problems)
+    if unlabeled:
+        more, worse = unlabeled_rows(unlabeled, layout.images, rows, classes, settings, problems)
+        rows, bad = pd.concat([rows, more], ignore_index=True), bad | worse
     problems.refuse()
     check_class_count(classes, settings)
     dataset = Dataset(layout.images, classes, rows).without(bad)
@@ -131,7 +141,8 @@ def read_dataset(folder: Path, settings: Settings) -> Dataset:
 
 def _log_dataset(dataset: Dataset, kind: str) -> None:
     counts = dataset.rows["split"].value_counts()
-    sizes = ", ".join(f"{split} {counts.get(split, 0)}" for split in SPLITS)
+    listed = [*SPLITS, *([UNLABELED] if UNLABELED in counts else [])]
+    sizes = ", ".join(f"{split} {counts.get(split, 0)}" for split in listed)
     log.info("Read %s layout: %s images, %d classes", kind, sizes, len(dataset.classes))
     if len(dataset.quarantine):
         first = dataset.quarantine.iloc[0]
@@ -187,7 +198,7 @@ def _frame(
 
 def _check_count(cell: str, parsed: Labels, settings: Settings) -> None:
     labels, unknown = parsed
-    if settings.task == "single_label" and (len(labels) != 1 or unknown):
+    if settings.task == "single_label" and unknown != EVERY and (len(labels) != 1 or unknown):
         raise ValueError(f"labels {cell!r}: task single_label takes exactly one class an image. "
                          "Set task: multilabel, or correct the labels")  # fmt: skip
     if not (labels or unknown or settings.dataset.allow_empty_labels):
@@ -207,7 +218,7 @@ def _canonical(filepath: str) -> str:
 def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
     """Collect the classes in code point order, and what is wrong with their names."""
     labelled = set().union(*set(rows["labels"]))
-    unheard = sorted(set().union(*set(rows["unknown"])) - labelled)
+    unheard = sorted(set().union(*set(rows["unknown"])) - labelled - set(EVERY))
     problems.add_each(unheard, lambda name: (
         *_first_place(rows["unknown"], name, rows),
         f'"?{name}" is unknown here, but no image has the label{cells.nearest(name, labelled)}',
@@ -217,6 +228,40 @@ def find_classes(rows: pd.DataFrame, problems: Problems) -> tuple[str, ...]:
         list(wrong), lambda name: (*_first_place(rows["labels"], name, rows), wrong[name])
     )
     return tuple(sorted(labelled))
+
+
+def set_aside(
+    rows: pd.DataFrame, classes: tuple[str, ...], settings: Settings, problems: Problems
+) -> pd.DataFrame:
+    """Move training rows of which no label is known to `unlabeled`: a teacher alone answers them.
+
+    In validation and test such a row counts for nothing; for one label it cannot stand there.
+    """
+    every = rows["unknown"].map(lambda names: names == EVERY or 0 < len(names) == len(classes))
+    inside = rows["split"].isin(["train", ""])
+    if settings.task == "single_label":
+        for row in rows[every & ~inside].itertuples():
+            words = f"{row.filepath} has no label, and {row.split} needs one. Label it, or leave it"
+            problems.add(row.source, row.line, f"{words} out")
+    unknown = rows["unknown"].where(~every, pd.Series([classes] * len(rows), rows.index))
+    return rows.assign(unknown=unknown, split=rows["split"].mask(every & inside, UNLABELED))
+
+
+def unlabeled_rows(
+    folder: Path, images: Path, rows: pd.DataFrame, classes: tuple[str, ...], settings: Settings,
+    problems: Problems,
+) -> tuple[pd.DataFrame, dict[str, str]]:  # fmt: skip
+    """List the photos of `dataset.unlabeled` as rows, and what is wrong with some of their files.
+
+    Their paths are relative to `images` as all are, so they may lead out of it.
+    """
+    table = layouts.read_unlabeled(folder, {(images / name).resolve() for name in rows["filepath"]})
+    found = _frame(UNLABELED, table.filepaths, [((), classes)] * len(table.lines), table.groups,
+                   table.source, table.lines)  # fmt: skip
+    bad = check_files(folder, found, settings, problems)
+    way = Path(os.path.relpath(folder, images))
+    found["filepath"] = [(way / name).as_posix() for name in found["filepath"]]
+    return found, {(way / name).as_posix(): reason for name, reason in bad.items()}
 
 
 def _first_place(labels: pd.Series, name: str, rows: pd.DataFrame) -> tuple[str, int]:
@@ -260,11 +305,17 @@ def check_files(
 
 
 def write_tables(dataset: Dataset, folder: Path) -> None:
-    """Write one CSV a split, labels.txt and quarantine.csv; `read_tables` gives them back."""
+    """Write one CSV a split, labels.txt and quarantine.csv; `read_tables` gives them back.
+
+    Photos without labels have a table where there are any; one of an earlier dataset goes.
+    """
     grouped = [GROUP] if dataset.rows[GROUP].any() else []
-    for split, name in CSV_NAMES.items():
+    (folder / UNLABELED_NAME).unlink(missing_ok=True)
+    for split, name in (CSV_NAMES | {UNLABELED: UNLABELED_NAME}).items():
         rows = dataset.rows[dataset.rows["split"] == split]
-        labels = map(cells.join_labels, rows["labels"], rows["unknown"])
+        if split == UNLABELED and rows.empty:
+            continue
+        labels = map(_cell, rows["split"], rows["labels"], rows["unknown"])
         columns = [rows["filepath"], labels, *(rows[column] for column in grouped)]
         write_text(folder / name, csv_text([*COLUMNS, *grouped], zip(*columns, strict=True)))
     write_text(folder / LABELS, "".join(f"{name}\n" for name in dataset.classes))
@@ -272,14 +323,22 @@ def write_tables(dataset: Dataset, folder: Path) -> None:
     write_text(folder / QUARANTINE, csv_text(QUARANTINE_COLUMNS, rows))
 
 
+def _cell(split: str, labels: Collection[str], unknown: Collection[str]) -> str:
+    return EVERY[0] if split == UNLABELED else cells.join_labels(labels, unknown)
+
+
 def read_tables(folder: Path, images: Path, classes: Sequence[str] | None = None) -> Dataset:
     """Read what `write_tables` wrote; `classes` defaults to the labels.txt beside it."""
     if classes is None:
         classes = read_text(folder / LABELS).splitlines()
     frames = []
-    for split, name in CSV_NAMES.items():
+    names = CSV_NAMES.items()
+    if (folder / UNLABELED_NAME).exists():
+        names = [*names, (UNLABELED, UNLABELED_NAME)]
+    for split, name in names:
         fields = _read_own(folder / name, COLUMNS, [*COLUMNS, GROUP])
         labels, groups = [parse_labels(row[1]) for row in fields], [(*row, "")[2] for row in fields]
+        labels = [((), tuple(classes)) if split == UNLABELED else pair for pair in labels]
         lines = range(2, len(fields) + 2)
         frames.append(_frame(split, [row[0] for row in fields], labels, groups, name, lines))
     rows = pd.concat(frames, ignore_index=True)
@@ -310,14 +369,22 @@ def write_dataset(
     write_tables(dataset, folder / TABLES)
     for name in (LABELS, QUARANTINE):
         write_bytes(folder / name, (folder / TABLES / name).read_bytes())
+    aside, bad_aside = (frame["split"] == UNLABELED for frame in (dataset.rows, dataset.quarantine))
     manifest = {
         "schema": 1, "task": task, "images_folder": os.path.relpath(dataset.images, root),
         "classes": list(dataset.classes),
         "images": {name: int((dataset.rows["split"] == name).sum()) for name in SPLITS},
-        "quarantined": len(dataset.quarantine),
-        "content_sha256": _content_digest(dataset.rows, sha256),
+        "quarantined": int((~bad_aside).sum()),
+        "content_sha256": _content_digest(dataset.rows[~aside], sha256),
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
+    (folder / UNLABELED_MANIFEST).unlink(missing_ok=True)
+    if aside.any():
+        unlabeled = {
+            "schema": 1, "images": int(aside.sum()), "quarantined": int(bad_aside.sum()),
+            "content_sha256": _content_digest(dataset.rows[aside], sha256),
+        }  # fmt: skip
+        write_json(folder / UNLABELED_MANIFEST, unlabeled)
     return manifest
 
 
@@ -325,7 +392,7 @@ def _content_digest(rows: pd.DataFrame, sha256: Mapping[str, str]) -> str:
     """Hash every image's name and content, and its labels, in the order of the tables."""
     digest = hashlib.sha256()
     for row in rows.itertuples():
-        cell = cells.join_labels(row.labels, row.unknown)
+        cell = _cell(row.split, row.labels, row.unknown)
         group = f"\0{row.group}" if row.group else ""
         line = f"{row.split}\0{row.filepath}\0{sha256[row.filepath]}\0{cell}{group}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))

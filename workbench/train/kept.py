@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 FOLDER = ".answers"
 BATCH = 32  # images at a time, whatever batches the student learns in
 LARGEST = float(np.finfo(np.float16).max)
+MANIFESTS = {"train": "dataset_manifest.json", "unlabeled": "unlabeled_manifest.json"}
 HASH_BYTES = hashlib.sha256().digest_size
 CODE = ("data.decode", "data.letterbox", "data.views", "nets")  # what outputs depend on
 
@@ -172,7 +173,7 @@ class _Keeping:
             return "several machines share the images"
         if shown is None or len(shown.views) != 1 + taught:
             return "this feed does not say which view of an epoch each network has"
-        if not photos_digest(self.folder):
+        if not photos_digest(self.folder, self.feed.photos):
             return "no audit has told what is in the photos (01_dataset_audit)"
         if taught and not isinstance(objective.teacher, Inference):
             return "the teacher is no network"
@@ -182,7 +183,7 @@ class _Keeping:
 
     def put(self, place: int, what: str, network: keras.Model) -> None:
         views = self.feed.shown
-        name = fingerprint(network, place, views, photos_digest(self.folder))
+        name = fingerprint(network, place, views, photos_digest(self.folder, self.feed.photos))
         folder = shared_folder(self.folder) / name
         self.outputs[place % len(views.views)] = Outputs(what, network, views, place, folder)
 
@@ -199,10 +200,11 @@ class _Keeping:
         return self.feed.training(epoch, strategy, Kept(seen, shown.places(seen), values))
 
 
-def photos_digest(folder: Path) -> str:
+def photos_digest(folder: Path, splits: tuple[str, ...]) -> str:
     """Read what tells a photo that changed under its name; empty where no audit has looked."""
-    manifest = Path(folder) / "dataset_manifest.json"
-    return files.read_json(manifest)["content_sha256"] if manifest.exists() else ""
+    manifests = [Path(folder) / MANIFESTS[split] for split in splits]
+    found = (files.read_json(path)["content_sha256"] for path in manifests if path.exists())
+    return " ".join(found)
 
 
 def fingerprint(network: keras.Model, place: int, views: EpochViews, content: str) -> str:

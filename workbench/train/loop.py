@@ -61,14 +61,27 @@ class Feed:
     batch_size: int  # per device
     content: Any = None  # what decides over the images, for the fingerprint
     shown: EpochViews | None = None  # for a frozen network whose outputs are kept
+    photos: tuple[str, ...] = ("train",)  # the splits that training images come from
 
 
 def feed(
     dataset: Dataset, views: tuple[View, ...], settings: Settings,
-    *, batch_size: int, augment: Augment | None = None,
+    *, batch_size: int, augment: Augment | None = None, photos: tuple[str, ...] = ("train",),
+    as_long_as: Feed | None = None,
 ) -> Feed:  # fmt: skip
-    """Feed a phase from a dataset; the last view is the one that the trained network sees."""
-    train, validation = dataset.split("train"), dataset.split("val")
+    """Feed a phase from a dataset; the last view is the one that the trained network sees.
+
+    `photos` are the splits that it learns from: ("train", "unlabeled") where a teacher answers. An
+    epoch is at least as long as one of `as_long_as`.
+    """
+    if not settings.distillation.unlabeled_share:
+        photos = ("train",)
+    train, validation = dataset.split(*photos), dataset.split("val")
+    if photos == ("train",) and (left_out := len(dataset.split("unlabeled"))):
+        logger.info("%d photos without labels are not used here: no teacher answers them", left_out)
+    shown = EpochViews(
+        train, views, settings, augment, as_long_as.shown.length if as_long_as else 0
+    )
 
     def training(
         epoch: int, strategy: tf.distribute.Strategy, kept: Kept | None = None
@@ -79,17 +92,17 @@ def feed(
         local = strategy.num_replicas_in_sync // machines
         size, turns = (batch_size * local, 1) if machines == 1 else (batch_size, local)
         order = {"first_epoch": epoch, "shard": (machine, machines), "kept": kept}
-        batches = training_batches(train, views, size, settings, augment=augment, **order)
+        order |= {"augment": augment, "least": shown.least}
+        batches = training_batches(train, views, size, settings, **order)
         steps = batches.steps_per_epoch
-        check_share(len(train) // machines // steps, turns, local)
+        check_share(shown.length // machines // steps, turns, local)
         return replace(batches, steps_per_epoch=-(-steps // turns))
 
-    content = [views, batch_size, augment]
+    content = [views, batch_size, augment, shown.least]
     content += [[s.classes, s.filepaths, s.targets, s.mask] for s in (train, validation)]
     batches = evaluation_batches(validation, views[-1:], batch_size, settings)
     labels = (validation.targets, validation.mask, dataset.classes)
-    shown = EpochViews(train, views, settings, augment)
-    return Feed(training, batches, *labels, batch_size, content, shown)
+    return Feed(training, batches, *labels, batch_size, content, shown, photos)
 
 
 def check_share(smallest_batch: int, turns: int, devices: int) -> None:
@@ -151,7 +164,7 @@ def fit(
 
 def _values(network: keras.Model, objective: Callable, feed: Feed, folder: Path) -> dict[str, str]:
     """Fingerprint what a person may hand in."""
-    content = photos_digest(folder)
+    content = photos_digest(folder, feed.photos)
     return {
         "network": value_digest(network),
         "start weights": weights_digest(network),

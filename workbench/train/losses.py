@@ -168,7 +168,7 @@ class Distillation:
         self, logits: tf.Tensor, views: tuple[tf.Tensor, ...], targets: tf.Tensor, mask: tf.Tensor
     ) -> tf.Tensor:
         hard = self.loss(logits, targets, mask)
-        soft = self._soft(logits, tf.stop_gradient(self.teacher(views[0])), targets)
+        soft = self._soft(logits, tf.stop_gradient(self.teacher(views[0])), targets, mask)
         return self.alpha * hard + (1 - self.alpha) * self.temperature**2 * soft
 
     def on_answers(self) -> Distillation:
@@ -177,12 +177,16 @@ class Distillation:
         changed.teacher = tf.identity
         return changed
 
-    def _soft(self, logits, teacher_logits, targets) -> tf.Tensor:
+    def _soft(self, logits, teacher_logits, targets, mask) -> tf.Tensor:
         """Compare with the teacher [N], also where a label is unknown: the teacher has a view."""
         gate = tf.ones(logits.shape[-1]) if self.gate is None else self.gate
         gate = tf.cast(gate, logits.dtype)
         if self.single_label:
-            distilled = tf.reduce_sum(gate * tf.cast(targets, logits.dtype), axis=-1)
+            # Without a label, the gate is that of the classes that the teacher sees there.
+            known = tf.reduce_any(mask > 0, axis=-1, keepdims=True)
+            seen = tf.cast(tf.nn.softmax(teacher_logits), logits.dtype)
+            classes = tf.where(known, tf.cast(targets, logits.dtype), seen)
+            distilled = tf.reduce_sum(gate * classes, axis=-1)
             return distilled * softmax_divergence(logits, teacher_logits, self.temperature)
         divergence = binary_divergence(logits, teacher_logits, self.temperature)
         return tf.reduce_mean(gate * divergence, axis=-1)

@@ -60,6 +60,11 @@ class Phase:
     def quantized(self) -> bool:
         return "_qat" in self.name
 
+    @property
+    def untaught(self) -> bool:
+        """Does it learn from labels alone, whatever distillation says?"""
+        return "_control" in self.name
+
     def adapted(self, settings: Settings) -> Settings:
         """Return the settings it trains under.
 
@@ -73,20 +78,41 @@ class Phase:
         return settings.model_copy(update=changed)
 
 
-def phases(settings: Settings, role: Role) -> tuple[Phase, Phase]:
-    """Return warmup and finetune of a teacher or a student."""
+def phases(settings: Settings, role: Role, name: str = "") -> tuple[Phase, Phase]:
+    """Return warmup and finetune of a teacher or a student; `name` may say more than the role."""
     own, head_patience = getattr(settings, role), settings.training.head_early_stopping_patience
-    same = {name: getattr(own, name) for name in ("reduce_lr_patience", "reduce_lr_factor")}
+    same = {one: getattr(own, one) for one in ("reduce_lr_patience", "reduce_lr_factor")}
     warmup = Phase(
-        f"{role}_warmup", own.epochs_head, own.lr_head, own.weight_decay, head_patience, **same,
-        fraction=0.0,
+        f"{name or role}_warmup", own.epochs_head, own.lr_head, own.weight_decay, head_patience,
+        **same, fraction=0.0,
     )  # fmt: skip
     finetune = Phase(
-        f"{role}_finetuned", own.epochs_finetune, own.lr_finetune, own.weight_decay,
+        f"{name or role}_finetuned", own.epochs_finetune, own.lr_finetune, own.weight_decay,
         own.early_stopping_patience, **same,
         first_epoch=own.epochs_head, fraction=own.unfreeze_fraction,
     )  # fmt: skip
     return warmup, finetune
+
+
+def earlier_rounds(settings: Settings) -> list[tuple[Phase, Phase]]:
+    """List the trainings of the students that only teach the next one (`distillation.rounds`)."""
+    distillation = settings.distillation
+    count = distillation.rounds if distillation.enabled else 1
+    return [phases(settings, "student", f"student_round{one}") for one in range(1, count)]
+
+
+def control_phases(settings: Settings) -> tuple[Phase, Phase]:
+    """Return the training of the student that has labels alone (`distillation.control`)."""
+    return phases(settings, "student", "student_control")
+
+
+def all_phases(settings: Settings, role: Role) -> list[Phase]:
+    """List every training of the notebook of a role."""
+    distillation = settings.distillation
+    controlled = role == "student" and distillation.enabled and distillation.control
+    before = earlier_rounds(settings) if role == "student" else []
+    groups = [*before, phases(settings, role), *([control_phases(settings)] if controlled else [])]
+    return [phase for group in groups for phase in group]
 
 
 def qat_phase(settings: Settings, name: str = "student_qat") -> Phase:
@@ -156,7 +182,8 @@ def _role_knobs(phase: Phase, settings: Settings) -> dict[str, Any]:
     if phase.role == "student":
         distillation = settings.distillation
         used = distillation.enabled and (settings.qat.distill or not phase.quantized)
-        values["distillation"] = distillation.model_dump() if used else False
+        kept = distillation.model_dump(exclude={"rounds", "control"})  # trainings of their own
+        values["distillation"] = kept if used and not phase.untaught else False
     if phase.quantized:
         values["qat.skip_layers"] = settings.qat.skip_layers
     return values

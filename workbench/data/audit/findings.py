@@ -18,7 +18,7 @@ import pandas as pd
 from workbench.data.audit.duplicates import Duplicates, disputed_labels, groups_of
 from workbench.data.audit.facts import CONSTANT_RANGE
 from workbench.data.audit.labels import LabelStatistics
-from workbench.data.layouts import SPLITS
+from workbench.data.layouts import SPLITS, UNLABELED
 from workbench.data.tables import Dataset, number_groups
 from workbench.settings import AuditSettings, DatasetSettings, Settings
 
@@ -174,7 +174,7 @@ def _judge_copies(rows: pd.DataFrame, duplicates: Duplicates, findings: Findings
     groups = number_groups(rows["group"].tolist())
     for members in [] if groups is None else groups_of(groups):
         words = f"of the same group {rows['group'].iloc[members[0]]!r} as"
-        notes.add("leak", members, _first_unlike([notes.splits[one] for one in members]), words)
+        notes.add("leak", members, _first_unlike([notes.sides[one] for one in members]), words)
     for members in groups_of(duplicates.files):
         notes.add("exact_duplicate", members, _first_unlike(members), "the same bytes as")
         notes.compare(members, "the same file as", "error")
@@ -192,6 +192,8 @@ class _Notes:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.images, self.splits = rows["image"].tolist(), rows["split"].tolist()
+        # What nobody labelled is learned from as train is: it leaks beside val and test.
+        self.sides = rows["split"].replace(UNLABELED, "train").tolist()
         self.labels, self.unknown = rows["labels"].tolist(), rows["unknown"].tolist()
         self.told: dict[tuple[str, Severity | None], dict[int, str]] = {}
 
@@ -214,8 +216,8 @@ class _Notes:
         files: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         """Note leaks and conflicts; with `files`, not those that equal files have already."""
-        splits = [self.splits[member] for member in members]
-        self.add("leak", members, _first_unlike(splits, files), words)
+        sides = [self.sides[member] for member in members]
+        self.add("leak", members, _first_unlike(sides, files), words)
         labels = [self.labels[member] for member in members]
         disputed = disputed_labels(labels, [self.unknown[member] for member in members])
         if disputed:

@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import sparse
 
 from workbench.data.cells import csv_rows, csv_text, read_text, unguard
-from workbench.data.layouts import SPLITS
+from workbench.data.layouts import SPLITS, UNLABELED
 from workbench.data.tables import Dataset, Split
 from workbench.decide.intervals import wilson
 from workbench.errors import InputError
@@ -47,8 +47,8 @@ class LabelStatistics:
 
 
 def label_statistics(dataset: Dataset) -> LabelStatistics:
-    """Count everything about the labels of `dataset`."""
-    rows = dataset.rows
+    """Count everything about the labels of `dataset`; photos without any are no part of it."""
+    rows = dataset.rows[dataset.rows["split"] != UNLABELED]
     labels = label_matrix(rows["labels"], dataset.classes)
     unknown = label_matrix(rows["unknown"], dataset.classes)
     counts = _counts(rows["split"].to_numpy(), labels, unknown, dataset.classes)

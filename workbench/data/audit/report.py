@@ -160,7 +160,7 @@ def summarise(
     return {
         "fit": not bool((findings["severity"] == "error").any()), "images": len(facts),
         "readable": len(readable), "quarantined": len(dataset.quarantine),
-        "splits": {split: int((facts["split"] == split).sum()) for split in SPLITS},
+        "splits": dict.fromkeys(SPLITS, 0) | facts["split"].value_counts().to_dict(),
         "findings": {severity: int(severities.get(severity, 0)) for severity in SEVERITIES},
         "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
         "exact_duplicate_groups": len(groups_of(duplicates.files)),
