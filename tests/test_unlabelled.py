@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.prove.unlabelled import keep_few_labels
 from tests.test_augment import OFF as NO_AUGMENTATION
 from workbench.data.audit.report import audit_dataset
 from workbench.data.pipeline import TrainingBatches, mix_up, training_batches
@@ -182,6 +183,14 @@ def test_a_broken_one_is_refused_or_put_in_quarantine(folder, tmp_path):
     manifests = [read_json(tmp_path / "two" / name)["quarantined"]
                  for name in ("dataset_manifest.json", UNLABELED_MANIFEST)]  # fmt: skip
     assert manifests == [0, 1]
+
+
+def test_the_proof_takes_most_labels_off_and_leaves_every_class_two(folder):
+    dataset = read_dataset(folder, settings(None))
+    few = keep_few_labels(dataset, share=0.1, most=7, seed=0)
+    assert few.split("train").targets.sum(axis=0).tolist() == [2, 2]
+    assert len(few.split("unlabeled")) == 3 and not few.split("unlabeled").targets.any()
+    assert [len(few.split(name)) for name in ("val", "test")] == [2, 2]
 
 
 # What a batch and an epoch hold.
