@@ -77,7 +77,8 @@ def keep_few_labels(dataset: Dataset, share: float, most: int, seed: int) -> Dat
     kept = set(train[: round(share * min(most, len(train)))].tolist())
     for name in dataset.classes:
         having = [row for row in train.tolist() if name in rows["labels"].iloc[row]]
-        kept |= set(having[: max(0, 2 - len(kept.intersection(having)))])
+        others = [row for row in having if row not in kept]
+        kept |= set(others[: max(0, 2 - len(kept.intersection(having)))])
     stripped = [row for row in train.tolist() if row not in kept]
     changed = rows.copy()
     places = changed.index[stripped]

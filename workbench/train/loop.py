@@ -313,11 +313,13 @@ class _Training:
             self.best_weights = weights if improved else self.best_weights
             self._keep(weights)
         self.schedule.observe(improved)
-        self._tell(logs.epoch_line(row, self.phase.epochs))
         self._stop_early()
-        self._save()
+        self._save()  # before anything is said: whoever reads of an epoch has it
         logs.write_logs(self.folder / "logs", self.phase.name, self.progress.rows)
         self.board.write_epoch(row, self.network, self.validation.examples)
+        self._tell(logs.epoch_line(row, self.phase.epochs))
+        if self.progress.stopped:
+            self._tell(f"{self.phase.name} stops: {self.progress.stopped}")
 
     def _tell(self, line: str) -> None:
         """Say a line on the console and in the log that can be followed."""
@@ -365,7 +367,6 @@ class _Training:
         patience = self.phase.early_stopping_patience
         if patience is not None and self.progress.wait >= patience:
             self.progress.stopped = f"{patience} epochs without a better {self._monitor}"
-            self._tell(f"{self.phase.name} stops: {self.progress.stopped}")
 
     def _save(self) -> None:
         """Write a checkpoint when one is due."""
