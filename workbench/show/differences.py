@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from workbench.decide.metrics import Comparison
 from workbench.show.figures import BAD, GOOD, QUIET, described, html_image, new_axes, plain, short
+from workbench.show.page import document
 from workbench.show.plots import ROW_INCHES
 from workbench.show.tables import Table, table
 
@@ -27,17 +28,6 @@ NAMES = {
     "accepted_accuracy": "accuracy of the answers",
 }  # fmt: skip
 COLOURS = {"better": GOOD, "worse": BAD, "differs": QUIET, "open": QUIET}
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;color:#1f2933;max-width:64rem;margin:2rem auto;"
-    "padding:0 1.5rem}table{border-collapse:collapse;margin:1rem 0}"
-    "th,td{padding:.3rem .9rem .3rem 0;border-bottom:1px solid #d9dee5;text-align:right;"
-    "font-variant-numeric:tabular-nums}th:first-child,td:first-child{text-align:left;"
-    "overflow-wrap:anywhere}th{color:#52606d;font-weight:600}img{max-width:100%}"
-    ".better{color:#1a7f4b;font-weight:650}.worse{color:#b42318;font-weight:650}"
-    ".differs,small{color:#52606d}.wide{overflow-x:auto}.wide td{white-space:nowrap}"
-    ".runs :is(td,th):is(:nth-child(2),:nth-child(3),:nth-child(8)){text-align:left}"
-    ".runs td:is(:nth-child(2),:nth-child(3),:nth-child(8)){white-space:normal;min-width:14rem}"
-)
 
 
 def headline(comparison: Comparison) -> str:
@@ -89,17 +79,6 @@ def page(comparisons: Sequence[Comparison]) -> str:
     title = f"{comparisons[0].first} against {others}"
     body = "".join(map(_section, comparisons))
     return document(title, f"<h1>{html.escape(title)}</h1>{body}")
-
-
-def document(title: str, body: str) -> str:
-    """Wrap finished HTML into a page that a browser opens offline; no script may run in it."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>"
-    )
 
 
 def _section(comparison: Comparison) -> str:

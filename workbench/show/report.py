@@ -21,6 +21,7 @@ from workbench.cautions import cautions
 from workbench.errors import InputError
 from workbench.files import is_plain_file, sha256
 from workbench.settings import PHONE_FILE, Product
+from workbench.show.page import policy
 from workbench.show.panel import MIME, SCRIPTS, fragment
 from workbench.steps import STEPS, Step, mandatory
 
@@ -42,10 +43,6 @@ ATTRIBUTES = {
     "td": ["align", "colspan", "rowspan"],
     "th": ["align", "colspan", "rowspan", "scope"],
 }
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
-    "base-uri 'none'; form-action 'none'; script-src {hashes}"
-)
 
 
 def render_notebook(executed: Path, step: Step) -> str:
@@ -65,7 +62,7 @@ def render_notebook(executed: Path, step: Step) -> str:
     title = f"<title>{html.escape(step.title)}</title>"
     page = re.sub(r"<title>.*?</title>", lambda _: title, page, count=1, flags=re.DOTALL)
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
-    page = page.replace("<head>", "<head>" + _policy(scripts), 1)
+    page = page.replace("<head>", "<head>" + policy(scripts), 1)
     return page.replace("</head>", style + "</head>", 1)
 
 
@@ -127,16 +124,6 @@ def _clean(element: str | bytes) -> str:
     return bleach.clean(text, tags=TAGS, attributes=ATTRIBUTES)
 
 
-def _policy(scripts: Iterable[str]) -> str:
-    """Allow the scripts of our own that we put in, and no other."""
-    hashes = " ".join(f"'sha256-{_base64_digest(text)}'" for text in scripts) or "'none'"
-    return f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(hashes=hashes)}">'
-
-
-def _base64_digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
-
-
 def _navigation(step: Step) -> str:
     place = STEPS.index(step)
     links = ['<a href="index.html">All steps</a>']
@@ -167,7 +154,7 @@ def render_index(folder: Path) -> str:
     )
     style = STYLE.read_text(encoding="utf-8")
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{_policy(())}"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{policy(())}"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{name}</title><style>{style}</style></head>"
         f"<body class='index'><main>{body}</main></body></html>"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from workbench.effects import shown
-from workbench.show.differences import NAMES, document
+from workbench.show.differences import NAMES
 from workbench.show.figures import (
     BAD,
     CHOSEN,
@@ -24,6 +24,7 @@ from workbench.show.figures import (
     plain,
     short,
 )
+from workbench.show.page import document
 from workbench.show.plots import ROW_INCHES
 
 if TYPE_CHECKING:
