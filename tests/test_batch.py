@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import PRETEND, opening, promised, write_notebook
 from workbench import batch
 from workbench.__main__ import main
-from workbench.cli import BENCHMARKS
+from workbench.cli.measurements import BENCHMARKS
 from workbench.show import report
 from workbench.status import state_of
 from workbench.steps import STEPS, find_step

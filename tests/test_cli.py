@@ -8,8 +8,8 @@ import sys
 import pytest
 from PIL import Image
 
-from workbench import cli
 from workbench.__main__ import main
+from workbench.cli import projects, runs
 from workbench.lock import LOCK_NAME, describe_process
 
 
@@ -19,7 +19,7 @@ def test_what_the_machine_refuses_is_said_in_one_line_and_exits_1(monkeypatch, c
     def refuse(_options):
         raise OSError(number, os.strerror(number), "outputs/mine/metrics.json")
 
-    monkeypatch.setattr(cli, "demo", refuse)
+    monkeypatch.setattr(projects, "demo", refuse)
     assert main(["demo"]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: outputs/mine/metrics.json: {os.strerror(number)}.")
@@ -30,7 +30,7 @@ def test_an_interrupt_exits_130(monkeypatch, capsys):
     def interrupt(_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "demo", interrupt)
+    monkeypatch.setattr(projects, "demo", interrupt)
     assert main(["demo"]) == 130
     assert "the same command goes on from here" in capsys.readouterr().err
 
@@ -88,7 +88,7 @@ def test_a_folder_somebody_works_in_exits_2(run, capsys):
 
 
 def test_two_new_runs_of_one_second_do_not_share_a_folder(project, monkeypatch, capsys):
-    monkeypatch.setattr(cli.time, "strftime", lambda _: "run_20260101_000000")
+    monkeypatch.setattr(runs.time, "strftime", lambda _: "run_20260101_000000")
     (project / "outputs/run_20260101_000000").mkdir(parents=True)
     assert main(["run", "parameters/mine.yaml", "--new", "--dry-run"]) == 2
     assert "exists already: wait a second" in capsys.readouterr().err

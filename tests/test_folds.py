@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit
 
 from tests.sweep_doubles import CLASSES, IMAGES, draw_folds, draw_run, settings
-from workbench.cli import main
+from workbench.cli.main import main
 from workbench.data.tables import TABLES, read_dataset, read_tables
 from workbench.decide.metrics import f1_macro
 from workbench.decide.thresholds import search_scores

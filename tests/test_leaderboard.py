@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser import Opened, chromium
 from tests.sweep_doubles import CLASSES, IMAGES, draw_folds, draw_run, fail
-from workbench.cli import main
+from workbench.cli.main import main
 from workbench.effects import effects, importance, seed_spread
 from workbench.errors import InputError
 from workbench.files import write_json

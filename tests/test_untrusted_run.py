@@ -11,7 +11,9 @@ import pytest
 
 from tests.deploy_doubles import LABELS
 from tests.run_doubles import make_run
-from workbench import cli, status
+from workbench import status
+from workbench.cli import main as cli
+from workbench.cli import projects
 from workbench.data.tables import TABLES, Dataset, write_tables
 from workbench.files import sha256, write_json
 from workbench.show.report import render_index, render_notebook
@@ -135,7 +137,7 @@ def test_what_nobody_foresaw_is_a_line_and_exits_1(monkeypatch, capsys):
     def fail(_options):
         raise KeyError("a\x1b[31mb")
 
-    monkeypatch.setattr(cli, "demo", fail)
+    monkeypatch.setattr(projects, "demo", fail)
     code, said = said_by(capsys, "demo")
     assert code == 1 and said.count("\n") == 1
     assert "KeyError" in said and "--debug says where" in said and "\x1b" not in said

@@ -1,8 +1,8 @@
-"""`python -m workbench`: the command line, see cli.py."""
+"""`python -m workbench`: the command line, see cli/."""
 
 import logging
 
-from workbench.cli import leave, main
+from workbench.cli.main import leave, main
 
 if __name__ == "__main__":
     logging.captureWarnings(True)

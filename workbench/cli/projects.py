@@ -1,0 +1,95 @@
+"""Before a run: `demo` pictures, a `new` project, `prepare` and `audit` photos."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from workbench.cli.answer import Answer, add_set, settings_for
+from workbench.errors import InputError
+
+
+def demo(options: Namespace) -> Answer:
+    from workbench.data.demo import draw_demo
+
+    if options.seed < 0:
+        raise InputError(f"--seed is {options.seed}: seeds are whole numbers from 0")
+    if options.images < 20:
+        raise InputError(f"--images is {options.images}: fewer than 20 cannot fill three splits")
+    made = draw_demo(options.folder, options.images, options.seed)
+    verb = "drawn in" if made.drawn else "already in"
+    return Answer(f"{made.images} pictures {verb} {made.folder}", {"images": made.images})
+
+
+def new(options: Namespace) -> Answer:
+    """Copy the notebooks and parameter files, and explain where the photos go."""
+    from workbench.files import write_text
+    from workbench.run import project_root
+
+    source, folder = project_root(Path(__file__).parent.parent), options.folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not an empty folder. Name a new one")
+    for name in ("notebooks", "parameters"):
+        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(".*"))
+    for name in ("data/images", "outputs"):
+        (folder / name).mkdir(parents=True)
+    text = "# Only what differs from default.yaml\nnum_classes: auto\n"
+    write_text(folder / "parameters" / "mine.yaml", text)
+    return Answer(
+        f"Project in {folder}. Put photos in data/images and train_labels.csv, val_labels.csv and "
+        f"test_labels.csv in data, then:\n  cd {folder}\n  "
+        "python -m workbench run parameters/mine.yaml"
+    )
+
+
+def prepare(options: Namespace) -> Answer:
+    from workbench.data.prepare import prepare as standardise
+
+    done = standardise(
+        options.source, options.destination, options.size, options.quality, options.frames
+    )
+    return Answer(done.summary, done.figures)
+
+
+def audit(options: Namespace) -> Answer:
+    from workbench.data.audit.report import audit_folder
+
+    given = {"dataset": {"dir": str(options.folder.resolve())}}  # its config.yaml has a say
+    if options.parameters is None:
+        given["num_classes"] = "auto"  # an audit counts the classes itself
+    settings = settings_for(options, given)
+    text, figures = audit_folder(options.folder, settings, options.out)
+    if options.scores:
+        from workbench.folds import dispute
+
+        words, disputed = dispute(options.scores, settings, options.out)
+        text, figures = f"{text}\n{words}", figures | {"label_errors": disputed}
+    return Answer(text, figures)
+
+
+def add_commands(command: Any) -> None:
+    parser = command("demo", "draw the demo dataset into a folder", demo)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("data/demo"))
+    parser.add_argument("--images", type=int, default=1400, help="how many (default 1400)")
+    parser.add_argument("--seed", type=int, default=1337)
+
+    parser = command("new", "start a project: parameters, notebooks, folders", new, json=False)
+    parser.add_argument("folder", type=Path)
+
+    parser = command("prepare", "standardise raw photos into a new folder", prepare)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("destination", type=Path)
+    parser.add_argument("--size", type=int, default=600, help="longest side in pixels")
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality, 1 to 100")
+    frames = "take so many frames, evenly spaced, of every video; the clip becomes their group"
+    parser.add_argument("--frames", type=int, default=0, metavar="N", help=frames)
+
+    parser = command("audit", "say whether a dataset is fit to train on", audit)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--parameters", type=Path, help="parameter file with the dataset's rules")
+    parser.add_argument("--out", type=Path, help="where to write audit.csv and audit.json")
+    parser.add_argument("--scores", type=Path, help="out_of_fold.npz of a k-fold: name the labels "
+                        "that its networks dispute")  # fmt: skip
+    add_set(parser)
