@@ -14,9 +14,9 @@ PACKAGE = ROOT / "workbench"
 # A package may import itself and what stands before it; the command line stands last.
 ORDER = (
     "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
-    "effects", "cautions", "data", "nets", "train", "deploy", "steps", "status", "changes",
-    "notebook", "freshness", "run", "show", "compare", "folds", "leaderboard", "machine",
-    "handover", "benchmarks", "batch", "sweep", "cli", "__main__",
+    "effects", "cautions", "data", "nets", "train", "deploy", "predict", "steps", "status",
+    "changes", "notebook", "freshness", "run", "show", "compare", "folds", "leaderboard", "machine",
+    "benchmarks", "batch", "sweep", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -15,11 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow as tf
 
-from workbench.benchmarks.photos import list_photos
+from workbench.benchmarks.photos import MOST_DRAWN, draw_images, list_photos
 from workbench.data.decode import count_cores, decode_image, map_in_order
 from workbench.data.letterbox import trusted_library
 from workbench.data.pipeline import evaluation_batches, training_batches
@@ -27,8 +26,6 @@ from workbench.data.tables import Split
 from workbench.data.views import View
 from workbench.settings import AugmentationSettings, ColorJitter, Cutout, RunSettings, Settings
 
-WIDTH, HEIGHT, QUALITY = 500, 400, 90
-MOST_DRAWN = 200  # more images than that are the same ones again
 BATCH = 16
 WARM_UP_IMAGES = 96  # these fill buffers, before what is timed and again after it
 VIEWS = (View(300, "none"), View(240, "lite"))
@@ -89,27 +86,6 @@ def table(figures: dict[str, Any]) -> str:
             "  letterbox.c, nearly three times as fast, needs a C compiler at installation"
         )
     return "\n".join(lines)
-
-
-def draw_images(folder: Path, count: int) -> Path:
-    """Draw noise whose detail falls off with frequency as it does in photos."""
-    for number in range(count):
-        image = draw_image(np.random.default_rng(number))
-        flags = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-        (folder / f"{number:04d}.jpg").write_bytes(cv2.imencode(".jpg", image, flags)[1].tobytes())
-    return folder
-
-
-def draw_image(rng: np.random.Generator) -> np.ndarray:
-    across, down = np.fft.rfftfreq(WIDTH), np.fft.fftfreq(HEIGHT)
-    frequency = np.hypot(across[None], down[:, None])
-    frequency[0, 0] = 1
-    waves = rng.standard_normal((2, 3, *frequency.shape))
-    fields = np.fft.irfft2((waves[0] + 1j * waves[1]) / frequency, s=(HEIGHT, WIDTH))
-    fields /= fields.std(axis=(1, 2), keepdims=True)
-    light, *colours = fields * np.array([50, 12, 12])[:, None, None]
-    image = np.stack([light + colours[0], light, light + colours[1]], axis=-1) + 120
-    return image.clip(0, 255).astype(np.uint8)
 
 
 def list_split(folder: Path) -> Split:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from workbench import __version__
-from workbench.cli import measurements, projects, results, runs
+from workbench.cli import measurements, photos, projects, results, runs
 from workbench.errors import PlainLines, WorkbenchError, printable
 
 INTERRUPTED = 130
@@ -103,7 +103,7 @@ def build_parser() -> ArgumentParser:
             added.add_argument("--json", action="store_true", help="print the figures as JSON")
         return added
 
-    for group in (runs, projects, results, measurements):
+    for group in (runs, projects, results, photos, measurements):
         group.add_commands(command)
     return parser
 

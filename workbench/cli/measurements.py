@@ -17,6 +17,7 @@ BENCHMARKS = {  # what each compares, and what --count counts
     "calibration": "INT8 by size and choice of the calibration set, of a --run; seeds",
     "latency": "INT8 against float and ONNX, one and two threads; calls a row",
     "pipeline": "both letterboxes and augmentation against decoding alone; images a round",
+    "predict": "answers of a --run to photos against decoding alone and a bare LiteRT loop; photos",
     "thresholds": "the exact search against a loop with scikit-learn; no --count",
     "train": "a step and an epoch against a bare Keras loop; steps of each kind",
 }

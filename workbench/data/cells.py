@@ -76,11 +76,14 @@ def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def csv_text(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a table as CSV; a cell that a spreadsheet would run is guarded."""
+    """Return a table as CSV; a text that a spreadsheet would run is guarded, a number is none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([guard(str(cell)) for cell in row] for row in rows)
+    writer.writerows(
+        [cell if isinstance(cell, (int, float)) else guard(str(cell)) for cell in row]
+        for row in rows
+    )
     return text.getvalue()
 
 

@@ -275,6 +275,22 @@ def _last_layer(tree: schema.ModelT) -> schema.OperatorT:
     return operator
 
 
+def with_features(model: bytes) -> bytes:
+    """Let the file also give what its last layer reads, as a second output.
+
+    The arithmetic before it is untouched, so the first output keeps its bits.
+    """
+    tree = parse(model)
+    graph = tree.subgraphs[0]
+    operator = producer(graph, graph.outputs[0])
+    while operator and operator_name(tree, operator) != Operator.FULLY_CONNECTED:
+        operator = producer(graph, operator.inputs[0])
+    if operator is None:
+        raise StepError("this file has no fully connected last layer, so no features before it")
+    graph.outputs = [*graph.outputs, operator.inputs[0]]
+    return pack(tree)
+
+
 def _shift_bias(tree: schema.ModelT, layer: schema.OperatorT, logits: np.ndarray) -> None:
     """Add logits [C] to the bias, in the layer's own arithmetic."""
     graph = tree.subgraphs[0]

@@ -5,6 +5,7 @@ const MARKUP = `<section class="picture-gallery">
   <h3 data-part="title"></h3><p data-part="about"></p>
   <p class="filters"><label>Class <select data-part="class"><option value="">all</option></select></label>
   <label>Kind <select data-part="kind"><option value="">all</option></select></label>
+  <label hidden>Points from the threshold <select data-part="within"><option value="">all</option></select></label>
   <label>Find <input type="search" autocomplete="off" data-part="find"></label>
   <span aria-live="polite" data-part="shown"></span></p>
   <div class="pictures" data-part="pictures"></div></section>`;
@@ -30,7 +31,7 @@ function card(picture) {
 }
 
 function render({ model, el }) {
-  const { title, about, pictures } = model.get("data"), parts = {};
+  const { title, about, pictures, within = [] } = model.get("data"), parts = {};
   el.innerHTML = MARKUP;
   for (const part of el.querySelectorAll("[data-part]")) {
     parts[part.dataset.part] = part;
@@ -44,12 +45,15 @@ function render({ model, el }) {
     for (const value of values) parts[key].add(new Option(value, value));
     parts[key].parentElement.hidden = !values.length;
   }
+  for (const points of within) parts.within.add(new Option(`at most ${points}`, points));
+  parts.within.parentElement.hidden = !within.length;
   const cards = pictures.map((picture) => ({ figure: card(picture), marks: picture.marks }));
   const show = () => {
     const [name, kind] = [parts.class.value, parts.kind.value], wanted = parts.find.value.trim().toLowerCase();
-    const shown = [];
+    const far = parts.within.value === "" ? Infinity : parts.within.value / 100, shown = [];
     for (const { figure, marks } of cards) {
-      const fitting = marks.filter((mark) => (!name || mark.class === name) && (!kind || mark.kind === kind));
+      const fitting = marks.filter((mark) => (!name || mark.class === name) && (!kind || mark.kind === kind)
+        && -mark.wrong <= far);
       if (fitting.length && figure.textContent.toLowerCase().includes(wanted)) {
         shown.push([Math.max(...fitting.map((mark) => mark.wrong)), figure]);
       }
@@ -58,7 +62,7 @@ function render({ model, el }) {
     parts.pictures.replaceChildren(...shown.map(([, figure]) => figure));
     parts.shown.textContent = `${shown.length} of ${cards.length} shown`;
   };
-  for (const key of ["class", "kind", "find"]) parts[key].addEventListener("input", show);
+  for (const key of ["class", "kind", "within", "find"]) parts[key].addEventListener("input", show);
   show();
 }
 

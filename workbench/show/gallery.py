@@ -125,7 +125,7 @@ def picture_gallery(pictures: Sequence[Picture], title: str = "The worst first")
     """Return a gallery with filters by class and kind, for mistakes and audit findings alike."""
     shown = [
         {
-            "image": _data_uri(picture.image),
+            "image": data_uri(picture.image),
             "title": picture.title,
             "kind": picture.kind,
             "caption": picture.caption,
@@ -140,7 +140,7 @@ def picture_gallery(pictures: Sequence[Picture], title: str = "The worst first")
     return Panel("gallery", {"title": title, "about": about, "pictures": shown})
 
 
-def _data_uri(image: np.ndarray) -> str:
+def data_uri(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode('ascii')}"
@@ -169,7 +169,7 @@ def photo_browser(
     of_image = dict(list(marks.sort_values("wrong", ascending=False).groupby("image")))
     pictures = [
         {
-            "image": _data_uri(image),
+            "image": data_uri(image),
             "title": Path(split.filepaths[index]).name,
             "marks": of_image[index][["class", "kind", "wrong", "words"]].to_dict("records"),
         }
