@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from PIL import Image
 
 from tests.prove import planted_faults
 from workbench.benchmarks import audit as benchmark
-from workbench.data.audit.duplicates import examine_photos
+from workbench.data.audit import facts
+from workbench.data.audit.duplicates import Photos
 from workbench.data.audit.report import audit_dataset, write_audit
 from workbench.data.decode import decode_image
 from workbench.data.demo import draw_demo
-from workbench.data.tables import Dataset, read_dataset, read_tables
+from workbench.data.splits import deal_splits
+from workbench.data.tables import Dataset, read_dataset, read_tables, write_dataset
 from workbench.errors import DatasetError
 from workbench.settings import AuditSettings, DatasetSettings, Settings
 
@@ -126,8 +129,7 @@ def test_the_proposed_split_moves_only_copies(planted):
 def test_copies_stay_together_when_a_table_is_split(planted):
     truth, result = planted
     names = sorted(set().union(*truth.pairs["half the size"]))
-    paths = [result.dataset.images / name for name in names]
-    groups = examine_photos(paths, FAIL)[1].photos
+    groups = Photos(result.dataset.images, names, FAIL).copies(names, FAIL).photos
     group_of = dict(zip(names, groups, strict=True))
     assert all(len({group_of[name] for name in pair}) == 1 for pair in truth.pairs["half the size"])
     assert len(set(groups)) == len(names) / 2
@@ -290,9 +292,81 @@ def test_the_number_of_threads_changes_nothing(folder, threads):
     pd.testing.assert_frame_equal(audit(folder, settings).facts, audit(folder).facts)
 
 
+@pytest.fixture
+def one_table(tmp_path) -> Path:
+    """A table without splits; some photos have no label, and copies among the others."""
+    folder = draw_demo(tmp_path / "data", images=48).folder
+    rows = [line for split in ("train", "val", "test")
+            for line in (folder / f"{split}_labels.csv").read_text().splitlines()[1:]]  # fmt: skip
+    for split in ("train", "val", "test"):
+        (folder / f"{split}_labels.csv").unlink()
+    for number, row in enumerate(rows[:12]):
+        name, labels = row.split(",")
+        copy = f"copy_{number}.jpg"
+        if number < 6:
+            (folder / "images" / copy).write_bytes((folder / "images" / name).read_bytes())
+        else:
+            Image.open(folder / "images" / name).save(folder / "images" / copy, quality=60)
+        rows.append(f"{copy},{'?' if number % 2 else labels}")
+    (folder / "labels.csv").write_text("\n".join(["filepath,labels", *rows]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def read_names(monkeypatch) -> list[str]:
+    """Names of photos, one for each time that the audit's pass read one."""
+    names, read = [], facts.examine_image
+
+    def examine(path, dataset):
+        names.append(path.name)
+        return read(path, dataset)
+
+    monkeypatch.setattr(facts, "examine_image", examine)
+    return names
+
+
+FOLDS = Settings(num_classes="auto", dataset=DatasetSettings(folds=3, fold=1))
+
+
+def test_splits_folds_and_the_audit_read_each_photo_once(one_table, read_names):
+    audit(one_table, FOLDS)
+    assert sorted(read_names) == sorted(path.name for path in (one_table / "images").iterdir())
+
+
+def test_an_audit_after_a_split_is_the_audit_of_a_fresh_read(one_table, tmp_path):
+    dataset = read_dataset(one_table, FOLDS)
+    outs = tmp_path / "one", tmp_path / "other"
+    for out, one in zip(outs, (dataset, replace(dataset, photos=None)), strict=True):
+        found = audit_dataset(one, FOLDS)
+        write_audit(found, out)
+        write_dataset(found.dataset, out, tmp_path, task="multilabel", sha256=found.sha256)
+    files = [path.relative_to(outs[0]) for path in outs[0].rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for file in files:
+        assert (outs[0] / file).read_bytes() == (outs[1] / file).read_bytes(), file
+
+
+def test_a_split_knows_no_more_photos_than_it_deals_out(one_table):
+    """Copies are searched among what is dealt out, whatever else was read in the same pass."""
+    alone = read_dataset(one_table, FAIL)
+    labelled = alone.rows[alone.rows["split"] != "unlabeled"].reset_index(drop=True)
+    lone = deal_splits(replace(alone, rows=labelled, photos=None), FAIL)
+    assert lone.rows.equals(labelled)
+
+
+def test_a_photo_that_changed_after_the_split_is_read_again(one_table, read_names):
+    dataset = read_dataset(one_table, FAIL)
+    changed = one_table / "images" / "photo_00007.jpg"
+    changed.write_bytes(b"not an image")
+    read_names.clear()
+    result = audit_dataset(dataset, FAIL)
+    assert "photo_00007.jpg" in read_names
+    assert found(result, "unreadable") == {"photo_00007.jpg"}
+
+
 def test_the_benchmark_compares_the_audit_with_decoding():
     figures = benchmark.run(count=40, width=80, height=60, repeats=1)
-    assert figures["images"] == 40 and figures["ratio"] > 0
+    assert figures["images"] == 40 and figures["ratio"] > 0 and figures["dealt_ratio"] > 0
     assert json.loads(json.dumps(figures, allow_nan=False)) == figures
     assert "times as long as decoding" in benchmark.table(figures)
 

@@ -225,6 +225,15 @@ def test_a_bundle_written_anew_takes_the_seal_away(tmp_path):
     assert not (tmp_path / "SHA256SUMS").exists()
 
 
+def test_a_bundle_written_anew_leaves_nothing_of_how_verify_lay_there_before(tmp_path):
+    make_bundle(tmp_path)
+    (tmp_path / "verify.py").write_text("former = True")
+    (tmp_path / "verify/former.py").write_text("former = True")
+    make_bundle(tmp_path)
+    assert (tmp_path / "verify/__main__.py").exists()
+    assert not list(tmp_path.rglob("former.py")) + list(tmp_path.glob("verify.py"))
+
+
 def test_sealing_again_takes_in_what_came_later(tmp_path):
     make_bundle(tmp_path)
     (tmp_path / "metrics.json").write_text("{}")

@@ -12,6 +12,7 @@ from workbench.data.tables import Split
 from workbench.decide.calibration import read_scores
 from workbench.decide.clips import Clips
 from workbench.deploy import verify
+from workbench.deploy.verify.answers import pooled
 from workbench.errors import InputError, SettingsError
 from workbench.parameters import read_settings
 
@@ -85,7 +86,7 @@ def test_verify_pools_by_other_code_to_the_same_integers():
     mask = rng.integers(0, 2, raw.shape)
     logits = rng.normal(size=raw.shape)
     arrays = {"raw": raw, "y_true": y_true, "mask": mask, "groups": groups, "logits": logits}
-    found, clips = verify.pooled(arrays), Clips.of(groups, pooled=True)
+    found, clips = pooled(arrays), Clips.of(groups, pooled=True)
     np.testing.assert_array_equal(found["raw"], clips.raw(raw))
     np.testing.assert_array_equal(found["logits"], clips.logits(logits))
     for one, two in zip((found["y_true"], found["mask"]), clips.labels(y_true, mask), strict=True):

@@ -11,7 +11,7 @@ from workbench.data.tables import number_groups, read_dataset, read_tables, writ
 from workbench.decide.calibration import Scores, class_errors
 from workbench.decide.intervals import assign_folds, image_weights, independent_share
 from workbench.decide.unknown import search_unknown
-from workbench.deploy import verify
+from workbench.deploy.verify.unknown import Sure
 from workbench.settings import Settings, SingleLabelSettings
 
 CLIPS = 24
@@ -184,7 +184,7 @@ def test_verify_derives_the_curve_of_clips_alike():
     asked = y_true, scores.logits, knobs, tuple("abc"), 0
     curve = search_unknown(*asked, groups=arrays["groups"]).curve
     cuts = curve["threshold"].to_numpy(float)
-    found = verify.Sure.of(arrays).rates(cuts, knobs.model_dump())
+    found = Sure.of(arrays).rates(cuts, knobs.model_dump())
     found |= {"accuracy_low": found["low"], "accuracy_high": found["high"]}
     for name in ("coverage_low", "coverage_high", "accuracy_low", "accuracy_high"):
         np.testing.assert_allclose(np.array(found[name], float), curve[name].astype(float))

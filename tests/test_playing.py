@@ -264,7 +264,7 @@ def test_an_interrupted_training_goes_on_in_the_same_kernel(project):
 
 
 @pytest.mark.parametrize(("name", "numbers"), [
-    ("app", ["08"]), ("verify.py", ["08"]), ("golden", ["08"]),
+    ("app", ["08"]), ("verify", ["08"]), ("golden", ["08"]),
     ("student_qat.h5", ["05", "07", "09"]), ("confusion_matrix.png", ["09"]),
     ("html/06_tune_thresholds.html", ["06"]),
 ])  # fmt: skip

@@ -13,9 +13,11 @@ from tests.deploy_doubles import LABELS, colour_file, make_bundle, photos, recom
 from workbench.decide import metrics
 from workbench.decide.outcomes import decide, probabilities
 from workbench.deploy import bundle, tflite
-from workbench.deploy import verify as checker
 from workbench.deploy.bundle import write_test_scores
 from workbench.deploy.verify import sealed_files, verify
+from workbench.deploy.verify.agreement import MismatchError, compare
+from workbench.deploy.verify.answers import Answers
+from workbench.deploy.verify.evaluation import evaluate
 from workbench.files import sha256, write_json, write_text
 from workbench.settings import Settings
 from workbench.steps import STEPS
@@ -214,7 +216,7 @@ def test_any_changed_file_is_named_by_the_sums(copy):
 def test_a_file_that_the_sums_leave_out_is_named(copy):
     path = copy / "SHA256SUMS"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    assert broken(copy)["hashes"].startswith("SHA256SUMS does not list verify.py")
+    assert broken(copy)["hashes"].startswith("SHA256SUMS does not list verify/unknown.py")
 
 
 def test_all_that_the_steps_leave_is_sealed_but_weights(tmp_path):
@@ -234,8 +236,17 @@ def test_a_page_changed_after_the_seal_is_named(copy):
 
 
 def test_what_python_leaves_beside_a_sealed_file_is_no_part_of_the_bundle(copy):
-    write_text(copy / "app/python/__pycache__/verify.pyc", "")
+    write_text(copy / "verify/__pycache__/pages.pyc", "")
     assert broken(copy) == {}
+
+
+def test_a_run_that_was_packed_with_verify_in_one_file_is_judged_as_it_was(copy):
+    shutil.rmtree(copy / "verify")
+    write_text(copy / "verify.py", "former = True")
+    bundle.seal(copy)
+    assert broken(copy) == {}
+    write_text(copy / "verify.py", "former = False")
+    assert broken(copy) == {"hashes": "changed since they were written: verify.py"}
 
 
 def test_a_finished_run_without_a_seal_is_named(copy):
@@ -262,19 +273,22 @@ def test_folded_thresholds_and_probabilities_inside_pass_every_check(tmp_path, e
     assert verify(tmp_path).passed, verify(tmp_path).text
 
 
-def test_the_copy_in_the_bundle_needs_litert_and_numpy_only(packed):
+def test_the_copy_in_the_bundle_needs_litert_and_numpy_only_and_leaves_nothing(packed, tmp_path):
     blocked = ["tensorflow", "tf_keras", "workbench", "cv2", "pandas", "scipy", "pydantic", "PIL"]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
-        "import runpy; runpy.run_path('verify.py', run_name='__main__')"
+        f"import runpy; runpy.run_path({str(packed / 'verify')!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=packed, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, ".: every check passed")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == [f"{packed}: every check passed"], done.stderr
+    assert not (packed / "verify/__pycache__").exists()
 
 
 def test_a_failed_check_is_the_exit_code(copy):
     flip_bit(copy / "labels.txt", 0)
-    done = subprocess.run([sys.executable, "verify.py"], cwd=copy, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "verify"], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 1 and "FAILED" in done.stdout
 
 
@@ -292,11 +306,11 @@ def test_intervals_are_derived_from_the_answers_alone(task, clips):
     ).to_json()  # fmt: skip
     said = decide(y_score, 0.6, task)
     config = {"labels": ["a", "b", "c", "d"], "task": task}
-    answers = checker.Answers(y_true > 0, mask > 0, y_score, said, config, groups)
-    derived = checker.evaluate(answers, 0.6, stated)
-    figures, left = checker.compare("metrics", stated, derived)
+    answers = Answers(y_true > 0, mask > 0, y_score, said, config, groups)
+    derived = evaluate(answers, 0.6, stated)
+    figures, left = compare("metrics", stated, derived)
     assert figures > 100
     assert [place for place in left if place.endswith(("interval", "_low", "_high"))] == []
     stated["classes"][0]["f1_low"] += 0.01
-    with pytest.raises(checker.MismatchError, match="f1_low"):
-        checker.compare("metrics", stated, derived)
+    with pytest.raises(MismatchError, match="f1_low"):
+        compare("metrics", stated, derived)

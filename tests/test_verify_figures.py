@@ -12,6 +12,10 @@ from tests.run_doubles import make_run
 from workbench.decide.thresholds import search
 from workbench.deploy import verify
 from workbench.deploy.bundle import seal
+from workbench.deploy.verify.answers import Answers
+from workbench.deploy.verify.arithmetic import draw_weights
+from workbench.deploy.verify.recommendation import derive_shared_curve
+from workbench.deploy.verify.search import Search
 from workbench.files import write_json
 from workbench.settings import ThresholdSearchSettings
 
@@ -69,10 +73,10 @@ def test_a_floor_that_clips_claim_is_derived_by_other_code(objective):
     found = search(y_true, raw, 0.08, 10, knobs, tuple("abc"), 0, mask=mask, groups=groups)
     arrays = {"y_true": y_true, "raw": raw, "mask": mask, "groups": groups,
               "scale": np.array(0.08), "zero_point": np.array(10)}  # fmt: skip
-    derived = verify.Search.of(arrays, knobs.model_dump(mode="json"))
+    derived = Search.of(arrays, knobs.model_dump(mode="json"))
     assert derived.choice.integers.tolist() == found.integer.tolist()
     assert derived.choice.adopted.tolist() == found.adopted.tolist()
-    shared = verify.derive_shared_curve(derived)["objective"]
+    shared = derive_shared_curve(derived)["objective"]
     np.testing.assert_allclose(shared, found.curve.objective, atol=1e-12)
 
 
@@ -135,6 +139,6 @@ def test_a_page_whose_sliders_count_other_images_is_named(several_labels, tmp_pa
 
 
 def test_photos_of_one_group_are_drawn_together(tmp_path):
-    units = verify.Answers(*[np.zeros((4, 1))] * 4, {}, np.array([7, 7, 9, 9])).units
-    for drawn in verify._draw(units, 20, np.random.default_rng(1)):
+    units = Answers(*[np.zeros((4, 1))] * 4, {}, np.array([7, 7, 9, 9])).units
+    for drawn in draw_weights(units, 20, np.random.default_rng(1)):
         assert (drawn[:, 0] == drawn[:, 1]).all() and (drawn.sum(1) % 2 == 0).all()

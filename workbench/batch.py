@@ -29,11 +29,13 @@ from workbench.files import PARTIAL, is_plain_file, sha256, write_json, write_te
 from workbench.freshness import Verdict
 from workbench.lock import locked
 from workbench.notebook import what_if_cells
-from workbench.run import CHANGES_NAME, LOG_MARK, Run
+from workbench.run import CHANGES_NAME, LOG_MARK, Run, zip_of
 from workbench.steps import STEPS, Step, find_step, mandatory
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+
+    from workbench.handover import Handover
 
 log = logging.getLogger(__name__)
 
@@ -134,16 +136,35 @@ def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> No
 
 
 def _seal(run: Run) -> None:
-    """Seal the run, pages included, once every step is up to date: here and nowhere else.
+    """Seal the run, pages included, once every step is up to date: here and nowhere else. Zip it.
 
     Half computed anew it keeps a seal that no longer fits, and `verify` names what changed.
     """
+    from workbench import handover
     from workbench.deploy.bundle import seal
 
     if waiting := outdated(run):
         log.info("not sealed: %s has to run first", waiting[0].title)
-    else:
-        log.info("sealed: SHA256SUMS has sha256 %s", seal(run.folder))
+        return
+    log.info("sealed: SHA256SUMS has sha256 %s", seal(run.folder))
+    try:
+        log.info("to hand over: %s", handover.hand_over(run.folder).words)
+    except WorkbenchError as error:
+        log.warning("no zip to hand over: %s", error)
+
+
+def hand_over(run: Run, out: Path | None = None) -> Handover:
+    """Write the zip of a run that is up to date; another is refused with the reason."""
+    from workbench import handover
+
+    with locked(run.folder):
+        for step, verdict in judge_steps(run, Plan(STEPS)):
+            if not verdict.fresh:
+                raise StepError(
+                    f"{step.title} is not up to date: {verdict.reason}. Run {relative(run)} again, "
+                    "or --accept what is as it should be"
+                )
+        return handover.hand_over(run.folder, out)
 
 
 def _reached_the_end(run: Run, plan: Plan, started: float) -> bool:
@@ -411,6 +432,9 @@ def closing_lines(run: Run) -> list[str]:
     lines.append("Final test metrics:  " + _final_metrics(run.folder))
     lines += [f"Mind:  {caution}" for caution in cautions(run.folder)]
     lines.append(f"Report: {relative(run)}/html/index.html")
+    zipped = zip_of(run.folder)
+    if zipped.exists():
+        lines.append(f"Hand over: {relative(run)}/{zipped.name}")
     return lines
 
 

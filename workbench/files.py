@@ -95,6 +95,8 @@ def digest_of(path: Path) -> str:
         return sha256(path)
     digest = hashlib.sha256()
     for inner in sorted(file for file in path.rglob("*") if file.is_file()):
+        if "__pycache__" in inner.parts:  # left by who ran what lies there
+            continue
         digest.update(f"{inner.relative_to(path)}\0{sha256(inner)}\n".encode())
     return digest.hexdigest()
 

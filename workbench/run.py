@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 METADATA = "run_metadata.json"
 LOG_MARK = "\u2063"  # invisible; the command line takes it away again
-OF_THE_CHAIN = ("html", "notebooks", "SHA256SUMS")  # pages and their seal: made when it has run
+OF_THE_CHAIN = ("html", "notebooks", "SHA256SUMS", "*.zip")  # pages, seal, zip: of a whole run
 RUN_NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -406,6 +406,11 @@ def run_folder(run_dir: str | Path, root: Path) -> Path:
     folder = Path(run_dir)
     check_run_name(folder.name)
     return folder if folder.is_absolute() else root / folder
+
+
+def zip_of(folder: Path) -> Path:
+    """Name what is handed over of a run; it lies in the run folder, outside of what is sealed."""
+    return folder / f"{folder.name}.zip"
 
 
 def check_run_name(name: str) -> None:

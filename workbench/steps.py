@@ -169,12 +169,12 @@ STEPS: tuple[Step, ...] = (
         knobs=("task", "product", "dataset.exif", "tflite_export"),
         reads=(*DATA_FILES, "quantization_ladder.json", "model_qat_int8.tflite",
                "threshold_recommendation.json", "calibration.json"),
-        writes=("inference_config.json", "model_metadata.json", "golden", "app", "verify.py"),
+        writes=("inference_config.json", "model_metadata.json", "golden", "app", "verify"),
         code=(*PIXELS, "deploy"),
         alone=Files(
             reads=(*DATA_FILES, "model_float16.tflite", "threshold_recommendation.json",
                    "calibration.json"),
-            writes=("inference_config.json", "model_metadata.json", "golden", "app", "verify.py"),
+            writes=("inference_config.json", "model_metadata.json", "golden", "app", "verify"),
         ),
     ),
     Step(

@@ -20,6 +20,10 @@ from typing import Any
 
 from tests.run_doubles import make_run
 from workbench.deploy import verify
+from workbench.deploy.verify import pages
+from workbench.deploy.verify.agreement import MismatchError, compare
+from workbench.deploy.verify.findings import FIGURES
+from workbench.deploy.verify.folder import MALFORMED
 
 KINDS: dict[str, dict[str, Any]] = {
     "several labels": {},
@@ -64,14 +68,14 @@ def edit_run(folder: Path, kind: str, every: int) -> list[dict[str, Any]]:
     if not before.passed:
         raise RuntimeError(before.text)
     bundle, found = verify.Bundle(folder), {}
-    for name, (derive, needed) in verify.FIGURES.items():
+    for name, (derive, needed) in FIGURES.items():
         if name.endswith(".json") and all(bundle.has(one) for one in (name, *needed)):
             stated = bundle.json(name)
             found[name] = edit_tree(stated, derive(bundle, stated), every, bundle.folder / name)
-    for page, (key, derive) in verify.PANELS.items():
-        stated = verify.panel(bundle, page, key)
+    for page, (key, derive) in pages.PANELS.items():
+        stated = pages.panel(bundle, page, key)
         found[f"{page}, {key}"] = edit_tree(stated, derive(bundle), every)
-    for page in verify.PAGES:
+    for page in pages.PAGES:
         found[page] = edit_page(bundle, page, every)
     return [{"run": kind, "file": name, **one} for name, one in found.items()]
 
@@ -90,8 +94,8 @@ def edit_tree(
         edit(changed, place)
         edited += 1
         try:
-            _, not_derived = verify.compare("", changed, derived)
-        except verify.MismatchError:
+            _, not_derived = compare("", changed, derived)
+        except MismatchError:
             found += 1
         else:
             names = {text.split(", ")[-1] for text in not_derived} & set(place)
@@ -107,7 +111,7 @@ def _on_no_page_any_more(path: Path, changed: Any) -> bool:
     """Tell whether the pages show something else than a file that was changed."""
     whole = path.read_bytes()
     path.write_text(json.dumps(changed), "utf-8")
-    found = _fails(verify.pages, verify.Bundle(path.parent))
+    found = _fails(pages.pages, verify.Bundle(path.parent))
     path.write_bytes(whole)
     return found
 
@@ -124,7 +128,7 @@ def edit_page(bundle: verify.Bundle, name: str, every: int) -> dict[str, Any]:
         path.write_text(whole[:place] + digit + whole[place + 1 :], "utf-8")
         column = _column(whole, path.read_text("utf-8"))
         edited += 1
-        if _fails(verify.pages, bundle, [name]) or _fails(verify.index, bundle):
+        if _fails(pages.pages, bundle, [name]) or _fails(pages.index, bundle):
             found += 1
         elif column in WORDS:
             left.add(column)
@@ -141,14 +145,14 @@ def _blank(tag: re.Match) -> str:
 def _fails(check: Callable, *asked: Any) -> bool:
     try:
         check(*asked)
-    except (verify.MismatchError, *verify.MALFORMED):
+    except (MismatchError, *MALFORMED):
         return True
     return False
 
 
 def _column(before: str, after: str) -> str | None:
     """Name the column of the one cell in which two pages differ; None where it is in no table."""
-    tables = (verify.page_tables(page) for page in (before, after))
+    tables = (pages.page_tables(page) for page in (before, after))
     for (head, rows), (_, others) in zip(*tables, strict=True):
         for row, other in zip(rows, others, strict=True):
             for name, one, two in zip(head, row, other, strict=True):

@@ -32,7 +32,7 @@ from workbench.files import read_json, sha256
 COMPARED = ("teacher_finetuned.h5", "student_finetuned.h5", "student_scores.npz")
 WORKERS = 2
 LONGEST_SECONDS = 3600
-GRID = """base: parameters/tiny.yaml
+GRID = """base: parameters/{base}.yaml
 grid: {{distillation.alpha: [{alphas}]}}
 threads: 1
 """
@@ -51,12 +51,16 @@ threads: 1
 
 def run(*, runs: int = 8, trials: int = 20, kills: int = 2, seed: int = 0) -> dict[str, Any]:
     rng = random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="workbench_sweep_") as name:
-        project = Path(name)
+    with tempfile.TemporaryDirectory(prefix="workbench_sweep_") as folder:
+        project = Path(folder)
         prepare(project)
         alphas = [round((number + 1) / (runs + 1), 3) for number in range(runs)]
-        grid = GRID.format(alphas=", ".join(map(str, alphas)))
-        (project / "parameters/grid.yaml").write_text(grid)
+        tiny = (project / "parameters/tiny.yaml").read_text()
+        kept = tiny + "distillation: {keep_answers: true}\n"
+        (project / "parameters/tiny_kept.yaml").write_text(kept)
+        for name, base in (("grid", "tiny"), ("kept", "tiny_kept")):
+            grid = GRID.format(base=base, alphas=", ".join(map(str, alphas)))
+            (project / f"parameters/{name}.yaml").write_text(grid)
         search = SEARCH.format(trials=trials)
         (project / "parameters/search.yaml").write_text(search)
         figures = _grid(project, alphas, kills, rng)
@@ -67,6 +71,8 @@ def table(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['runs']} runs by hand: {figures['alone']:.0f} CPU s, a sweep on "
         f"{WORKERS} workers: {figures['together']:.0f} CPU s, {figures['ratio']:.3f} times",
+        f"with the teacher's answers kept: {figures['kept']:.0f} CPU s, "
+        f"{figures['kept'] / figures['alone']:.3f} times",
         f"teachers trained: {figures['teachers']}",
     ]
     lines += [f"{words}: {equal} of {figures['runs']} runs have the same bytes"
@@ -91,6 +97,8 @@ def _grid(project: Path, alphas: list[float], kills: int, rng: random.Random) ->
     expected = _hashes(project / "outputs/alone", names)
     equal = {"a sweep": _equal(project, "together", expected)}
     _say(f"a sweep: {together:.0f} CPU s, {equal}")
+    kept = _cpu_seconds(_sweep("kept"), project)
+    _say(f"answers kept: {kept:.0f} CPU s")
     places = _killed(project, kills, rng)
     equal[f"workers killed {len(places)} times"] = _equal(project, "killed", expected)
     _say(f"killed: {equal}")
@@ -101,6 +109,7 @@ def _grid(project: Path, alphas: list[float], kills: int, rng: random.Random) ->
     _say(f"by hand: {equal}")
     return {
         "runs": len(names), "alone": alone, "together": together, "ratio": together / alone,
+        "kept": kept,
         "equal": equal, "killed_in": places,
         "teachers": _teachers(project / "outputs/together", names),
     }  # fmt: skip

@@ -51,9 +51,9 @@ def run(*, seeds: int = 3, only: int | None = None) -> dict[str, Any]:
             with tempfile.TemporaryDirectory(prefix="workbench_unlabelled_") as folder:
                 answers.append(_seed(Path(shared), name, seed, Path(folder)))
         minutes = round((time.monotonic() - started) / 60, 1)
-        joined = {arm: _joined([one[arm] for one in answers]) for arm in answers[0]}
+        joined = {arm: together([one[arm] for one in answers]) for arm in answers[0]}
         for pair in PAIRS:
-            rows += _differences(joined, *pair, {"dataset": name, "minutes": minutes})
+            rows += differences(joined, *pair, {"dataset": name, "minutes": minutes})
     return {"rows": rows, "seeds": seeds, "sizes": [STUDENT_SIZE, TEACHER_SIZE], "kept": KEPT}
 
 
@@ -88,15 +88,42 @@ def keep_few_labels(dataset: Dataset, share: float, most: int, seed: int) -> Dat
     return replace(dataset, rows=changed.drop(places[max(0, most - len(kept)) :]))
 
 
-def _seed(shared: Path, name: str, seed: int, folder: Path) -> dict[str, Predictions]:
+def train(
+    settings: Settings, classes: tuple[str, ...], role: str, objective: Any, batches: Any, out: Path
+) -> Any:
+    """Build a teacher or student and train it through its phases, kept in a folder of its own."""
     from tests.training_doubles import Place
-    from workbench.nets.network import predict_logits
-    from workbench.nets.teacher import build_student, build_teacher, student_view, teacher_view
-    from workbench.train.loop import feed, fit
-    from workbench.train.losses import Distillation, task_loss
+    from workbench.nets.teacher import build_student, build_teacher
+    from workbench.train.loop import fit
     from workbench.train.phases import phases
 
-    settings = _settings(shared, name, seed)
+    network = (build_teacher if role == "teacher" else build_student)(settings, classes)
+    out.mkdir()
+    for phase in phases(settings, role):
+        fit(phase, network, objective, batches, Place(out, settings))
+    return network
+
+
+def predictions(
+    arm: str, network: Any, test: Dataset, view: Any, settings: Settings
+) -> Predictions:
+    """Answer the test photos at the cut that training itself uses."""
+    from workbench.nets.network import predict_logits
+
+    scores = probabilities(predict_logits(network, test, view, settings), settings.task)
+    threshold = 0.5 if settings.task == "multilabel" else 0.0
+    return Predictions(
+        arm, test.filepaths, test.classes, test.targets, scores, threshold, settings.task,
+        test.mask, None,
+    )  # fmt: skip
+
+
+def _seed(shared: Path, name: str, seed: int, folder: Path) -> dict[str, Predictions]:
+    from workbench.nets.teacher import student_view, teacher_view
+    from workbench.train.loop import feed
+    from workbench.train.losses import Distillation, task_loss
+
+    settings = transfer_settings(shared, name, seed)
     dataset = read_dataset(shared / "data" / name, settings)
     dataset = keep_few_labels(dataset, KEPT, DATASETS[name][1], seed)
     few, test = dataset.split("train"), dataset.split("test")
@@ -105,36 +132,23 @@ def _seed(shared: Path, name: str, seed: int, folder: Path) -> dict[str, Predict
     everything = feed(dataset, (large, small), settings, batch_size=size, photos=both)
     as_long = {"batch_size": size, "as_long_as": everything}
 
-    def train(role: str, arm: str, objective, batches):
-        build = build_teacher if role == "teacher" else build_student
-        network = build(settings, dataset.classes)
-        out = folder / arm.replace(" ", "_")
-        out.mkdir()
-        for phase in phases(settings, role):
-            fit(phase, network, objective, batches, Place(out, settings))
-        return network
+    def trained(arm: str, objective: Any, batches: Any, role: str = "student") -> Any:
+        place = folder / arm.replace(" ", "_")
+        return train(settings, dataset.classes, role, objective, batches, place)
 
-    teacher = train("teacher", "teacher", loss, feed(dataset, (large,), settings, **as_long))
+    teacher = trained("teacher", loss, feed(dataset, (large,), settings, **as_long), "teacher")
     taught, pair = Distillation(loss, teacher, settings), (large, small)
     found = {
-        ALONE: train("student", ALONE, loss, feed(dataset, (small,), settings, **as_long)),
-        LABELLED: train("student", LABELLED, taught, feed(dataset, pair, settings, **as_long)),
-        ALL: train("student", ALL, taught, everything),
+        ALONE: trained(ALONE, loss, feed(dataset, (small,), settings, **as_long)),
+        LABELLED: trained(LABELLED, taught, feed(dataset, pair, settings, **as_long)),
+        ALL: trained(ALL, taught, everything),
     }
     again = feed(dataset, (small,), settings, batch_size=size, photos=both)
-    found[AGAIN] = train("student", AGAIN, Distillation(loss, found[ALL], settings), again)
-    threshold = 0.5 if settings.task == "multilabel" else 0.0
-    return {
-        arm: Predictions(
-            arm, test.filepaths, test.classes, test.targets,
-            probabilities(predict_logits(network, test, small, settings), settings.task),
-            threshold, settings.task, test.mask, None,
-        )
-        for arm, network in found.items()
-    }  # fmt: skip
+    found[AGAIN] = trained(AGAIN, Distillation(loss, found[ALL], settings), again)
+    return {arm: predictions(arm, one, test, small, settings) for arm, one in found.items()}
 
 
-def _joined(answers: list[Predictions]) -> Predictions:
+def together(answers: list[Predictions]) -> Predictions:
     """Put the answers of several seeds together; a photo that comes in more than one is a group."""
     paths = [path for one in answers for path in one.filepaths]
     number = {path: place for place, path in enumerate(dict.fromkeys(paths))}
@@ -145,7 +159,7 @@ def _joined(answers: list[Predictions]) -> Predictions:
     return replace(answers[0], filepaths=tuple(names), groups=groups, **joined)
 
 
-def _differences(
+def differences(
     answers: dict[str, Predictions], before: str, after: str, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
     found = metrics.compare(answers[before], answers[after], replicates=1000, seed=0).overall
@@ -153,7 +167,7 @@ def _differences(
     return [about | {"before": before, "after": after} | row for row in rows]
 
 
-def _settings(shared: Path, name: str, seed: int) -> Settings:
+def transfer_settings(shared: Path, name: str, seed: int) -> Settings:
     task, _most, head, finetune = DATASETS[name]
     network = {
         "weights": str(shared / WEIGHTS), "batch_size": 32,

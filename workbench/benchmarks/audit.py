@@ -1,5 +1,6 @@
 """How fast is the audit? Against decoding each image once, the least that any audit must do.
 
+A dataset without splits, such as class folders, is split first, which looks at the images as well.
 Draws photo-like images, or takes a folder of yours. Where cleanvision is installed, it is timed on
 the same images in the same run.
 """
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import psutil
 from workbench.benchmarks.photos import list_photos
 from workbench.data.audit.report import audit_dataset
 from workbench.data.decode import count_cores, decode_image, map_in_order
+from workbench.data.splits import deal_splits
 from workbench.data.tables import Dataset
 from workbench.data.views import Purpose, random_stream
 from workbench.settings import DatasetSettings, RunSettings, Settings
@@ -51,6 +54,8 @@ def run(
         "ratio": figures["audit_seconds"] / figures["decode_seconds"],
         "decode_images_per_second": count / figures["decode_seconds"],
         "audit_images_per_second": count / figures["audit_seconds"],
+        "dealt_ratio": figures["dealt_seconds"] / figures["audit_seconds"],
+        "dealt_images_per_second": count / figures["dealt_seconds"],
         "times_cleanvision": slow / figures["audit_seconds"] if slow else None,
     }
 
@@ -59,10 +64,13 @@ def table(figures: dict[str, Any]) -> str:
     """Write the figures for a terminal."""
     lines = [f"Audit of {figures['images']:,} images on {figures['threads']} threads",
              f"  {'':<22}{'seconds':>9}{'images/s':>10}{'memory MB':>11}"]  # fmt: skip
-    for name, what in (("decoding each once", "decode"), ("the whole audit", "audit")):
+    names = {"decode": "decoding each once", "audit": "the whole audit",
+             "dealt": "a split and the audit"}  # fmt: skip
+    for what, name in names.items():
         speed, memory = figures[f"{what}_images_per_second"], figures[f"{what}_memory_bytes"] / 1e6
         lines.append(f"  {name:<22}{figures[f'{what}_seconds']:>9.2f}{speed:>10.0f}{memory:>11.0f}")
     lines.append(f"  the audit takes {figures['ratio']:.2f} times as long as decoding")
+    lines.append(f"  a dataset without splits takes {figures['dealt_ratio']:.2f} times as long")
     if seconds := figures["cleanvision_seconds"]:
         lines.append(f"  {'cleanvision':<22}{seconds:>9.2f}{figures['images'] / seconds:>10.0f}")
         lines.append(f"  the audit is {figures['times_cleanvision']:.1f} times as fast")
@@ -115,13 +123,15 @@ def _time_rounds(dataset: Dataset, repeats: int, threads: int) -> dict[str, Any]
            "dataset": DatasetSettings(on_bad_image="quarantine")}  # fmt: skip
     settings = Settings(num_classes="auto", **own)
     paths = [dataset.images / name for name in dataset.rows["filepath"]]
+    unsplit = replace(dataset, rows=dataset.rows.assign(split=""))
 
     def decode(start: int) -> None:
         for path in paths[start : start + BLOCK]:
             decode_image(path, settings.dataset)
 
     works = {"decode": lambda: list(map_in_order(decode, range(0, len(paths), BLOCK), threads)),
-             "audit": lambda: audit_dataset(dataset, settings)}  # fmt: skip
+             "audit": lambda: audit_dataset(dataset, settings),
+             "dealt": lambda: audit_dataset(deal_splits(unsplit, settings), settings)}  # fmt: skip
     figures: dict[str, Any] = {}
     for _ in range(repeats):
         for name, work in works.items():

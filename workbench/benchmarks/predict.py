@@ -49,7 +49,8 @@ def run(
     both = 1 / (1 / speed[DECODING] + 1 / speed[INFERENCE])
     return {
         "photos": count, "cores": count_cores(), "input_size": classifier.config["input"]["width"],
-        "photos_per_second": speed, "cpu_seconds_a_photo": cpu, "of_the_slower": speed["predict"] / slower,
+        "photos_per_second": speed, "cpu_seconds_a_photo": cpu,
+        "of_the_slower": speed["predict"] / slower,
         "of_both_in_turn": speed["predict"] / both,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""After a run: its pages, comparisons, other formats, proof and chosen thresholds."""
+"""After a run: its pages, comparisons, other formats, proof, zip and chosen thresholds."""
 
 from __future__ import annotations
 
@@ -80,6 +80,14 @@ def verify(options: Namespace) -> Answer:
     return Answer(found.text, found.figures, 0 if found.passed else 1)
 
 
+def bundle(options: Namespace) -> Answer:
+    from workbench import batch
+    from workbench.run import existing_run
+
+    made = batch.hand_over(existing_run(options.run), options.out)
+    return Answer(f"{made.changes}\n{made.words}", made.figures)
+
+
 def thresholds(options: Namespace) -> Answer:
     from workbench.decide.choice import apply_choice
     from workbench.run import existing_run
@@ -124,6 +132,10 @@ def add_commands(command: Any) -> None:
 
     parser = command("verify", "derive every number of the bundle again", verify)
     parser.add_argument("run", type=Path)
+
+    parser = command("bundle", "put what an app developer needs into one zip", bundle)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, metavar="FILE.zip", help="RUN/<its name>.zip")
 
     parser = command("thresholds", "apply thresholds chosen by a person", thresholds, json=False)
     parser.add_argument("run", type=Path)

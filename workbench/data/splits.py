@@ -24,8 +24,8 @@ from workbench.data.audit.duplicates import (
     Duplicates,
     connect,
     disputed_labels,
-    examine_photos,
     groups_of,
+    read_photos,
 )
 from workbench.data.layouts import SPLITS, UNLABELED
 from workbench.data.tables import Dataset, number_groups
@@ -42,6 +42,7 @@ ASIDE = ""  # where images go that should not be used as they are
 
 def deal_splits(dataset: Dataset, settings: Settings) -> Dataset:
     """Split rows in the order of their paths, so that the order of a listing does not matter."""
+    dataset = read_photos(dataset, settings)
     rows = dataset.rows.sort_values("filepath", ignore_index=True)
     fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
     labelled = rows["split"] != UNLABELED
@@ -52,6 +53,7 @@ def deal_splits(dataset: Dataset, settings: Settings) -> Dataset:
 
 def deal_folds(dataset: Dataset, settings: Settings) -> Dataset:
     """Deal train and val anew into equal parts, one of which validates; test stays what it is."""
+    dataset = read_photos(dataset, settings)
     rows = dataset.rows.sort_values("filepath", ignore_index=True)
     inside = rows["split"].isin(["train", "val"])
     parts = [1 / settings.dataset.folds] * settings.dataset.folds
@@ -63,8 +65,8 @@ def deal_folds(dataset: Dataset, settings: Settings) -> Dataset:
 def _deal(
     dataset: Dataset, rows: pd.DataFrame, fractions: Sequence[float], settings: Settings
 ) -> np.ndarray:
-    paths = [dataset.images / filepath for filepath in rows["filepath"]]
-    together = tie(examine_photos(paths, settings)[1].photos, rows["group"].tolist())
+    copies = dataset.photos.copies(rows["filepath"].tolist(), settings)
+    together = tie(copies.photos, rows["group"].tolist())
     return assign_splits(rows["labels"], together, fractions, np.random.default_rng(settings.seed))
 
 

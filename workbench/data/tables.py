@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ from workbench.data.layouts import COLUMNS, CSV_NAMES, GROUP, SPLITS, UNLABELED,
 from workbench.errors import DatasetError, MissingInputError
 from workbench.files import read_json, write_bytes, write_json, write_text
 from workbench.settings import Settings
+
+if TYPE_CHECKING:
+    from workbench.data.audit.duplicates import Photos
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ class Dataset:
     quarantine: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=QUARANTINE_COLUMNS)
     )
+    photos: Photos | None = field(default=None, repr=False)  # once they were read, see the audit
 
     def __post_init__(self) -> None:
         if GROUP not in self.rows:
@@ -112,8 +116,8 @@ def _indicators(labels: Iterable[tuple[str, ...]], classes: Sequence[str]) -> np
 def read_dataset(folder: Path, settings: Settings) -> Dataset:
     """Read the dataset in `folder`, whatever its layout, and check everything but the pixels.
 
-    A layout without splits is split here; for that every image is looked at once, to keep copies
-    of a photo together.
+    A layout without splits is split here; for that every image is read, to keep copies of a photo
+    together. What that found the dataset carries on, so that the audit need not read them again.
     """
     wanted = settings.dataset.unlabeled
     unlabeled = Path(folder, wanted) if wanted else None

@@ -27,9 +27,9 @@ from workbench.errors import StepError
 from workbench.files import sha256, write_bytes, write_json, write_text, writing
 from workbench.settings import Settings
 
-FILES = (*verify.MODELS, verify.LABELS, verify.CONFIG, verify.METADATA, verify.RECOMMENDATION,
-         "verify.py")  # fmt: skip
-FOLDERS = ("golden", "app")
+FILES = (*verify.MODELS, verify.LABELS, verify.CONFIG, verify.METADATA, verify.RECOMMENDATION)
+FOLDERS = ("golden", "app", "verify")
+FORMER = "verify.py"  # of a run that was packed before this was a folder
 LONGEST = 640  # pixels; larger photos are thinned out: this is a test vector, not the photo
 RIM = {  # sizes where implementations of a resize part ways: (height, width)
     "dot": (1, 1),
@@ -137,19 +137,22 @@ def _png(pixels: np.ndarray) -> bytes:
 def write_bundle(
     folder: Path, config: InferenceConfig, sources: Mapping[str, str]
 ) -> tuple[Path, ...]:
-    """Write what `config` says, the sources of the app and `verify.py`; return what an app takes.
+    """Write what `config` says, the sources of the app and of `verify`; return what an app takes.
 
     An earlier seal goes: the run is sealed anew when all its steps are up to date.
     """
     folder = Path(folder)
-    for name in (verify.SUMS, *(name for name in verify.MODELS if name != config.model.file)):
+    others = (name for name in verify.MODELS if name != config.model.file)
+    for name in (verify.SUMS, FORMER, *others):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "app", ignore_errors=True)
+    for name in ("app", "verify"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     write_json(folder / verify.CONFIG, config.to_json())
     write_json(folder / verify.METADATA, model_metadata(config).to_json())
     for name, text in sources.items():
         write_text(folder / "app" / name, text)
-    write_bytes(folder / "verify.py", Path(verify.__file__).read_bytes())
+    for path in Path(verify.__file__).parent.glob("*.py"):
+        write_bytes(folder / "verify" / path.name, path.read_bytes())
     there = (folder / name for name in (*FILES, *FOLDERS))
     inside = (path.rglob("*") if path.is_dir() else (path,) for path in there)
     return tuple(sorted(path for group in inside for path in group if path.is_file()))
@@ -168,7 +171,7 @@ def withdrawn_on_failure(folder: Path) -> Iterator[None]:
 def withdraw(folder: Path) -> None:
     """Remove a bundle and the figures about it; labels and thresholds stay, others wrote them."""
     stay = (verify.LABELS, verify.RECOMMENDATION)
-    for name in (*FILES, verify.METRICS, verify.SCORES, verify.SUMS):
+    for name in (*FILES, FORMER, verify.METRICS, verify.SCORES, verify.SUMS):
         if name not in stay:
             (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:

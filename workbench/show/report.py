@@ -14,12 +14,14 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from workbench import status
 from workbench.artifacts import Figure, TestFigures, Training
 from workbench.cautions import cautions
 from workbench.errors import InputError
 from workbench.files import is_plain_file, sha256
+from workbench.run import zip_of
 from workbench.settings import PHONE_FILE, Product
 from workbench.show.page import policy
 from workbench.show.panel import MIME, SCRIPTS, fragment
@@ -145,6 +147,7 @@ def render_index(folder: Path) -> str:
     body = "".join(
         [
             f"<h1>{name}</h1><p class='lead'>{html.escape(_headline(records))}</p>",
+            _handover(folder, records),
             _figures(folder),
             _cautions(folder),
             _steps_table(folder / "html", records),
@@ -170,6 +173,14 @@ def _headline(records: Records) -> str:
         return f"{every} are done. Read 09 first; the others say why."
     done = len(records) - len(open_steps)
     return f"{done} of {len(records)} steps are done. Next: {open_steps[0]}."
+
+
+def _handover(folder: Path, records: Records) -> str:
+    """Link the zip that a finished run makes right after this page."""
+    if any(record["state"] not in ("ok", "skipped") for record in records.values()):
+        return ""
+    link = f"<a href='../{quote(zip_of(folder).name)}'>{html.escape(zip_of(folder).name)}</a>"
+    return f"<p class='handover'><b>Hand over</b> {link}: what an app developer needs.</p>"
 
 
 HEADLINES = (

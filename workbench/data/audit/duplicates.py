@@ -5,9 +5,12 @@ A near-linear search by hash, then a strict comparison of thumbnails. No image i
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,9 @@ from workbench.data.audit.facts import CONSTANT_RANGE, Collection, Thumbnails, c
 from workbench.data.audit.likeness import MINIMUM_CONTRAST, SAME, compare
 from workbench.data.decode import count_cores, map_in_order
 from workbench.settings import Settings
+
+if TYPE_CHECKING:
+    from workbench.data.tables import Dataset
 
 HASH_BITS = 64
 PREFIX_BITS = 32
@@ -232,13 +238,69 @@ def find_duplicates(
     return Duplicates(files, connect(len(files), first, second), near)
 
 
-def examine_photos(paths: Sequence[Path], settings: Settings) -> tuple[Collection, Duplicates]:
-    """Decode every image once and search for copies; the thumbnails are gone afterwards."""
-    threads = count_cores(settings.run.threads)
-    with Thumbnails() as store:
-        collection = collect_facts(paths, settings.dataset, store, threads)
-        bits = settings.audit.near_duplicate_bits
-        return collection, find_duplicates(collection, store, bits, threads)
+class Photos:
+    """Photos that were each read once: their facts, and the copies among any of them.
+
+    Thumbnails stay on disk as long as this lives. A split and the audit after it ask in turn, and
+    neither reads what the other has read, unless a file has changed since.
+    """
+
+    def __init__(self, images: Path, names: Sequence[str], settings: Settings) -> None:
+        self._settings, self._images = settings, images
+        self._stamps = _stamp(images, names)
+        self._row_of = {name: row for row, name in enumerate(names)}
+        self._store = Thumbnails()
+        weakref.finalize(self, self._store.close)
+        paths = [images / name for name in names]
+        threads = count_cores(settings.run.threads)
+        self._collection = collect_facts(paths, settings.dataset, self._store, threads)
+        self._found: tuple[np.ndarray, int, Duplicates] | None = None
+
+    def hold(self, images: Path, names: Sequence[str], settings: Settings) -> bool:
+        """Say whether all these are here, read in the same way and unchanged since."""
+        alike = (images, settings.dataset) == (self._images, self._settings.dataset)
+        if not alike or not self._row_of.keys() >= set(names):
+            return False
+        return np.array_equal(_stamp(images, names), self._stamps[self._rows(names)])
+
+    def _rows(self, names: Sequence[str]) -> np.ndarray:
+        return np.array([self._row_of[name] for name in names], np.int64)
+
+    def facts(self, names: Sequence[str]) -> Collection:
+        """Give what was measured of these, in their order."""
+        return self._collection.take(self._rows(names))
+
+    def copies(self, names: Sequence[str], settings: Settings) -> Duplicates:
+        """Search for copies among these alone; the last answer is kept."""
+        rows, bits = self._rows(names), settings.audit.near_duplicate_bits
+        if self._found and bits == self._found[1] and np.array_equal(rows, self._found[0]):
+            return self._found[2]
+        threads = count_cores(settings.run.threads)
+        found = find_duplicates(self.facts(names), self._store.only(rows), bits, threads)
+        self._found = rows, bits, found
+        return found
+
+
+def _stamp(images: Path, names: Sequence[str]) -> np.ndarray:
+    """Note size and times of files, int64 [files, 3]: what was read is as good as they are old."""
+
+    def facts(name: str) -> tuple[int, int, int]:
+        try:
+            status = os.stat(os.path.join(images, name))
+        except (OSError, ValueError):
+            return -1, -1, -1
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    flat = (value for name in names for value in facts(name))
+    return np.fromiter(flat, np.int64, 3 * len(names)).reshape(-1, 3)
+
+
+def read_photos(dataset: Dataset, settings: Settings) -> Dataset:
+    """Give the dataset what there is to know of its photos, each read once."""
+    names = dataset.rows["filepath"].tolist()
+    if dataset.photos and dataset.photos.hold(dataset.images, names, settings):
+        return dataset
+    return replace(dataset, photos=Photos(dataset.images, names, settings))
 
 
 def groups_of(numbers: np.ndarray) -> list[list[int]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -53,6 +54,11 @@ class Collection:
     table: pd.DataFrame
     coarse: np.ndarray
     fine: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Collection:
+        """Give the facts of these rows, in this order."""
+        table = self.table.iloc[rows].reset_index(drop=True)
+        return Collection(table, self.coarse[rows], self.fine[rows])
 
 
 def collect_facts(
@@ -159,16 +165,26 @@ def unpack(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Thumbnails:
-    """Records by image number, written in any order, in a file that goes with the object."""
+    """Records by image number, written in any order, in a file that is gone once it is closed."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="workbench_thumbnails_")  # noqa: SIM115
+        self._rows: np.ndarray | None = None
 
     def __enter__(self) -> Thumbnails:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._file.close()
+
+    def only(self, rows: np.ndarray) -> Thumbnails:
+        """Number some of the records anew, in this order."""
+        some = copy(self)
+        some._rows = rows
+        return some
 
     def write(self, start: int, records: np.ndarray) -> None:
         """Store the records of images `start`, `start + 1`, …"""
@@ -178,6 +194,7 @@ class Thumbnails:
     def read(self, images: np.ndarray) -> np.ndarray:
         """Read the records of `images`, uint8 [len(images), RECORD_BYTES]; neighbours in one go."""
         self._file.flush()
+        images = images if self._rows is None else self._rows[images]
         wanted, place = np.unique(images, return_inverse=True)
         records = np.empty((len(wanted), RECORD_BYTES), np.uint8)
         starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)

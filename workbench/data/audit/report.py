@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from workbench.data.audit.duplicates import Duplicates, examine_photos, groups_of
+from workbench.data.audit.duplicates import Duplicates, groups_of, read_photos
 from workbench.data.audit.findings import KINDS, SEVERITIES, judge
 from workbench.data.audit.labels import LabelStatistics, label_statistics
 from workbench.data.cells import csv_text
@@ -92,6 +92,7 @@ class Audit:
 
 def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
     """Look at every image and every label once."""
+    dataset = read_photos(dataset, settings)
     facts, duplicates = _examine(dataset, settings)
     statistics = label_statistics(dataset)
     findings = judge(dataset, facts, duplicates, statistics, settings)
@@ -115,9 +116,9 @@ def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
 
 
 def _examine(dataset: Dataset, settings: Settings) -> tuple[pd.DataFrame, Duplicates]:
-    rows = dataset.rows
-    paths = [dataset.images / filepath for filepath in rows["filepath"]]
-    collection, duplicates = examine_photos(paths, settings)
+    rows, photos = dataset.rows, dataset.photos
+    names = rows["filepath"].tolist()
+    collection, duplicates = photos.facts(names), photos.copies(names, settings)
     table = collection.table
     table.insert(0, "image", rows["filepath"].to_numpy(object))
     table.insert(1, "split", rows["split"].to_numpy(object))

@@ -4,7 +4,7 @@
     python classify.py --clip frame_1.jpg frame_2.jpg ...    # frames of one clip, one answer
     python classify.py                  # the golden vectors: decisions and probabilities to show
 
-`verify.py` in the folder above holds the letterbox and the decisions; this adds decoding and words.
+`verify` in the folder above holds the letterbox and the decisions; this adds decoding and words.
 Pixels are what they were in training: turned as EXIF says or left as they are stored, what is
 transparent on black, of 16 bits the high byte.
 """

@@ -1,0 +1,279 @@
+"""What stands in each table of the pages, column by column."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from .agreement import MismatchError, same
+from .answers import Answers
+from .arithmetic import Tree, count_levels, labels_of, logits_of, sigmoid, softmax
+from .cautions import cautions
+from .evaluation import phone_answers
+from .folder import CALIBRATION, METRICS, RECOMMENDATION, RUN, SCORES, Bundle
+from .intervals import LEAST_LABELS
+from .metrics import class_figures, macro_means, overall_figures
+from .recommendation import class_thresholds, derive_curve
+from .unknown import derive_unknown
+
+COSTS = {"8-bit arithmetic": "float_twin_against_int8",
+         "training and arithmetic": "float_against_int8"}  # fmt: skip
+UNKNOWN = object()  # in place of a figure that nothing in the folder tells
+ROUNDING = 0.0005 + 1e-6  # of figures in tables
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+Rows = list[list[str]]  # of a table on a page
+
+
+def same_cell(what: str, text: str, value: Any) -> None:
+    """Compare the text of a cell with a value, or with several that it shows."""
+    parts = value if isinstance(value, tuple | list) else [value]
+    if all(part is None for part in parts):
+        same(what, text, "–")
+    elif isinstance(value, str | bool):
+        same(what, text, str(value).strip())
+    else:
+        shown = [float(number) for number in NUMBER.findall(text)]
+        same(f"{what}: numbers", len(shown), len(parts))
+        for one, other in zip(shown, parts, strict=True):
+            if not abs(one - other) <= ROUNDING:
+                raise MismatchError(f"{what} shows {text}, derived {other}")
+
+
+def knob_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Look the knobs of a table up; what the package itself chose stands in no sealed file."""
+    values = []
+    for knob, *_ in rows:
+        value: Any = bundle.settings
+        for part in knob.split("."):
+            value = value[part]
+        values.append(str(value))
+    return {"value": values}
+
+
+def score_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Describe the integers that 06 begins with."""
+    arrays = bundle.validation
+    levels = f"(raw {-arrays['zero_point']:+d}) * {arrays['scale']:.4f}"
+    return {"value": [str(arrays["raw"].shape), levels, str((arrays["mask"] > 0).sum())]}
+
+
+def class_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Give each class the threshold that the search found, before a person's edits."""
+    names = ("probability", "logit", "integer", "adopted", "adopted_in", "positives", "gain",
+             "reason", "note")  # fmt: skip
+    found = class_thresholds(bundle.search, [], bundle.config["labels"])
+    return _columns([{"class": row["name"], **row} for row in found], ("class", *names))
+
+
+def target_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Say what a single label was asked and what it keeps: first as searched, then as in use."""
+    shown = float(rows[0][6])
+    found = derive_unknown(bundle, [])
+    if abs(shown - found["unknown"]["probability"]) > ROUNDING:
+        found = derive_unknown(bundle, bundle.json(RECOMMENDATION)["edits"])
+    asked, found = found["objective"], found["unknown"]
+    spans = found["accepted_accuracy_interval"] or (None, None), found["coverage_interval"]
+    return {
+        "target": ["right among the answers", "images that get an answer"],
+        "wanted": [asked["target_accept_accuracy"], asked["min_coverage"]],
+        "reached": [found["accepted_accuracy"], found["coverage"]],
+        "held out": [found["held_out_accuracy"], None],
+        "from": [low for low, _ in spans], "to": [high for _, high in spans],
+        "unknown below": [found["probability"]] * 2, "reason": [found["reason"]] * 2,
+    }  # fmt: skip
+
+
+def choice_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Rate the answers on validation at one half, and at the thresholds found and in use."""
+    config, arrays, found = bundle.config, bundle.validation, bundle.json(RECOMMENDATION)
+    if config["task"] == "single_label":
+        score = softmax(logits_of(arrays))
+        searched, used = derive_unknown(bundle, [])["unknown"], found["unknown"]
+        bars = 0.5, searched["probability"], used["probability"]
+    else:
+        score, used = (sigmoid(logits_of(arrays)), [one["probability"] for one in found["classes"]])
+        bars = 0.5, bundle.search.probabilities, used
+    names = ("f1_macro", "precision_macro", "recall_macro", "exact_match", "no_label_rate")
+    shown = []
+    for name, bar in zip(("one half", "searched", "in use"), bars, strict=True):
+        answers = Answers.at(np.array(bar), score, labels_of(arrays), config)
+        of_classes = class_figures(answers, np.broadcast_to(bar, score.shape[1]))
+        figures = overall_figures(answers, of_classes)
+        shown.append({"thresholds": name, **figures, "means": macro_means(of_classes)[0]})
+    return _columns(shown, ("thresholds", *names, "means"))
+
+
+def expected_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Say what the choice reaches on the images that chose, and on others."""
+    found = bundle.search.choice.expected
+    low, high = found["corrected_interval"] or (None, None)
+    words = {"apparent": "the images that chose", "optimism": "of that the luck of choosing",
+             "corrected": "other images"}  # fmt: skip
+    values = [found[name] for name in words]
+    ends = {"from": [None, None, low], "to": [None, None, high]}
+    return {"on": list(words.values()), "value": values, **ends}
+
+
+def calibration_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show errors with their intervals, and what ships of the corrections."""
+    found = bundle.json(CALIBRATION)["classes"]
+    cells = [
+        {"class": row["class"], "slope": row["slope"], "intercept": row["intercept"],
+         "correction": row["reason"]}
+        | {f"error {when}": _spanned(row, f"error_{when}") for when in ("before", "after")}
+        | {f"log loss {when}, held out": row[f"loss_{when}"] for when in ("before", "after")}
+        for row in found
+    ]  # fmt: skip
+    return _columns(cells, tuple(cells[0]))
+
+
+def _spanned(row: Tree, name: str) -> list:
+    error, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if error is None or low is None:
+        return [error] if error is None or not row.get("withheld") else [error, LEAST_LABELS]
+    return [error, low, high]
+
+
+def overall_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show the figures over all classes, their intervals, or why there are none."""
+    test = bundle.json(METRICS)["test"]
+    figures = test["overall"]
+    spans = [one["interval"] or (None, None) for one in figures.values()]
+    macro = [test["macro_means"] if name.endswith("_macro") or name == "map" else ""
+             for name in figures]  # fmt: skip
+    return {
+        "figure": list(figures), "value": [one["value"] for one in figures.values()],
+        "from": [low for low, _ in spans], "to": [high for _, high in spans],
+        "note": [one["withheld"] or note
+                 for one, note in zip(figures.values(), macro, strict=True)],
+    }  # fmt: skip
+
+
+def test_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show what each class found and missed on test."""
+    words = {"found": "tp", "wrongly said": "fp", "missed": "fn"}
+    kept = ("class", "positives", "threshold", *words, "precision", "recall", "f1", "f1_low",
+            "f1_high", "average_precision")  # fmt: skip
+    classes = bundle.json(METRICS)["test"]["classes"]
+    return _columns([{name: row.get(words.get(name, name)) for name in kept}
+                     for row in classes], kept)  # fmt: skip
+
+
+def cost_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show what lies between the float networks and the phone file."""
+    found = bundle.json(METRICS)
+    costs = [{"cost of": what, **row, "in float": row["first"], "phone file": row["second"]}
+             for what, name in COSTS.items() if name in found for row in found[name]["overall"]
+             if row["figure"] in ("f1_macro", "map")]  # fmt: skip
+    shown = ("cost of", "figure", "in float", "phone file", "difference", "low", "high", "verdict")
+    return _columns(costs, shown)
+
+
+def size_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Weigh the files, as far as they are here; how long an image took stands in metrics.json."""
+    found: Tree = {"megabytes": [_size(bundle, row[0], 1e6) for row in rows]}
+    latency, model = bundle.json(METRICS)["host_latency"], bundle.config["model"]["file"]
+    for name in ("threads", "repeats", "p50_ms", "p95_ms"):
+        taken = iter(latency)
+        nothing = "<NA>" if name in ("threads", "repeats") else None
+        found[name] = [next(taken)[name] if row[0] == model else nothing for row in rows]
+    return found
+
+
+def _size(bundle: Bundle, name: str, unit: float) -> Any:
+    path = bundle.folder / name
+    return path.stat().st_size / unit if path.is_file() else UNKNOWN
+
+
+def file_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Weigh and hash the files that a page lists, as far as they are here."""
+    sizes = [_size(bundle, row[0], 1024) for row in rows]
+    shown = [size if size is UNKNOWN else f"{size:,.1f} KiB" for size in sizes]
+    hashes = [one if one is UNKNOWN else bundle.sha256(row[0])[: len(row[2])]
+              for one, row in zip(sizes, rows, strict=True)]  # fmt: skip
+    return {"size": shown, "sha256": hashes} if rows and "Ki" in rows[0][1] else {}
+
+
+def step_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Repeat how the steps ended and what they took, as it was recorded."""
+    steps = bundle.json(RUN)["steps"]
+    found = [steps[row[0][:2]] for row in rows]
+    reasons = [f": {one['reason']}" if "reason" in one else "" for one in found]
+    accepted = [f"; accepted {one['accepted']}" if "accepted" in one else "" for one in found]
+    states = [one["state"] + why + kept
+              for one, why, kept in zip(found, reasons, accepted, strict=True)]  # fmt: skip
+    times = [f"{one['seconds']:.0f} s" if "seconds" in one else "" for one in found]
+    return {"state": states, "time": times}
+
+
+def caution_cells(bundle: Bundle, rows: Rows) -> Tree:
+    return {"mind": cautions(bundle)}
+
+
+def derive_sliders(bundle: Bundle) -> Tree:
+    """Count what the sliders of 06 count, or rate each confidence."""
+    found: Tree = {"recommendation": bundle.json(RECOMMENDATION)}
+    if bundle.config["task"] == "multilabel":
+        sides = zip(*(side.tolist() for side in count_levels(bundle.validation)), strict=True)
+        integers = bundle.search.apart.tolist()
+        total = len(bundle.config["labels"])
+        needed = [NormalDist().inv_cdf(1 - 0.025 * n / total) for n in range(1, total + 1)]
+        classes = [list(pair) for pair in sides]
+        return found | {"classes": classes, "integers": integers, "needed": needed}
+    curve = derive_curve(bundle, {})
+    rows = zip(*curve.values(), strict=True)
+    return found | {"curve": [dict(zip(curve, row, strict=True)) for row in rows]}
+
+
+def derive_mistakes(bundle: Bundle) -> Tree:
+    """Search the worst mistakes on test again, and say what stands below their pictures."""
+    knobs = bundle.settings["evaluation"]
+    arrays = bundle.arrays(SCORES)
+    answers, bars = phone_answers(bundle, arrays)
+    _, wrong, missed, _ = answers.outcomes
+    bars, names = np.broadcast_to(bars, answers.score.shape), bundle.config["labels"]
+    found, verbs = [], {"false positive": "said, not there", "false negative": "there, not said"}
+    for (kind, verb), cells in zip(verbs.items(), (wrong, missed), strict=True):
+        places, seen = np.argwhere(cells), Counter()
+        far = np.argsort(-np.abs(answers.score - bars)[cells], kind="stable")
+        kept = [seen.update([i]) or (row, i) for row, i in places[far].tolist()
+                if seen[i] < knobs["gallery_per_class"]]  # fmt: skip
+        for row, i in kept[: knobs["gallery_size"]]:
+            really = ", ".join(names[j] for j in np.flatnonzero(answers.y_true[row]))
+            caption = (
+                f"{verb}: {answers.score[row, i]:.2f} against {bars[row, i]:.2f}. "
+                f"Really: {really or 'none of the classes'}. {Path(arrays['filepaths'][row]).name}"
+            )
+            marks = [{"class": names[i], "kind": kind, "wrong": 0}]
+            found.append({"title": names[i], "kind": kind, "caption": caption, "marks": marks})
+    return {"pictures": found}
+
+
+def _columns(rows: list[Tree], names: Sequence[str]) -> Tree:
+    """Turn rows into columns, those that every row has."""
+    return {name: [row[name] for row in rows] for name in names if all(name in row for row in rows)}
+
+
+Kind = tuple[str, ...]  # the first columns of a table tell what it shows
+TABLES: dict[Kind, Callable[[Bundle, Rows], Tree]] = {
+    ("knob", "value"): knob_cells,
+    ("name", "value"): score_cells,
+    ("class", "probability"): class_cells,
+    ("target", "wanted"): target_cells,
+    ("thresholds", "f1_macro"): choice_cells,
+    ("on", "value"): expected_cells,
+    ("class", "error before"): calibration_cells,
+    ("figure", "value"): overall_cells,
+    ("class", "positives"): test_cells,
+    ("cost of", "figure"): cost_cells,
+    ("file", "megabytes"): size_cells,
+    ("file", "size"): file_cells,
+    ("step", "question"): step_cells,
+    ("mind",): caution_cells,
+}
