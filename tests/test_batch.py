@@ -20,6 +20,7 @@ from tests.conftest import PRETEND, opening, promised, write_notebook
 from workbench import batch
 from workbench.__main__ import main
 from workbench.cli.measurements import BENCHMARKS
+from workbench.files import write_json
 from workbench.show import report
 from workbench.status import state_of
 from workbench.steps import STEPS, find_step
@@ -83,7 +84,7 @@ def test_a_file_that_07_refuses_sends_the_chain_back_to_05(project, capsys, monk
     out = project / "outputs/mine"
     (out / "splits").mkdir(parents=True)
     for name in {name for step in STEPS[:4] for name in promised(step)} - {"splits"}:
-        (out / name).write_text("made earlier")
+        (out / name).write_text("{}")
     written = PRETEND.format(number="07", writes=promised(find_step("07")))
     break_step(project, "07", REFUSE, written, "run.finish()")
     assert run_mine("--from", "05", "--to", "07") == 0
@@ -225,6 +226,25 @@ def test_a_notebook_torn_by_a_full_disk_hides_no_reason_and_costs_no_earlier_one
     assert run_mine("--only", "01") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert [file.read_text() for file in earlier.parent.iterdir()] == ["earlier"]
+
+
+UNFIT = {"fit": False, "because": ["leak: test <b>.jpg"], "next": ["keep one"]}
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ((), "not fit, because leak: test <b>.jpg; next: keep one"),
+    (("--set", "audit.on_errors=go_on"), "02 build_datasets failed"),
+])  # fmt: skip
+def test_nothing_learns_from_an_unfit_dataset_unless_told_to_go_on(
+    project, kernel, capsys, options, words
+):
+    write_json(project / "outputs/mine/audit.json", UNFIT)
+    kernel(raised("StepError", "the notebook ran"))
+    assert run_mine("--from", "02", *options) == 1
+    said = capsys.readouterr().err
+    assert words in said and ("--set audit.on_errors=go_on. See" in said) == (not options)
+    index = (project / "outputs/mine/html/index.html").read_text()
+    assert "not fit, because leak: test &lt;b&gt;.jpg; next: keep one" in index
 
 
 def test_a_report_of_a_torn_notebook_names_it_with_the_way_out(run, capsys):

@@ -1,6 +1,7 @@
 """The command line: every way to fail ends in words and in its exit code."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -107,6 +108,24 @@ def dataset(tmp_path):
 
 def test_an_audit_counts_the_classes_itself(dataset):
     assert main(["audit", str(dataset)]) == 0
+
+
+def test_an_audit_ends_in_its_conclusion_and_exits_by_it(dataset, capsys):
+    assert main(["audit", str(dataset)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("fit, no error was found; next: ")
+    (dataset / "images/0.png").write_bytes((dataset / "images/2.png").read_bytes())
+    assert main(["audit", str(dataset)]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("not fit, because leak: test 2.png: the same file as train: 0.png (and ")
+    assert "; next: keep one of the two" in last
+
+
+def test_an_audit_of_a_split_without_photos_is_not_fit(dataset, capsys):
+    (dataset / "images/1.png").write_bytes(b"no picture")
+    apart = ("--json", "--set", "dataset.on_bad_image=quarantine")
+    assert main(["audit", str(dataset), *apart]) == 1
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["because"] == ["val: no image is left"] and not figures["fit"]
 
 
 def test_an_audit_heeds_the_datasets_own_config(dataset, capsys):

@@ -139,6 +139,21 @@ class TunedClasses(FileExcerpt):
     classes: tuple[TunedClass | str, ...] = ()
 
 
+class AuditAnswer(FileExcerpt):
+    """Whether 01 found the dataset fit to train on; if not, why, and what to do."""
+
+    file: ClassVar[str] = "audit.json"
+    notebook: ClassVar[str] = "01_dataset_audit"
+
+    fit: bool = True
+    because: tuple[str, ...] = ()
+    next: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        return f"not fit, because {'; '.join(self.because)}; next: {'; '.join(self.next)}"
+
+
 class TestSplit(Excerpt):
     opened: Count = 0
     __test__: ClassVar[bool] = False

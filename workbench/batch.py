@@ -15,14 +15,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import errors, freshness, machine, status
-from workbench.artifacts import Figure, TestFigures
+from workbench.artifacts import AuditAnswer, Figure, TestFigures
 from workbench.cautions import cautions
 from workbench.errors import InputError, RungRefusedError, StepError, WorkbenchError
 from workbench.files import PARTIAL, is_plain_file, sha256, write_json, write_text
@@ -128,8 +128,12 @@ def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> No
             write_json(run.path(CHANGES_NAME), changes)
         machine.write_run_metadata(run)
         started = time.monotonic()
-        while not _reached_the_end(run, plan, started):
-            plan = replace(plan, force=False)  # what was forced has been done
+        try:
+            while not _reached_the_end(run, plan, started):
+                plan = replace(plan, force=False)  # what was forced has been done
+        except BaseException:
+            _render_what_there_is(run, _render_index)
+            raise
         _render_index(run)
         machine.write_run_metadata(run)
         _seal(run)
@@ -175,6 +179,8 @@ def _reached_the_end(run: Run, plan: Plan, started: float) -> bool:
             if verdict.skipped:
                 status.record(run.folder, step, state="skipped", reason=verdict.reason)
             continue
+        if step != STEPS[0]:
+            _stop_if_unfit(run)
         try:
             _run_step(run, step, verdict, plan, started)
         except RungRefusedError as refusal:
@@ -183,6 +189,16 @@ def _reached_the_end(run: Run, plan: Plan, started: float) -> bool:
             log.warning("%s", refusal)
             return False
     return True
+
+
+def _stop_if_unfit(run: Run) -> None:
+    """Let no network learn from a dataset that 01 found unfit, unless the settings say so."""
+    found = AuditAnswer.read_if_there(run.folder)
+    if not found.fit and run.settings.audit.on_errors == "stop":
+        raise StepError(
+            f"stopped after 01, which found the dataset {found.words}. To go on as it is: --set "
+            f"audit.on_errors=go_on. See {run.path('html') / STEPS[0].page}"
+        )
 
 
 def _sweep(folder: Path) -> None:
@@ -202,7 +218,7 @@ def _run_step(run: Run, step: Step, verdict: Verdict, plan: Plan, started: float
     try:
         execute(run, step)
     except BaseException:
-        _render_what_there_is(run, step)
+        _render_what_there_is(run, lambda run: _render(run, step))
         raise
     _render(run, step)
     _record_page(run, step)
@@ -399,12 +415,12 @@ def _render(run: Run, step: Step) -> None:
         write_text(run.path("html") / step.page, page)
 
 
-def _render_what_there_is(run: Run, step: Step) -> None:
-    """Render a failed notebook, if that can be done: its reason is worth more than its page."""
+def _render_what_there_is(run: Run, render: Callable[[Run], None]) -> None:
+    """Render after a failure, if that can be done: its reason is worth more than a page."""
     try:
-        _render(run, step)
+        render(run)
     except (OSError, WorkbenchError) as error:
-        log.warning("no page for %s: %s", step.title, error)
+        log.warning("no page: %s", error)
 
 
 def _render_index(run: Run) -> None:

@@ -119,6 +119,7 @@ class AuditSettings(Group):
     max_imbalance: Positive = knob(20.0, "most frequent class against the rarest, in one split")
     outlier_deviations: Positive = knob(5.0, "robust deviations from the median before light or sharpness is an outlier")
     gallery_size: Annotated[int, Field(ge=1, le=200)] = knob(24, "how many of the worst images the gallery shows")
+    on_errors: Literal["stop", "go_on"] = knob("stop", "whether `run` stops after 01 where the audit found errors: with a leak, say, every later figure is too good")
     label_errors: bool = knob(True, "ask cleanlab for suspected label errors once teacher scores exist")
 
 

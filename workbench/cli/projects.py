@@ -65,8 +65,8 @@ def audit(options: Namespace) -> Answer:
         from workbench.folds import dispute
 
         words, disputed = dispute(options.scores, settings, options.out)
-        text, figures = f"{text}\n{words}", figures | {"label_errors": disputed}
-    return Answer(text, figures)
+        text, figures = f"{words}\n{text}", figures | {"label_errors": disputed}
+    return Answer(text, figures, 0 if figures["fit"] else 1)
 
 
 def add_commands(command: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from workbench import status
-from workbench.artifacts import Figure, TestFigures, Training
+from workbench.artifacts import AuditAnswer, Figure, TestFigures, Training
 from workbench.cautions import cautions
 from workbench.errors import InputError
 from workbench.files import is_plain_file, sha256
@@ -146,7 +146,7 @@ def render_index(folder: Path) -> str:
     name = html.escape(folder.name)
     body = "".join(
         [
-            f"<h1>{name}</h1><p class='lead'>{html.escape(_headline(records))}</p>",
+            f"<h1>{name}</h1><p class='lead'>{html.escape(_headline(folder, records))}</p>",
             _handover(folder, records),
             _figures(folder),
             _cautions(folder),
@@ -164,7 +164,7 @@ def render_index(folder: Path) -> str:
     )
 
 
-def _headline(records: Records) -> str:
+def _headline(folder: Path, records: Records) -> str:
     done = ("ok", "skipped")
     open_steps = [step.title for step, record in records.items() if record["state"] not in done]
     if not open_steps:
@@ -172,6 +172,12 @@ def _headline(records: Records) -> str:
         every = f"All steps but {skipped}" if skipped else "All nine steps"
         return f"{every} are done. Read 09 first; the others say why."
     done = len(records) - len(open_steps)
+    try:
+        audit = AuditAnswer.read_if_there(folder)
+    except InputError as error:
+        return str(error)
+    if not audit.fit:
+        return f"{done} of {len(records)} steps are done. The dataset is {audit.words}."
     return f"{done} of {len(records)} steps are done. Next: {open_steps[0]}."
 
 

@@ -41,6 +41,13 @@ KINDS |= dict.fromkeys((
     "below_input", "no_labels", "common",
 ), "info")  # fmt: skip
 ORDER = {kind: place for place, kind in enumerate(KINDS)}
+REMEDIES = {  # of what may be an error
+    "unreadable": "mend or remove the file, or set dataset.on_bad_image: quarantine",
+    "truncated": "copy the file again or remove it, or set dataset.on_bad_image: quarantine",
+    "leak": "keep one of the two, or train on proposed_split/, which has them on one side",
+    "conflicting_labels": "decide which labels are right, and correct the table",
+    "class_missing": "add photos of the class to train, or take it out of the tables",
+}
 # Above this share of the images a harmless fact is one finding about the dataset, not thousands.
 COMMON_SHARE = 0.5
 COMMON_IMAGES = 50
@@ -120,6 +127,54 @@ class Findings:
         keys = ["_severity", "_kind", "order", "split", "image"]
         table = table.sort_values(keys, kind="stable")
         return table[list(COLUMNS)].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """The answer of an audit: each reason says what is wrong, its remedy what to do about it."""
+
+    reasons: tuple[str, ...]
+    remedies: tuple[str, ...]
+
+    @property
+    def fit(self) -> bool:
+        return not self.reasons
+
+    @property
+    def words(self) -> str:
+        if self.fit:
+            return "fit, no error was found; next: python -m workbench run PARAMETERS"
+        return f"not fit, because {'; '.join(self.reasons)}; next: {'; '.join(self.remedies)}"
+
+    @property
+    def rows(self) -> list[dict[str, str]]:
+        """Give a row a reason, for a table."""
+        pairs = zip(self.reasons, self.remedies, strict=True)
+        found = [
+            {"fit to train on": "not fit", "because": why, "next": then} for why, then in pairs
+        ]
+        return found or [{"fit to train on": "fit", "because": "no error was found"}]
+
+
+def conclude(findings: pd.DataFrame, empty: Sequence[str] = ()) -> Conclusion:
+    """Condense errors and splits without an image to one reason each kind.
+
+    Warnings make nothing unfit: a person looks and decides.
+    """
+    reasons, remedies = [], []
+    for kind, rows in findings[findings["severity"] == "error"].groupby("kind", sort=False):
+        first = rows.iloc[0]
+        where = " ".join(part for part in (first["split"], first["image"]) if part)
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+        reasons.append(f"{kind.replace('_', ' ')}: {where}: {first['detail']}{more}")
+        remedies.append(REMEDIES[kind])
+    for split in empty:
+        reasons.append(f"{split}: no image is left")
+        remedies.append(
+            "networks learn from train, every choice is made on val and 09 opens test; give each "
+            f"images, or dataset.{split}_frac a share where the workbench splits"
+        )
+    return Conclusion(tuple(reasons), tuple(remedies))
 
 
 def judge(

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.data.audit.duplicates import Duplicates, groups_of, read_photos
-from workbench.data.audit.findings import KINDS, SEVERITIES, judge
+from workbench.data.audit.findings import KINDS, SEVERITIES, Conclusion, conclude, judge
 from workbench.data.audit.labels import LabelStatistics, label_statistics
 from workbench.data.cells import csv_text
 from workbench.data.decode import examine_image
@@ -71,6 +71,11 @@ class Audit:
     on_bad_image: str
 
     @property
+    def conclusion(self) -> Conclusion:
+        """Say whether this is fit to train on."""
+        return conclude(self.findings, _empty(self.dataset))
+
+    @property
     def sha256(self) -> dict[str, str]:
         """The hash of every image's bytes, by its path."""
         return dict(zip(self.facts["image"], self.facts["sha256"], strict=True))
@@ -82,12 +87,14 @@ class Audit:
             lines = [*self.unreadable[:FEW], *([f"… and {rest} more."] if rest > 0 else [])]
             remedy = "Repair or remove these images, or set dataset.on_bad_image: quarantine to go"
             raise DatasetError("\n".join([*lines, f"{remedy} on without them."]))
-        empty = [split for split in SPLITS if split not in set(self.dataset.rows["split"])]
+        empty = _empty(self.dataset)
         if empty:
-            raise DatasetError(f"{' and '.join(empty)}: no image is left. Networks learn from "
-                               "train, every choice is made on val and 09 opens test; give each "
-                               f"images, or dataset.{empty[0]}_frac a share where the workbench "
-                               "splits")  # fmt: skip
+            remedy = conclude(self.findings.head(0), empty[:1]).remedies[0]
+            raise DatasetError(f"{' and '.join(empty)}: no image is left; {remedy}")
+
+
+def _empty(dataset: Dataset) -> list[str]:
+    return [split for split in SPLITS if split not in set(dataset.rows["split"])]
 
 
 def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
@@ -101,13 +108,15 @@ def audit_dataset(dataset: Dataset, settings: Settings) -> Audit:
     proposal = propose_resplit(dataset, duplicates, reasons)
     bad = dataset.rows[dataset.rows["filepath"].isin(list(reasons))].itertuples()
     sentences = [f"{b.source}, line {b.line}: {b.filepath} {reasons[b.filepath]}." for b in bad]
-    quarantine = settings.dataset.on_bad_image == "quarantine"
+    left = dataset.without(reasons) if settings.dataset.on_bad_image == "quarantine" else dataset
+    found = conclude(findings, _empty(left))
     summary = summarise(dataset, facts, duplicates, statistics, findings, proposal)
+    summary |= {"fit": found.fit, "because": found.reasons, "next": found.remedies}
     counts = summary["findings"]
     log.info("Audited %d images: %d errors, %d warnings, %d notes", summary["images"],
              *(counts[severity] for severity in SEVERITIES))  # fmt: skip
     return Audit(
-        dataset=dataset.without(reasons) if quarantine else dataset, findings=findings,
+        dataset=left, findings=findings,
         summary={"model_input": settings.product_size} | summary, facts=facts,
         statistics=statistics, duplicates=duplicates, proposal=proposal,
         exhibits=worst_images(dataset, findings, duplicates, settings),
@@ -136,7 +145,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
 
 
 def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[str, dict[str, Any]]:
-    """Audit any dataset folder without a run; return words and figures."""
+    """Audit any dataset folder without a run; return words, the conclusion last, and figures."""
     report = audit_dataset(read_dataset(folder, settings), settings)
     if out:
         write_audit(report, out)
@@ -146,21 +155,20 @@ def audit_folder(folder: Path, settings: Settings, out: Path | None) -> tuple[st
         lines.append(f"{row.severity:<8} {row.kind:<24} {row.image}: {row.detail}")
     if len(report.findings) > SHOWN:
         lines.append(f"… {len(report.findings) - SHOWN} more; write them with --out FOLDER")
-    return "\n".join(lines), report.summary
+    return "\n".join([*lines, report.conclusion.words]), report.summary
 
 
 def summarise(
     dataset: Dataset, facts: pd.DataFrame, duplicates: Duplicates, statistics: LabelStatistics,
     findings: pd.DataFrame, proposal: Resplit,
 ) -> dict[str, Any]:  # fmt: skip
-    """Condense the audit to counts and spreads; `fit` is false as long as there is an error."""
+    """Condense the audit to counts and spreads."""
     readable = facts[facts["refused"].isna()]
     severities = findings["severity"].value_counts()
     kinds = findings["kind"].value_counts()
     aside = proposal.moves["to"] == ASIDE
     return {
-        "fit": not bool((findings["severity"] == "error").any()), "images": len(facts),
-        "readable": len(readable), "quarantined": len(dataset.quarantine),
+        "images": len(facts), "readable": len(readable), "quarantined": len(dataset.quarantine),
         "splits": dict.fromkeys(SPLITS, 0) | facts["split"].value_counts().to_dict(),
         "findings": {severity: int(severities.get(severity, 0)) for severity in SEVERITIES},
         "kinds": {kind: int(kinds[kind]) for kind in KINDS if kind in kinds},
