@@ -8,7 +8,9 @@ run it. Begin to read in `findings`, which lists the checks; `folder` names the 
 from .answers import (
     FAINTEST,
     decide,
+    in_floats,
     level_probability,
+    needed,
     pool,
     probabilities,
     probability_thresholds,
