@@ -403,19 +403,6 @@ def test_the_golden_probabilities_are_those_of_the_lines_and_no_decision_moves(t
     np.testing.assert_allclose([one["probabilities"] for one in found], wanted, atol=1e-9)
 
 
-def test_every_language_shows_what_is_calibrated_and_decides_by_what_is_not(tmp_path):
-    settings = Settings(task="single_label")
-    folder = make_bundle(tmp_path, settings, tuned(settings), fitted=fitted_lines())
-    kotlin, swift = ((folder / f"app/{name}").read_text("utf-8")
-                     for name in ("kotlin/Classifier.kt", "swift/Classifier.swift"))  # fmt: skip
-    assert "SLOPES = doubleArrayOf(1.5, 1.0, 0.4)" in kotlin
-    assert "= exp(line(raw, index)) / raw.indices.sumOf { exp(line(raw, it)) }" in kotlin
-    assert "confidence(raw, it) >= 0.6" in kotlin
-    assert "slopes: [Double] = [1.5, 1.0, 0.4]" in swift
-    assert "exp(line(raw, index)) / raw.indices.reduce(0) { $0 + exp(line(raw, $1)) }" in swift
-    assert "confidence(raw, best) >= 0.6" in swift
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_python_snippet_compares_the_golden_vectors(tmp_path, kind):
     settings = Settings.model_validate(kind)

@@ -189,7 +189,7 @@ def test_what_changed_since_the_last_zip_is_said(copy, tmp_path):
     make_run(copy, recommendation(integers=(-3, 5, 12)))
     found = handover.hand_over(copy, out)
     assert "- Thresholds on the raw output: `bee` 0 → 5." in found.changes
-    assert "`app/kotlin/Classifier.kt`" in found.changes and "The model" not in found.changes
+    assert "`app/kotlin/Decisions.kt`" in found.changes and "The model" not in found.changes
     assert text_of(out, "CHANGES.md") == found.changes
     assert handover.hand_over(copy, out).sha256 == found.sha256
 

@@ -1,4 +1,4 @@
-"""The sources an app takes in: C, Kotlin, Swift and Python, filled from the config."""
+"""The sources an app takes in: C, Kotlin, Swift, JavaScript and Python, filled from the config."""
 
 from __future__ import annotations
 
@@ -24,23 +24,35 @@ C_SOURCES = ("classifier.c", "classifier.h", "self_test.c")
 LETTERBOX = ("letterbox.c", "letterbox.h")
 PLACE = re.compile(r"@([A-Z0-9_]+)@")
 TABLE_COLUMNS = 16
+EXIF_WORDS = {
+    "apply": " turned as its EXIF orientation says",
+    "ignore": " left as it is stored: this model was trained without EXIF",
+}
 
 
 def app_sources(config: InferenceConfig, vectors: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the text of every file under `app/`; `vectors` are the golden ones."""
-    in_python = {"python/classify.py": _read(TEMPLATES / "classify.py")}
+    in_python = {"python/classify.py": _read(TEMPLATES / "classify.py"), **_rendered("python", {})}
     if config.output.dtype == "float32":
-        log.info("left out: sources in C, Kotlin and Swift, which compare integers; "
+        log.info("left out: sources in C, Kotlin, Swift and JavaScript, which compare integers; "
                  "this file gives float logits, see classify.py")  # fmt: skip
         return in_python
     return {
         **{f"c/{name}": _read(TEMPLATES / name) for name in C_SOURCES},
         **{f"c/{name}": _read(Path(data.__path__[0]) / name) for name in LETTERBOX},
         **_generated_c(config, vectors),
-        "kotlin/Classifier.kt": render("Classifier.kt.tmpl", _kotlin(config)),
-        "swift/Classifier.swift": render("Classifier.swift.tmpl", _swift(config)),
+        **_rendered("c", _shared(config)),
+        **_rendered("kotlin", _kotlin(config, vectors)),
+        **_rendered("swift", _swift(config)),
+        **_rendered("javascript", _javascript(config)),
         **in_python,
     }
+
+
+def _rendered(language: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Fill every template of a language."""
+    names = sorted(f"{language}/{path.name}" for path in (TEMPLATES / language).glob("*.tmpl"))
+    return {name.removesuffix(".tmpl"): render(name, values) for name in names}
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
@@ -72,6 +84,8 @@ def _shared(config: InferenceConfig) -> dict[str, Any]:
         "FAINTEST": repr(verify.FAINTEST),
         **_lines_shown(config),
         "THRESHOLDS": ", ".join(str(integer) for integer in _integers(config)),
+        "EXIF": str(config.preprocessing.exif == "apply").lower(),
+        "EXIF_WORDS": EXIF_WORDS[config.preprocessing.exif],
         "VALUE_IS": "a logit" if config.output.is_logits else "a probability",
         "UNKNOWN_NOTE": ", or unknown" if config.single_label else "",
     }
@@ -153,20 +167,34 @@ def kotlin_string(text: str) -> str:
     return json.dumps(text).replace("$", "\\u0024")
 
 
+def javascript_string(text: str) -> str:
+    """Quote for JavaScript, also inside of a page."""
+    return json.dumps(text).replace("<", "\\u003c")
+
+
 def swift_string(text: str) -> str:
     """Quote for Swift: code points beyond printable ASCII, quotes and backslashes in braces."""
     plain = set(map(chr, range(32, 127))) - set('"\\')
     return '"' + "".join(c if c in plain else f"\\u{{{ord(c):x}}}" for c in text) + '"'
 
 
-def _kotlin(config: InferenceConfig) -> dict[str, Any]:
+def _kotlin_vector(vector: Mapping[str, Any], labels: Sequence[str]) -> str:
+    said = [labels.index(label) for label in vector["decisions"]]
+    lists = (vector["raw"], vector["probabilities"], said)
+    numbers = ", ".join(f'"{" ".join(map(str, one))}"' for one in lists)
+    return f'Golden("{vector["name"]}", {vector["width"]}, {vector["height"]}, {numbers})'
+
+
+def _kotlin(config: InferenceConfig, vectors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     signed, unknown = config.input.dtype == "int8", _unknown_below(config)
     several = "raw.indices.filter { raw[it] >= THRESHOLDS[it] }"
     one = f"raw.indices.filter {{ it == highest(raw) && confidence(raw, it) >= {unknown} }}"
     chance = f"value(raw[index]).coerceIn({verify.FAINTEST!r}, {1 - verify.FAINTEST!r})"
     return {
         **_shared(config),
-        "LABELS": _lines((kotlin_string(label) for label in config.labels), 12),
+        "LABELS": _lines(kotlin_string(label) for label in config.labels),
+        "VECTORS": _lines(_kotlin_vector(vector, config.labels) for vector in vectors),
+        "CLIP": _kotlin_vector(_clip(vectors, config), config.labels),
         "INPUT_BYTE": "(value - 128).toByte()" if signed else "value.toByte()",
         "DECIDE": one if config.single_label else several,
         **_probabilities(config, "raw.indices.sumOf {{ exp({}) }}", "it", chance, "ln"),
@@ -187,6 +215,20 @@ def _swift(config: InferenceConfig) -> dict[str, Any]:
         "INPUT_BYTE": "UInt8(bitPattern: Int8(Int(value) - 128))" if signed else "value",
         "DECIDE": " " * 8 + (one if config.single_label else several),
         **_probabilities(config, "raw.indices.reduce(0) {{ $0 + exp({}) }}", "$1", chance, "log"),
+    }
+
+
+def _javascript(config: InferenceConfig) -> dict[str, Any]:
+    signed, unknown = config.input.dtype == "int8", _unknown_below(config)
+    several = "[...LABELS.keys()].filter((index) => raw[index] >= THRESHOLDS[index])"
+    one = f"[highest(raw)].filter((index) => confidence(raw, index) >= {unknown})"
+    chance = f"min(max(value(raw[index]), {verify.FAINTEST!r}), {1 - verify.FAINTEST!r})"
+    return {
+        **_shared(config),
+        "LABELS": _lines((javascript_string(label) for label in config.labels), 2),
+        "INPUT_BYTES": "Int8Array.from(square, (byte) => byte - 128)" if signed else "square",
+        "DECIDE": one if config.single_label else several,
+        **_probabilities(config, "raw.reduce((sum, _, i) => sum + exp({}), 0)", "i", chance, "log"),
     }
 
 

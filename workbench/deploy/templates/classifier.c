@@ -58,6 +58,20 @@ double wb_probability(const int8_t *raw, int index)
     return probability(raw, index, WB_CALIBRATED);
 }
 
+int wb_top(const int8_t *raw, int count, int *classes)
+{
+    int found = 0;
+    for (int i = 0; i < WB_CLASSES; ++i) {
+        int place = found < count ? found++ : count;
+        for (; place > 0 && wb_probability(raw, classes[place - 1]) < wb_probability(raw, i); --place)
+            if (place < count)
+                classes[place] = classes[place - 1];
+        if (place < count)
+            classes[place] = i;
+    }
+    return found;
+}
+
 void wb_pool(const int8_t *frames, int count, int8_t *raw)
 {
     for (int i = 0; i < WB_CLASSES; ++i) {

@@ -28,4 +28,7 @@ void wb_pool(const int8_t *frames, int count, int8_t *raw);
  * not use it. */
 double wb_probability(const int8_t *raw, int index);
 
+/* Write the `count` most probable classes, the most probable first, and return how many there are. */
+int wb_top(const int8_t *raw, int count, int *classes);
+
 #endif

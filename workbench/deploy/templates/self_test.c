@@ -102,6 +102,18 @@ static long check_pixels(const char *folder, const struct golden *vector)
     return wrong;
 }
 
+/* Each class stands once, none before one that is more probable, however many are asked for. */
+static long check_order(const int8_t *raw)
+{
+    int classes[WB_CLASSES], first[1];
+    long wrong = wb_top(raw, WB_CLASSES, classes) != WB_CLASSES, sum = 0;
+    for (int i = 0; i < WB_CLASSES; ++i)
+        sum += classes[i] - i;
+    for (int i = 1; i < WB_CLASSES; ++i)
+        wrong += wb_probability(raw, classes[i - 1]) < wb_probability(raw, classes[i]);
+    return wrong + (sum != 0) + (wb_top(raw, 1, first) != 1) + (first[0] != classes[0]);
+}
+
 static long check_answer(const int8_t *raw, const struct golden *vector)
 {
     int classes[WB_CLASSES];
@@ -113,7 +125,8 @@ static long check_answer(const int8_t *raw, const struct golden *vector)
     for (int i = 0; i < WB_CLASSES; ++i)
         shown += !(fabs(wb_probability(raw, i) - vector->shown[i]) < 1e-9);
     return check("output", vector->name, bytes) + check("decision", vector->name, wrong) +
-           check("probability", vector->name, shown);
+           check("probability", vector->name, shown) +
+           check("order", vector->name, check_order(raw));
 }
 
 /* Each output alone, then all of them as frames of one clip. */
