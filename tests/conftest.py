@@ -5,9 +5,39 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from tests.faults import Table, numbers_of
 from workbench.files import write_json
 from workbench.run import CHANGES_NAME, Run, resolve_run
 from workbench.steps import STEPS
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", type=Path, help="write the table of faults into this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("faults") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Table(), "faults")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let the name of a test carry the numbers of the faults that it shows."""
+    name = f"{Path(metafunc.module.__file__).name}::{metafunc.function.__name__}"
+    if numbers := numbers_of(name):
+        metafunc.fixturenames.append("faults")
+        words = f"fault {', '.join(map(str, numbers))}"
+        metafunc.parametrize("faults", [numbers], ids=[words], indirect=True)
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> list[int]:
+    return request.param
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if table := config.pluginmanager.get_plugin("faults"):
+        config.getoption("faults").write_text(table.text(), encoding="utf-8")
+
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PRETEND = """\
