@@ -17,7 +17,7 @@ from workbench.decide.float_thresholds import FILE, float_thresholds
 from workbench.decide.metrics import Predictions
 from workbench.decide.outcomes import probabilities, worst_mistakes
 from workbench.decide.recommendation import AnyThresholds
-from workbench.decide.thresholds import search_scores
+from workbench.decide.thresholds import floor_worth, search_scores
 from workbench.deploy import bundle, parity, tflite, verify
 from workbench.deploy.bundle import write_test_scores
 from workbench.files import sha256, write_json, write_text
@@ -182,7 +182,8 @@ def _write_page_06(
         threshold_figures.calibration_errors(calibrated),
         file_table(folder, [verify.RECOMMENDATION, verify.CALIBRATION]),
     ]  # fmt: skip
-    sliders = {"module": "explorer", "data": explorer_data(scores.counts, found, "")}
+    data = explorer_data(scores.counts, found, "", floor_worth(scores))
+    sliders = {"module": "explorer", "data": data}
     write_text(folder / verify.PAGE_06, _page(tables) + fragment(sliders))
 
 

@@ -1,6 +1,7 @@
 """The explorer in a real browser: in a page without a kernel, and live in JupyterLab."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.conftest import write_notebook
 from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, tuned, tuned_unknown
 from workbench.decide.choice import accept
 from workbench.decide.levels import LOWEST, count_levels
-from workbench.decide.objectives import Objective
+from workbench.decide.objectives import FLOORS, Objective
 from workbench.decide.recommendation import from_json
 from workbench.decide.thresholds import search
 from workbench.decide.tuning import best
@@ -38,7 +39,9 @@ def show(browser, tmp_path):
     opened = []
 
     def show(*cases):
-        panels = [explorer(counts, found, say_nothing, COMMAND) for counts, found in cases]
+        panels = [
+            explorer(counts, found, say_nothing, COMMAND, *worth) for counts, found, *worth in cases
+        ]
         opened.append(Opened(browser, page_of(tmp_path, *panels)))
         return opened[-1]
 
@@ -129,6 +132,26 @@ def test_its_rules_are_those_of_the_search(opened, case, name):
     opened.part("use-all").click()
     occurs = counts.totals[0] > 0
     expected = np.where(occurs, expected, thresholds.integer)  # without images a class stays
+    np.testing.assert_array_equal(download(opened).integer, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOORS)
+def test_its_floors_count_photos_of_a_group_as_the_search_does(show, case, name):
+    counts, thresholds = case
+    worth = np.linspace(0.2, 1, len(counts.positives))
+    opened = show((*case, {name: worth.tolist()}))
+    integers = thresholds.quantization.separable()
+    objective = Objective(name, 2.0, 0.7, 3.0, 1.0)
+    alone = best(objective.class_values(counts), integers)
+    objective = replace(objective, worth=worth[:, None])
+    expected = best(objective.class_values(counts), integers)
+    opened.part("objective").select_option(name)
+    opened.part("floor").evaluate("(input) => { input.value = 0.7 }")
+    opened.part("use-all").click()
+    occurs = counts.totals[0] > 0
+    assert (expected != alone)[occurs].any()
+    expected = np.where(occurs, expected, thresholds.integer)
     np.testing.assert_array_equal(download(opened).integer, expected)
 
 

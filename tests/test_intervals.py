@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from workbench.decide.intervals import (
     area_ends,
     count_cells,
+    even_ends,
     image_weights,
     interval,
     interval_ends,
@@ -191,6 +193,15 @@ def test_a_share_of_independent_answers_has_the_interval_of_wilson():
     hits = np.repeat([1.0, 0.0], [9, 31])
     low, high = share_interval([(hits, np.ones(40))])
     assert (low, high) == pytest.approx(np.ravel(wilson(9, 40)), abs=1e-12)
+
+
+def test_the_ends_of_a_share_near_1_miss_it_equally_often():
+    share, hits = np.linspace(0.9, 0.99, 100)[:, None], np.arange(76)
+    low, high = even_ends(hits, 75)
+    chance = binom.pmf(hits, 75, share)
+    above, below = ((chance * misses).sum(1).mean() for misses in (share < low, share > high))
+    assert above == pytest.approx(0.025, abs=0.006) and below == pytest.approx(0.025, abs=0.006)
+    assert (chance * (share < wilson(hits, 75)[0])).sum(1).mean() < 0.01
 
 
 def test_answers_that_come_in_clumps_widen_the_interval():

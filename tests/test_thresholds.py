@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import beta
 
-from workbench.decide.intervals import assign_folds, discoveries, interval, wilson
+from workbench.decide.intervals import assign_folds, discoveries, even_ends, interval, wilson
 from workbench.decide.levels import LOWEST, NEVER, Quantization, count_levels, level_cells
 from workbench.decide.objectives import Objective
 from workbench.decide.thresholds import search
@@ -55,20 +55,33 @@ def brute_value(objective, label, answer):
             below = beta**2 * precision + recall
             return (1 + beta**2) * precision * recall / below if below else 0
         case "precision_floor":
-            if tp + fp == 0:
-                return -1
-            least = float(wilson(tp, tp + fp)[0])
-            return recall if least >= objective.floor else least - objective.floor
+            return recall, float(wilson(tp, tp + fp, 0.9)[0])
         case "recall_floor":
-            if tp + fp == 0:
-                return -1
-            least = float(wilson(tp, tp + fn)[0])
-            return precision if least >= objective.floor else least - objective.floor
+            return precision, float(wilson(tp, tp + fn, 0.9)[0])
         case "cost":
             cost = fp * objective.cost_false_positive + fn * objective.cost_false_negative
             return -cost / len(label)
         case "prevalence":
             return -abs(sum(answer) - sum(label)) / len(label)
+
+
+def brute_floor(objective, label, raw):
+    """Value every threshold, -128 to 128, one after the other: is it asked, does it hold?"""
+    found, missed, stricter = [], [], 0
+    for one in range(NEVER, LOWEST - 1, -1):
+        answer = raw >= one
+        yes = int(answer.sum())
+        wanted, least = brute_value(objective, label, answer)
+        doubled = yes.bit_length() > stricter.bit_length()
+        asked = doubled if objective.name == "precision_floor" else yes > 0
+        found.append((wanted, least >= objective.floor, asked))
+        missed.append(least - objective.floor if asked else -1)
+        stricter = yes
+    claimed = any(holds and asked for _, holds, asked in found)
+    return [
+        wanted if holds and claimed else less
+        for (wanted, holds, _), less in zip(found[::-1], missed[::-1], strict=True)
+    ]
 
 
 def odd_case(rng):
@@ -92,7 +105,10 @@ def test_the_exact_search_equals_brute_force_on_1000_random_cases():
         label, raw = odd_case(rng)
         values = objective.class_values(count_levels(label[:, None], raw[:, None]))[0]
         chosen = int(best(values, integers))
-        every = [brute_value(objective, label, raw.astype(int) >= one) for one in integers]
+        if objective.has_floor:
+            every = brute_floor(objective, label, raw.astype(int))
+        else:
+            every = [brute_value(objective, label, raw.astype(int) >= one) for one in integers]
         assert every[chosen - LOWEST] == pytest.approx(max(every), abs=1e-12), (case, name)
         np.testing.assert_allclose(values, every, rtol=0, atol=1e-12)
     assert len(quantization.separable()) == len(integers)
@@ -342,7 +358,7 @@ def test_a_floor_is_promised_only_where_its_lower_end_holds():
     settings = knobs(objective="precision_floor", floor=0.95)
     entry = find(label, raw, settings=settings).classes[0]
     assert not entry.adopted
-    assert "95% cannot be promised" in entry.reason and "at best 92.3% is sure" in entry.reason
+    assert "95% cannot be promised" in entry.reason and "at best 94.4% is sure" in entry.reason
     kept = find(label, raw, settings=knobs(objective="precision_floor", floor=0.9)).classes[0]
     assert "aimed at 90%, held-out 100.0% [92.3%, 100.0%]" in kept.reason
 
@@ -362,6 +378,17 @@ def test_what_one_of_many_classes_shows_must_be_surer_than_what_one_alone_does()
     assert "cannot be promised" in find(y_true, raw, settings=settings).classes[0].reason
     every = np.repeat(y_true[:, :1], 7, 1)  # all of them show it: luck does not do that
     assert all("aimed at 85%" in one.reason for one in find(every, raw, settings=settings).classes)
+
+
+def test_a_class_claims_a_precision_only_where_its_yes_double():
+    raw = np.arange(99, -101, -1, dtype=np.int8)[:, None]  # the surest first
+    settings = knobs(objective="precision_floor", floor=0.93, method="exact")
+    reasons = [
+        find((np.arange(200) < right)[:, None], raw, settings=settings).classes[0].reason
+        for right in (56, 64)
+    ]
+    assert float(wilson(56, 56, 0.9)[0]) > 0.93 and "cannot be promised" in reasons[0]
+    assert "aimed at 93%" in reasons[1]
 
 
 @pytest.mark.parametrize("name", ["precision_floor", "recall_floor"])
@@ -460,7 +487,7 @@ def test_of_the_cuts_that_keep_the_target_from_the_surest_on_the_most_useful_is_
     ranked, utilities = correct[np.argsort(-confidence)], []
     for answered in range(360, 601, 30):  # 60, 65, ... 100 % of 600
         right = ranked[:answered].sum()
-        if binomtest(int(right), answered).proportion_ci(0.95, method="wilson").low < 0.95:
+        if even_ends(right, answered)[0] < 0.95:
             break
         utilities.append((right - penalty * (answered - right)) / 600)
     assert found.unknown.utility == pytest.approx(max(utilities), abs=1e-12)
@@ -476,9 +503,9 @@ def test_when_the_target_cannot_be_promised_the_reason_says_what_is():
 
 
 def test_a_perfect_record_of_few_answers_promises_nothing():
-    few, enough = (find_unknown(*draw_single(images=n, strength=9.0)).unknown for n in (70, 80))
+    few, enough = (find_unknown(*draw_single(images=n, strength=9.0)).unknown for n in (52, 53))
     assert few.accepted_accuracy == enough.accepted_accuracy == 1.0
-    assert not few.meets_target and enough.meets_target  # 73 / (73 + 1.96²) > .95
+    assert not few.meets_target and enough.meets_target
 
 
 def test_labels_do_not_place_the_cuts():
@@ -489,11 +516,11 @@ def test_labels_do_not_place_the_cuts():
     assert np.abs(np.arange(0.60, 1.01, 0.05) - share).min() < 1e-9
 
 
-def test_the_interval_is_wilsons_of_the_cut_that_ships():
+def test_the_interval_is_that_of_the_cut_that_ships():
     found = find_unknown(*draw_single()).unknown
     row = find_unknown(*draw_single()).curve.query("chosen").iloc[0]
-    wilson = binomtest(int(row.correct), int(row.answered)).proportion_ci(0.95, method="wilson")
-    assert (row.accuracy_low, row.accuracy_high) == pytest.approx((wilson.low, wilson.high))
+    jeffreys = beta(row.correct + 0.5, row.incorrect + 0.5).ppf([0.025, 0.975])
+    assert (row.accuracy_low, row.accuracy_high) == pytest.approx(jeffreys, abs=5e-4)
     assert found.accepted_accuracy_interval == (row.accuracy_low, row.accuracy_high)
     assert (
         f"held out {found.held_out_accuracy:.1%}, here {row.accepted_accuracy:.1%}" in found.reason

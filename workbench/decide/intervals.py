@@ -49,6 +49,22 @@ def wilson(
     return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
 
 
+def even_ends(hits: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of a share whose ends miss it equally often (Cai 2005).
+
+    Where nearly all of few answers are right, Wilson's lower end lies too low to say much.
+    """
+    square = ndtri((1 + LEVEL) / 2) ** 2
+    count = np.maximum(np.asarray(count, np.float64), 1e-9)
+    share = np.asarray(hits) / count
+    pull, spread = square / 3 + 1 / 6, share * (1 - share)
+    centre = (share * count + pull) / (count + 2 * pull)
+    curved = square / 18 + 7 / 36 - spread * (13 * square + 17) / 18
+    half = np.sqrt(square * np.maximum(spread + curved / count, 0) / count)
+    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
+
+
 def numbered(groups: np.ndarray) -> np.ndarray:
     """Number the groups that occur from 0, without gaps. [N]"""
     return np.unique(groups, return_inverse=True)[1]
@@ -118,16 +134,16 @@ def area_ends(value: np.ndarray, replicates: np.ndarray) -> tuple[np.ndarray, np
     return tuple(np.where(told, expit(end), np.nan) for end in (centre - half, centre + half))
 
 
-def discoveries(luck: np.ndarray) -> np.ndarray:
+def discoveries(luck: np.ndarray, share: float = 1 - LEVEL) -> np.ndarray:
     """Tell which of [..., C] one-sided p-values are more than luck, over all classes together.
 
-    At most 1 - LEVEL of those found are expected to be luck, and where all is luck that is the
+    At most `share` of those found are expected to be luck, and where all is luck that is the
     chance to find any (two-stage step-up of Benjamini, Krieger and Yekutieli 2006).
     """
-    allowed = (1 - LEVEL) / (2 - LEVEL)
+    allowed = share / (1 + share)
     first = _step_up(luck, allowed)
     left = np.maximum(luck.shape[-1] - first.sum(-1, keepdims=True), 1)
-    return _step_up(luck, allowed * luck.shape[-1] / left) & (luck <= 1 - LEVEL)
+    return _step_up(luck, allowed * luck.shape[-1] / left) & (luck <= share)
 
 
 def _step_up(luck: np.ndarray, allowed: float | np.ndarray) -> np.ndarray:

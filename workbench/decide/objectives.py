@@ -17,8 +17,9 @@ from workbench.decide.levels import LevelCounts, mean_defined, ratio
 if TYPE_CHECKING:
     from workbench.settings import ThresholdSearchSettings
 
+FLOORS = ("precision_floor", "recall_floor")
 Name = Literal["f1_macro", "fbeta", "precision_floor", "recall_floor", "cost", "prevalence"]
-NEVER_ANSWERS = -1.0  # below every other value of a floor objective: never a yes meets no floor
+NOT_ASKED = -1.0  # below every other value of a floor objective: no floor is claimed there
 
 
 @dataclass(frozen=True)
@@ -59,35 +60,48 @@ class Objective:
 
     @property
     def has_floor(self) -> bool:
-        return self.name in ("precision_floor", "recall_floor")
+        return self.name in FLOORS
 
     def _above_floor(self, tp, fp, trials: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """Value what is `wanted` where the lower end of what is to be kept holds the floor.
+        """Value what is `wanted` where a class claims the floor and its lower end holds it.
 
-        Where it does not, the value is below 0: by how much the floor is missed.
+        Elsewhere the value is below 0: by how much the floor is missed.
         """
+        looks = self._looks(tp + fp)
         tp, trials = self.worth * tp, self.worth * trials
-        least = wilson(tp, trials, self._confidence(tp, trials))[0]
-        values = np.where(least >= self.floor, wanted, least - self.floor)
-        return np.where(tp + fp > 0, values, NEVER_ANSWERS)
+        least = wilson(tp, trials, 1 - 2 * self._doubt(tp, trials, looks))[0]
+        kept = least >= self.floor
+        claims = (kept & looks).any(-1, keepdims=True)
+        return np.where(kept & claims, wanted, np.where(looks, least - self.floor, NOT_ASKED))
 
-    def _confidence(self, hits: np.ndarray, trials: np.ndarray) -> np.ndarray:
-        """How sure each class must be to claim the floor: the surer, the fewer do. [..., 1, 1]
+    def _looks(self, yes: np.ndarray) -> np.ndarray:
+        """Thresholds at which a class may claim the floor: bool like `yes` [..., 257].
 
-        Of many thresholds and classes some keep any floor by luck, and where hardly a class can
-        keep it, all that claim it are these. So ends that are picked lie farther out, by how few of
-        all are (Benjamini and Yekutieli 2005).
+        Of all of them one keeps any precision by luck, so only those are asked where the number of
+        yes doubles. What is found grows with every yes, in whatever order one asks.
+        """
+        if self.name == "recall_floor":
+            return yes > 0
+        return np.diff(np.frexp(yes)[1], append=0, axis=-1) < 0
+
+    def _doubt(self, hits: np.ndarray, trials: np.ndarray, looks: np.ndarray) -> np.ndarray:
+        """How unsure each class may be that claims the floor: the less, the fewer do. [..., 1, 1]
+
+        Of many classes some keep any floor by luck, and where hardly a class can keep it, all that
+        claim it are these. So ends that are picked lie farther out, by how few of all are
+        (Benjamini and Yekutieli 2005).
         """
         deviation = np.sqrt(self.floor * (1 - self.floor) * trials)
-        surest = np.sort(ratio(hits - self.floor * trials, deviation).max(-1), axis=-1)[..., ::-1]
+        above = np.where(looks, ratio(hits - self.floor * trials, deviation), -np.inf)
+        surest = np.sort(above.max(-1), axis=-1)[..., ::-1]
         needed = self.needed(surest.shape[-1])
         claims = np.where(surest >= needed, np.arange(1, len(needed) + 1), 1).max(-1)
-        return 1 - (1 - LEVEL) * claims[..., None, None] / len(needed)
+        return (1 - LEVEL) * claims[..., None, None] / len(needed)
 
     @staticmethod
     def needed(classes: int) -> np.ndarray:
         """Deviations above the floor that 1, 2, … of so many classes need to claim it together."""
-        return ndtri(1 - (1 - LEVEL) / 2 * np.arange(1, classes + 1) / classes)
+        return ndtri(1 - (1 - LEVEL) * np.arange(1, classes + 1) / classes)
 
     def shared_values(self, counts: LevelCounts, values: np.ndarray) -> np.ndarray:
         """Value of one threshold for all classes, [..., 257], given the values of each class.

@@ -39,7 +39,7 @@ from workbench.decide.levels import (
     part,
     ratio,
 )
-from workbench.decide.objectives import Objective
+from workbench.decide.objectives import FLOORS, Objective
 from workbench.decide.recommendation import (
     SCHEMA,
     AnyThresholds,
@@ -72,7 +72,7 @@ def search(
     quantization = Quantization(float(scale), int(zero_point))
     rules = rules_of(settings, quantization)
     if groups is not None and rules.objective.has_floor:
-        worth = _worth(y_true, raw, mask, groups, rules.objective.name == "precision_floor")
+        worth = _worth(y_true, raw, mask, groups, rules.objective.name)
         rules = replace(rules, objective=replace(rules.objective, worth=worth))
     rng = np.random.default_rng(seed)
     counts = count_levels(y_true, raw, mask)
@@ -113,8 +113,14 @@ def search_scores(scores: Scores, classes: tuple[str, ...], settings: Settings) 
     return found.pooled_over(scores.clips.usual_frames) if scores.clips.pools else found
 
 
+def floor_worth(scores: Scores) -> dict[str, list[float]]:
+    """Share of the images of each class that counts, for either floor."""
+    known = scores.y_true, scores.raw, scores.mask, scores.groups
+    return {name: _worth(*known, name)[:, 0].tolist() for name in FLOORS}
+
+
 def _worth(
-    y_true: np.ndarray, raw: np.ndarray, mask: Mask, groups: np.ndarray, of_yes: bool
+    y_true: np.ndarray, raw: np.ndarray, mask: Mask, groups: Groups, floor: str
 ) -> np.ndarray:
     """Share of the images that counts for a floor, where those of a group err together: [C, 1].
 
@@ -125,9 +131,10 @@ def _worth(
         label, score = label[rows], score[rows]
         often = np.sort(score)[::-1][: max(label.sum(), 1)]
         yes = score >= often.min(initial=score.max(initial=LOWEST))
-        hit, tried = label & yes, yes if of_yes else label
+        hit, tried = label & yes, yes if floor == "precision_floor" else label
         residual = np.where(tried, hit - hit.sum() / max(tried.sum(), 1), 0)
-        shares.append(independent_share(residual[:, None], groups[rows]))
+        own = None if groups is None else groups[rows]
+        shares.append(independent_share(residual[:, None], own))
     return np.array(shares)[:, None]
 
 

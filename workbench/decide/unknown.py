@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from workbench.decide.intervals import Groups, independent_share, numbered, wilson
+from workbench.decide.intervals import Groups, even_ends, independent_share, numbered
 from workbench.decide.levels import Mask, check_names, check_scores, known_labels, ratio
 from workbench.decide.recommendation import (
     SCHEMA,
@@ -110,7 +110,7 @@ def choose(
     curve = curve[::-1]  # the surest answers first
     target = settings.threshold_target_accept_accuracy
     most = worth * curve.answered
-    testable = curve[wilson(most, most)[0] >= target]
+    testable = curve[even_ends(most, most)[0] >= target]
     kept = testable[np.logical_and.accumulate(testable.accuracy_low >= target)]
     best = kept.utility[::-1].idxmax() if len(kept) else curve.accuracy_low.idxmax()
     return float(curve.threshold[best])
@@ -158,8 +158,10 @@ def unknown_curve(
     images = len(confidence)
     answered, hits = images - below, right[-1] - right[below]
     coverage = answered / images
-    coverage_low, coverage_high = wilson(worth * answered, worth * images)
-    ends = (np.where(answered > 0, end, np.nan) for end in wilson(worth * hits, worth * answered))
+    coverage_low, coverage_high = even_ends(worth * answered, worth * images)
+    ends = (
+        np.where(answered > 0, end, np.nan) for end in even_ends(worth * hits, worth * answered)
+    )
     accuracy_low, accuracy_high = ends
     accuracy = np.where(answered > 0, ratio(hits, answered), np.nan)
     utility = (hits - settings.threshold_penalty_incorrect * (answered - hits)) / images

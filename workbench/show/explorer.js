@@ -112,24 +112,48 @@ function figures(entry, integer) {
 }
 
 // The same rules as `Objective` in workbench/decide; a test holds the two together.
-/* Value what is wanted where the lower end of Wilson's interval keeps the floor; as in Python. */
-function aboveFloor(tp, fp, trials, { floor, z }, wanted) {
-  if (tp + fp === 0) return -1;
-  const share = tp / trials, square = z * z / trials;
-  const half = z * Math.sqrt(share * (1 - share) / trials + square / (4 * trials));
-  const least = share <= 0 ? 0 : Math.max(0, (share + square / 2 - half) / (1 + square));
-  return least >= floor ? wanted : least - floor;
+// Thresholds at which a class may claim a floor: where the number of its yes doubles.
+function looks({ tp, fp }, { name }) {
+  const bits = (place) => 32 - Math.clz32(tp[place] + fp[place]);
+  return (place) => (name === "recall_floor" ? bits(place) > 0 : bits(place) > bits(place + 1));
+}
+
+// What is to be kept of a floor, and of how many; photos of one group count as fewer.
+function judged({ tp, fp, worth }, place, { name }) {
+  const trials = name === "precision_floor" ? tp[place] + fp[place] : tp[0];
+  return [worth(name) * tp[place], worth(name) * trials];
+}
+
+function lowerEnd(entry, place, rule) { // of Wilson's interval
+  const [hits, trials] = judged(entry, place, rule), share = ratio(hits, trials);
+  if (share <= 0) return 0;
+  const square = rule.z ** 2 / trials;
+  const half = rule.z * Math.sqrt(share * (1 - share) / trials + square / (4 * trials));
+  return Math.max(0, (share + square / 2 - half) / (1 + square));
+}
+
+function claims(entry, rule) {
+  const look = looks(entry, rule);
+  return entry.tp.some((_, place) => look(place) && lowerEnd(entry, place, rule) >= rule.floor);
+}
+
+/* Value what is wanted where a class claims the floor and its lower end holds it. */
+function aboveFloor(entry, place, rule, wanted) {
+  const least = lowerEnd(entry, place, rule);
+  if (rule.claimed && least >= rule.floor) return wanted;
+  return looks(entry, rule)(place) ? least - rule.floor : -1;
 }
 
 // How many deviations above the floor a class must lie: the more, the fewer classes claim it.
-function sureness(entries, { name, floor }, needed) {
-  const above = (entry) => Math.max(...entry.tp.map((tp, place) => {
-    const trials = name === "precision_floor" ? tp + entry.fp[place] : entry.tp[0];
-    return ratio(tp - floor * trials, Math.sqrt(floor * (1 - floor) * trials));
+function sureness(entries, rule, needed) {
+  const above = (entry) => Math.max(...entry.tp.map((_, place) => {
+    const [hits, trials] = judged(entry, place, rule);
+    const deviation = Math.sqrt(rule.floor * (1 - rule.floor) * trials);
+    return looks(entry, rule)(place) ? ratio(hits - rule.floor * trials, deviation) : -Infinity;
   }));
   const surest = entries.map(above).sort((a, b) => b - a);
-  const claims = surest.map((one, place) => (one >= needed[place] ? place : 0));
-  return needed[Math.max(...claims)];
+  const together = surest.map((one, place) => (one >= needed[place] ? place : 0));
+  return needed[Math.max(...together)];
 }
 
 function value(entry, integer, rule) {
@@ -138,10 +162,8 @@ function value(entry, integer, rule) {
   switch (rule.name) {
     case "f1_macro": return ratio(2 * tp, positives + tp + fp);
     case "fbeta": return ratio((1 + beta) * tp, beta * positives + tp + fp);
-    case "precision_floor":
-      return aboveFloor(tp, fp, tp + fp, rule, recall);
-    case "recall_floor":
-      return aboveFloor(tp, fp, positives, rule, precision);
+    case "precision_floor": return aboveFloor(entry, integer - LOWEST, rule, recall);
+    case "recall_floor": return aboveFloor(entry, integer - LOWEST, rule, precision);
     case "cost": return -ratio(rule.costFp * fp + rule.costFn * fn, all);
     default: return -ratio(Math.abs(tp + fp - positives), all);
   }
@@ -254,7 +276,8 @@ class ClassThresholds extends Explorer {
     super(model, el, MULTILABEL);
     const { data, base } = this;
     this.entries = data.classes.map(([positives, negatives], index) => ({ positives, negatives,
-      name: base.classes[index].name, tp: sumFromAbove(positives), fp: sumFromAbove(negatives) }));
+      name: base.classes[index].name, tp: sumFromAbove(positives), fp: sumFromAbove(negatives),
+      worth: (floor) => data.worth[floor][index] }));
     this.start = base.classes.map((one) => one.integer);
     this.integers = [...this.start];
     this.locked = new Set();
@@ -337,10 +360,11 @@ class ClassThresholds extends Explorer {
     const number = (name) => Number(parts[name].value);
     const rule = { name: parts.objective.value, beta: number("beta"), floor: number("floor"),
       costFp: number("cost-fp"), costFn: number("cost-fn") };
-    rule.z = sureness(this.entries, rule, this.data.needed);
+    const floor = rule.name.endsWith("floor");
+    if (floor) rule.z = sureness(this.entries, rule, this.data.needed);
     for (const index of indices) {
-      const entry = this.entries[index];
-      if (entry.tp[0] > 0) changes[index] = best(entry, this.data.integers, rule);
+      const entry = this.entries[index], claimed = floor && claims(entry, rule);
+      if (entry.tp[0] > 0) changes[index] = best(entry, this.data.integers, { ...rule, claimed });
     }
     return changes;
   }

@@ -12,9 +12,11 @@ from typing import Any
 
 from workbench.decide.choice import accept
 from workbench.decide.levels import LevelCounts
-from workbench.decide.objectives import Objective
+from workbench.decide.objectives import FLOORS, Objective
 from workbench.decide.recommendation import Thresholds, UnknownThreshold, from_json
 from workbench.show.panel import Panel
+
+Worth = dict[str, list[float]] | None
 
 
 def explorer(
@@ -22,30 +24,35 @@ def explorer(
     thresholds: Thresholds | UnknownThreshold,
     on_save: Callable[[Thresholds | UnknownThreshold], str | None],
     command: str,
+    worth: Worth = None,
 ) -> Panel:
     """Return sliders over the thresholds; `on_save` keeps the edited ones.
 
     It may answer a sentence, which is shown. `command` applies the file that a
-    page downloads. A single-label run has no counts.
+    page downloads. `worth` is what a floor counts of the images of each class: less
+    than all where those of a group err together. A single-label run has no counts.
     """
 
     def save(message: dict[str, Any]) -> str:
         return on_save(accept(thresholds, from_json(message["recommendation"]))) or "Saved."
 
-    return Panel("explorer", explorer_data(counts, thresholds, command), save)
+    return Panel("explorer", explorer_data(counts, thresholds, command, worth), save)
 
 
 def explorer_data(
-    counts: LevelCounts | None, thresholds: Thresholds | UnknownThreshold, command: str
-) -> dict[str, Any]:
+    counts: LevelCounts | None, thresholds: Thresholds | UnknownThreshold, command: str,
+    worth: Worth = None,
+) -> dict[str, Any]:  # fmt: skip
     data = {"command": command, "recommendation": thresholds.model_dump(mode="json")}
     if counts is None:
         curve = thresholds.curve.astype(object).where(thresholds.curve.notna(), None)
         return {**data, "curve": curve.to_dict("records")}
+    classes = len(counts.positives)
     pairs = zip(counts.positives.tolist(), counts.negatives.tolist(), strict=True)
     return {
         **data,
         "integers": thresholds.quantization.separable().tolist(),
         "classes": [list(pair) for pair in pairs],
-        "needed": Objective.needed(len(counts.positives)).tolist(),
+        "needed": Objective.needed(classes).tolist(),
+        "worth": worth or {floor: [1.0] * classes for floor in FLOORS},
     }

@@ -128,6 +128,18 @@ def wilson(
     return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
 
 
+def even_ends(hits: np.ndarray, trials: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval of a share that misses to both sides alike (Cai 2005)."""
+    z, trials = 1.959963984540054, np.maximum(trials, 1e-9)
+    share, more = hits / trials, (2 * z**2 + 1) / 6
+    middle = (hits + more) / (trials + 2 * more)
+    variance = share * (1 - share)
+    second = (z**2 + 3.5 - variance * (13 * z**2 + 17)) / 18
+    half = z * np.sqrt(np.maximum(variance + second / trials, 0) / trials)
+    low, high = np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    return np.where(share <= 0, 0.0, low), np.where(share >= 1, 1.0, high)
+
+
 def ends(drawn: np.ndarray) -> tuple[float, float] | None:
     """Return the ends of the 95 % that lie in the middle of what is defined."""
     defined = drawn[~np.isnan(drawn)]

@@ -223,9 +223,12 @@ def derive_sliders(bundle: Bundle) -> Tree:
         sides = zip(*(side.tolist() for side in count_levels(bundle.validation)), strict=True)
         integers = bundle.search.apart.tolist()
         total = len(bundle.config["labels"])
-        needed = [NormalDist().inv_cdf(1 - 0.025 * n / total) for n in range(1, total + 1)]
+        needed = [NormalDist().inv_cdf(1 - 0.05 * n / total) for n in range(1, total + 1)]
         classes = [list(pair) for pair in sides]
-        return found | {"classes": classes, "integers": integers, "needed": needed}
+        worth = {floor: bundle.search.floor_worth(floor)[:, 0].tolist()
+                 for floor in ("precision_floor", "recall_floor")}  # fmt: skip
+        found |= {"classes": classes, "integers": integers, "needed": needed}
+        return found | {"worth": worth}
     curve = derive_curve(bundle, {})
     rows = zip(*curve.values(), strict=True)
     return found | {"curve": [dict(zip(curve, row, strict=True)) for row in rows]}

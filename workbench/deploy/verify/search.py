@@ -31,6 +31,8 @@ from .arithmetic import (
     worth_of,
 )
 
+LUCKY = 0.15  # of the adoptions, as the test says that errs to the safe side
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -162,9 +164,15 @@ class Search:
             trials, wanted = tp + fp, share_or_0(tp, positives)
             if name == "recall_floor":
                 trials, wanted = positives, share_or_0(tp, tp + fp)
-            least = self._surely(worth * tp, worth * trials)
-            found = np.where(least >= knobs["floor"], wanted, least - knobs["floor"])
-            found = np.where(tp + fp > 0, found, -1.0)
+            asked = tp + fp > 0
+            if name == "precision_floor":  # where the number of yes doubles
+                length = np.searchsorted(2.0 ** np.arange(64), tp + fp, side="right")
+                asked = length > np.append(length[..., 1:], length[..., :1] * 0, axis=-1)
+            least = self._surely(worth * tp, worth * trials, asked)
+            holds = least >= knobs["floor"]
+            claimed = (holds & asked).any(-1)[..., None]
+            missed = np.where(asked, least - knobs["floor"], -1.0)
+            found = np.where(holds & claimed, wanted, missed)
         elif name == "cost":
             costs = knobs["cost_false_positive"] * fp
             costs = costs + knobs["cost_false_negative"] * (positives - tp)
@@ -173,13 +181,14 @@ class Search:
             found = -share_or_0(np.abs(tp + fp - positives), positives + negatives)
         return np.where(positives > 0, found, np.nan)
 
-    def _surely(self, hits: np.ndarray, trials: np.ndarray) -> np.ndarray:
+    def _surely(self, hits: np.ndarray, trials: np.ndarray, asked: np.ndarray) -> np.ndarray:
         """Lower ends of what is kept of a floor; the fewer classes claim it, the farther out."""
         floor = self.knobs["floor"]
-        above = share_or_0(hits - floor * trials, np.sqrt(floor * (1 - floor) * trials)).max(-1)
+        above = share_or_0(hits - floor * trials, np.sqrt(floor * (1 - floor) * trials))
+        above = np.where(asked, above, -np.inf).max(-1)
         classes, tail = above.shape[-1], np.zeros((*above.shape[:-1], 1, 1))
         for number in range(classes, 0, -1):
-            share = 0.025 * number / classes
+            share = 0.05 * number / classes
             together = (above >= NormalDist().inv_cdf(1 - share)).sum(-1) >= number
             tail = np.where((tail == 0) & (together | (number == 1))[..., None, None], share, tail)
         shares, which = np.unique(tail, return_inverse=True)
@@ -188,18 +197,22 @@ class Search:
 
     @cached_property
     def worth(self) -> np.ndarray:
+        """Share of the images that the floor of the settings counts: [C, 1]."""
+        return self.floor_worth(self.knobs["objective"])
+
+    def floor_worth(self, floor: str) -> np.ndarray:
         """Share of the images that a floor counts, where groups err together: [C, 1].
 
         At the threshold that says yes as often as the class occurs.
         """
         worth = np.ones((len(self.positives), 1))
         known = labels_of(self.arrays)
-        for i in range(len(worth) if self.has_floor and "groups" in self.arrays else 0):
+        for i in range(len(worth) if floor.endswith("floor") and "groups" in self.arrays else 0):
             rows = known["known"][:, i]
             true, raw = known["y_true"][rows, i] > 0, self.arrays["raw"][rows, i]
             often = np.sort(raw)[::-1][: max(int(true.sum()), 1)]
             yes = raw >= often[-1] if len(raw) else true
-            tried = yes if self.knobs["objective"] == "precision_floor" else true
+            tried = yes if floor == "precision_floor" else true
             hit = true & yes
             residual = np.where(tried, hit - share_or_none(hit.sum(), max(tried.sum(), 1)), 0.0)
             worth[i] = worth_of(residual[:, None], self.arrays["groups"][rows])
@@ -273,7 +286,7 @@ class Search:
         luck = (seems - seems_shared) - (is_own - is_shared)
         mean = mean_of_defined(luck)
         spread = np.sqrt(mean_of_defined((luck - mean) ** 2) * (1 + 1 / len(luck)))
-        about = mean, spread, len(luck)
+        about = mean, spread, mean_of_defined(is_own - is_shared), len(luck)
         adopted = self._adopts(value, value - other, own != shared, *about)
         adopted &= (self.positives.sum(1) > 0) & (self.negatives.sum(1) > 0)
         again = self._adopts(
@@ -311,21 +324,22 @@ class Search:
                 trials.append(tp + fp if precise else positives.sum(1))
         return np.sum(hits, axis=0) / DEALS, np.sum(trials, axis=0) / DEALS
 
-    def _adopts(self, value, gain, differs, mean, spread, replicates) -> np.ndarray:
-        """Tell which classes [..., C] keep their own threshold: no more than 1 in 20 by luck."""
+    def _adopts(self, value, gain, differs, mean, spread, again, replicates) -> np.ndarray:
+        """Tell which classes [..., C] keep their own threshold: few of them by luck."""
         if not self.knobs["per_class_enabled"]:
             return np.zeros(gain.shape, bool)
         if self.has_floor:
             return differs & (value >= 0)
         doubted = np.broadcast_to((spread > 0) & (replicates > 1), gain.shape)
-        surprise = np.where(doubted, (gain - mean) / np.where(spread > 0, spread, 1), -np.inf)
+        least = np.minimum(gain - mean, again)
+        surprise = np.where(doubted, least / np.where(spread > 0, spread, 1), -np.inf)
         luck = 1 - student_share(surprise, max(replicates - 1, 1))
         luck = np.where(differs & ~np.isnan(luck), luck, 1.0)
-        classes, allowed = luck.shape[-1], 0.05 / 1.05
+        classes, allowed = luck.shape[-1], LUCKY / (1 + LUCKY)
         first = _step_up(luck, np.full(luck.shape[:-1], allowed)).sum(-1)
         second = _step_up(luck, allowed * classes / np.maximum(classes - first, 1))
         enough = gain - mean >= self.knobs["per_class_improvement_threshold"]
-        return second & (luck <= 0.05) & enough
+        return second & (luck <= LUCKY) & enough
 
 
 def _looked_up(shared: np.ndarray, own: np.ndarray, values: np.ndarray) -> tuple:

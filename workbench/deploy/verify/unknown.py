@@ -12,13 +12,13 @@ from .arithmetic import (
     REPEATS,
     Arrays,
     Tree,
+    even_ends,
     from_above,
     logits_of,
     share_or_nan,
     share_or_none,
     softmax,
     units_of,
-    wilson,
     worth_of,
 )
 from .folder import Bundle
@@ -95,13 +95,13 @@ class Sure:
         return worth_of((self.right - self.right.mean())[:, None], self.groups)
 
     def rates(self, cuts: np.ndarray, knobs: Tree) -> Arrays:
-        """Rate the answers of at least each confidence; intervals are Wilson's."""
+        """Rate the answers of at least each confidence; intervals are Cai's (2005)."""
         order, images = np.argsort(self.score), len(self.score)
         below = np.searchsorted(self.score[order], cuts)
         answered, hits = images - below, from_above(self.right[order].astype(int))[below]
-        coverage = wilson(self.worth * answered, np.array(self.worth * images))
+        coverage = even_ends(self.worth * answered, np.array(self.worth * images))
         low, high = (np.where(answered > 0, end, np.nan)
-                     for end in wilson(self.worth * hits, self.worth * answered))  # fmt: skip
+                     for end in even_ends(self.worth * hits, self.worth * answered))  # fmt: skip
         utility = (hits - knobs["threshold_penalty_incorrect"] * (answered - hits)) / images
         meets = low >= knobs["threshold_target_accept_accuracy"]
         return {
@@ -122,7 +122,7 @@ class Sure:
         cuts = np.unique(between[np.searchsorted(below, unknown, side="right") - 1])
         found, target = self.rates(cuts, knobs), knobs["threshold_target_accept_accuracy"]
         most = self.worth * found["answered"]
-        tested = np.flatnonzero(wilson(most, most)[0] >= target)[::-1]
+        tested = np.flatnonzero(even_ends(most, most)[0] >= target)[::-1]
         kept = tested[np.logical_and.accumulate(found["low"][tested] >= target)]
         if len(kept):
             return float(cuts[max(kept, key=lambda one: (found["utility"][one], -one))])
