@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.prove import table_rows
 from workbench.data import cells
+from workbench.data.layouts import SPLITS
 from workbench.data.tables import (
     Dataset,
     load_dataset,
@@ -186,7 +187,7 @@ def test_a_missing_images_folder_is_named(folder):
         ("", "line 1: the header must be 'filepath,labels'; the file is empty"),
         ("filepath,labels\n", "train_labels.csv: no rows"),
         ("a.jpg,cat\n", "line 1: the header must be 'filepath,labels'; found 'a.jpg,cat'"),
-        ("filepath;labels\na.jpg;cat\n", "columns are separated by commas"),
+        ("filepath;labels\na.jpg;cat\n", "columns are separated by ','"),
         ("filepath,label\na.jpg,cat\n", "found 'filepath,label'"),
         ("filepath,labels,score\na.jpg,cat,1\n", "found 'filepath,labels,score'"),
         ("filepath,filepath\na.jpg,cat\n", "found 'filepath,filepath'"),
@@ -665,6 +666,65 @@ def test_class_folders_inside_split_folders_keep_their_split(tmp_path):
     dataset = read_dataset(tmp_path, SINGLE)
     assert dataset.classes == ("cat", "dog")
     assert dataset.split("val").filepaths == ("val/cat/1.jpg", "val/dog/1.jpg")
+
+
+@pytest.mark.parametrize("names", [{"train": "training", "val": "valid", "test": "Test"},
+                                   {"train": "train", "test": "test"},
+                                   {"train": "Training", "val": "validation"}])  # fmt: skip
+def test_split_folders_have_the_names_that_people_give_them(tmp_path, names):
+    for place in names.values():
+        for number in range(20):
+            for name in ("cat", "dog"):
+                path = tmp_path / place / name / f"{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(str(path))
+    rows = read_dataset(tmp_path, SINGLE).rows
+    assert set(rows["labels"]) == {("cat",), ("dog",)} and set(rows["split"]) == {*SPLITS}
+    for split in {"val", "test"} & names.keys():
+        found = rows["filepath"][rows["split"] == split].str.partition("/")[0]
+        assert set(found) == {names[split]} and len(found) == 40
+
+
+@pytest.mark.parametrize("place", ["", "images", "zip", "zip/inner", "train"])
+def test_class_folders_are_found_where_people_put_them(tmp_path, place):
+    (tmp_path / "images").mkdir()  # as `new` leaves it
+    for name in ("cat", "dog"):
+        for number in range(5):
+            path = tmp_path / place / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(path))
+    dataset = read_dataset(tmp_path, SINGLE)
+    assert dataset.classes == ("cat", "dog") and len(dataset.rows) == 10
+    assert all((dataset.images / path).is_file() for path in dataset.rows["filepath"])
+
+
+def test_photos_without_labels_are_told_where_they_go(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.jpg").touch()
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(tmp_path, ANY)
+    assert "1 photos without labels" in str(caught.value)
+    assert f"like {tmp_path}/images/cat" in str(caught.value)
+
+
+def test_a_folder_alone_is_no_class(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").touch()
+    with pytest.raises(DatasetError, match="holds no dataset"):
+        read_dataset(tmp_path, SINGLE)
+
+
+@pytest.mark.parametrize("marks", [";|", "\t,", ",/"])
+def test_a_table_may_use_the_separators_that_are_named(folder, marks):
+    column, label = marks
+    for split, name in (("train", "a.jpg"), ("val", "b.jpg"), ("test", "c.jpg")):
+        rows = [("filepath", "labels"), (name, label.join(["cat", "dog"]))]
+        text = io.StringIO()
+        csv.writer(text, delimiter=column).writerows(rows)
+        folder.table(split, text.getvalue())
+    named = DatasetSettings(separator=column, label_separator=label)
+    dataset = read_dataset(folder.root, Settings(num_classes="auto", dataset=named))
+    assert train_labels(dataset) == [("cat", "dog")]
 
 
 def test_a_name_that_is_not_utf_8_is_refused(class_folders):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import psutil
 
 from workbench import __version__, status
+from workbench.data.decode import count_cores
 from workbench.files import read_json
 from workbench.run import METADATA, Run
-from workbench.settings import STUDENT_SIZES, TEACHER_SIZES
+from workbench.settings import STUDENT_SIZES, TEACHER_SIZES, NetworkSettings, Settings
 from workbench.steps import STEPS, Step
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "numpy",
@@ -66,7 +68,8 @@ def _expected_time(run: Run, steps: tuple[Step, ...]) -> str:
     if all("seconds" in record for record in known):
         total = sum(record["seconds"] for record in known)
         return f"{minutes(total)} if every step runs (as last time)"
-    guess = minutes(_guess(run, {step.number for step in steps}))
+    images = _count_training_images(run.dataset_folder)
+    guess = minutes(guess_seconds(run.settings, images, {step.number for step in steps}))
     return f"very roughly {guess} on these CPU cores if every step runs; each epoch says more"
 
 
@@ -74,19 +77,27 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
-def _guess(run: Run, numbers: set[str]) -> float:
-    settings, images = run.settings, _count_training_images(run.dataset_folder)
-    scale = images * 2 / (os.cpu_count() or 1)
-    teacher = scale * image_seconds(settings.teacher.arch, settings.teacher_size)
+def guess_seconds(
+    settings: Settings, images: int, numbers: Collection[str] = tuple(OVERHEAD_SECONDS)
+) -> float:
+    """Guess what the steps take on the cores that this process may use, for so many photos."""
+    scale = images * 2 / count_cores(settings.run.threads)
+    views = settings.training.head_views
     seconds: float = sum(OVERHEAD_SECONDS[number] for number in numbers)
+
+    def trained(network: NetworkSettings, epoch: float) -> float:
+        head = ANSWER_SHARE * min(network.epochs_head, views or network.epochs_head)
+        return epoch * (head + network.epochs_finetune)
+
+    teacher = scale * image_seconds(settings.teacher.arch, settings.teacher_size)
     if "03" in numbers:
-        seconds += teacher * (settings.teacher.epochs_head + settings.teacher.epochs_finetune)
+        seconds += trained(settings.teacher, teacher)
     if not settings.student:
         return seconds
     student = scale * image_seconds(settings.student.variant, settings.student_size)
     distilled = student + ANSWER_SHARE * teacher * settings.distillation.enabled
     if "04" in numbers:
-        seconds += distilled * (settings.student.epochs_head + settings.student.epochs_finetune)
+        seconds += trained(settings.student, distilled)
     if "05" in numbers and settings.qat.enabled:
         seconds += 1.6 * distilled * settings.qat.epochs
     return seconds

@@ -411,7 +411,8 @@ def _scalar(value: Any) -> str:
         return f"{value:.1e}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_scalar, value)) + "]"
-    return str(value)
+    text = str(value)
+    return text if any(map(str.isalnum, text)) else f'"{text}"'  # a comma alone is no YAML
 
 
 def write_default(path: Path) -> None:

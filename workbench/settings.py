@@ -44,6 +44,7 @@ NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 CountOrNone = Annotated[int, Field(ge=0, le=10_000_000)]
+Separator = Annotated[str, Field(pattern=r"^[,;|\t/ ]$")]  # one that people use
 Patience = Count | None  # epochs; null waits for ever
 
 
@@ -82,7 +83,9 @@ def group(kind: type[Group], reason: str) -> Any:
 
 class DatasetSettings(Group):
     dir: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]+$")] = knob("data", "folder with images/ and the label tables; relative to the project")
-    layout: Literal["auto", "csv", "txt", "folders", "table"] = knob("auto", "auto looks for *_labels.csv, then *.txt, then labels.csv, then class folders")
+    layout: Literal["auto", "csv", "txt", "table", "coco", "roboflow", "imagefolder", "edge_impulse", "fiftyone", "label_studio", "folders"] = knob("auto", "auto looks for *_labels.csv, *.txt, labels.csv, the exports in the order given here, then class folders")
+    separator: Separator = knob(",", "between the columns of CSV tables")
+    label_separator: Separator = knob("|", "between the labels of a photo")
     unlabeled: str | None = knob(None, "folder with photos that nobody labelled, as seen from dir: the student learns what the teacher says of them; those that a table names are left out")
     exif: Literal["apply", "ignore"] = knob("apply", "phones store photos sideways and say so in EXIF; people see them upright")
     max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = knob(100_000_000, "checked in the header, before a decompression bomb is decoded")
@@ -94,6 +97,13 @@ class DatasetSettings(Group):
     folds: Annotated[int, Field(ge=0, le=20)] = knob(0, "k-fold for small datasets: train and val are dealt anew into this many parts; 0 keeps the splits")
     fold: Annotated[int, Field(ge=0, le=19)] = knob(0, "the part that validates; one run a part (see sweep)")
     cache: Literal["none", "memory", "disk"] = knob("none", "keep decoded, letterboxed evaluation images: faster epochs for memory or disk")
+
+    @model_validator(mode="after")
+    def separators_differ(self) -> DatasetSettings:
+        if self.separator == self.label_separator:
+            raise ValueError(f"separator and label_separator are both {self.separator!r}; a table "
+                             "needs one between columns and another between labels")  # fmt: skip
+        return self
 
     @model_validator(mode="after")
     def fractions_sum_to_one(self) -> DatasetSettings:

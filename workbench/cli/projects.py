@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -24,23 +23,23 @@ def demo(options: Namespace) -> Answer:
 
 
 def new(options: Namespace) -> Answer:
-    """Copy the notebooks and parameter files, and explain where the photos go."""
-    from workbench.files import write_text
+    """Start a project, empty or around photos that lie somewhere."""
+    from workbench import project
     from workbench.run import project_root
 
     source, folder = project_root(Path(__file__).parent.parent), options.folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder. Name a new one")
-    for name in ("notebooks", "parameters"):
-        shutil.copytree(source / name, folder / name, ignore=shutil.ignore_patterns(".*"))
-    for name in ("data/images", "outputs"):
-        (folder / name).mkdir(parents=True)
-    text = "# Only what differs from default.yaml\nnum_classes: auto\n"
-    write_text(folder / "parameters" / "mine.yaml", text)
+    if options.photos:
+        words = project.start_from(source, folder, options.photos, options.preset, options.weights)
+        return Answer(words)
+    if options.preset or options.weights:
+        raise InputError("--preset and --weights choose for photos: name them with --from")
+    project.start(source, folder)
     return Answer(
-        f"Project in {folder}. Put photos in data/images and train_labels.csv, val_labels.csv and "
-        f"test_labels.csv in data, then:\n  cd {folder}\n  "
-        "python -m workbench run parameters/mine.yaml"
+        f"Project in {folder}. One label a photo: a folder of photos a class into data/images, and "
+        "task: single_label into parameters/mine.yaml. Several: photos into data/images, and "
+        "train_labels.csv, val_labels.csv and test_labels.csv, or one labels.csv, into data. Then:"
+        f"\n  cd {project.quoted(str(folder))}\n  {project.command()} run parameters/mine.yaml\n"
+        "Photos that lie elsewhere: new FOLDER --from PHOTOS looks at them and writes all this"
     )
 
 
@@ -77,6 +76,14 @@ def add_commands(command: Any) -> None:
 
     parser = command("new", "start a project: parameters, notebooks, folders", new, json=False)
     parser.add_argument("folder", type=Path)
+    add = parser.add_argument
+    add("--from", type=Path, dest="photos", metavar="PHOTOS", help="look at these photos (class "
+        "folders, label tables, an export of COCO, Roboflow, Hugging Face, Edge Impulse, FiftyOne "
+        "or Label Studio) and write parameters/mine.yaml; they stay where they lie")  # fmt: skip
+    add("--preset", choices=("laptop", "full"), default="", help="laptop: minutes without a GPU; "
+        "full: the networks of default.yaml. By itself: what the machine has")  # fmt: skip
+    add("--weights", default="", metavar="DIR", help="folder with published weights, in place of "
+        "the download; or imagenet, or none")  # fmt: skip
 
     parser = command("prepare", "standardise raw photos into a new folder", prepare)
     parser.add_argument("source", type=Path)

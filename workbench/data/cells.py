@@ -59,9 +59,9 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(text: str, name: str, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) of every row that is not blank."""
-    reader = csv.reader(io.StringIO(text), strict=True)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
     line = 1
     try:
         for fields in reader:

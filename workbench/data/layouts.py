@@ -1,4 +1,4 @@
-"""The four layouts a dataset may come in, read into raw tables: path, labels cell, line.
+"""The layouts a dataset may come in, read into raw tables: path, labels cell, line.
 
 Tolerant of what is harmless (a byte order mark, CR, CRLF, spaces around values, blank lines) and
 exact about the rest; `check_paths` says which paths are files inside the images folder. What the
@@ -14,16 +14,21 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from workbench.data.cells import csv_rows, read_text, unguard
 from workbench.errors import DatasetError, InputError
 from workbench.files import safe_join, sha256
+from workbench.settings import DatasetSettings
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {  # what folders and files of other people call them
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
 UNLABELED = "unlabeled"  # beside the splits: photos that nobody labelled, for a teacher to answer
 COLUMNS = ["filepath", "labels"]
 GROUP = "group"  # of photos that belong together: a clip, a patient, a burst, a camera
@@ -60,8 +65,9 @@ class RawTable:
 
 @dataclass(frozen=True)
 class Layout:
-    kind: str  # csv | txt | table | folders
-    images: Path
+    kind: str  # csv | txt | table | folders, or one of `exports`
+    folder: Path  # where it was found
+    images: Path  # what filepaths are relative to
     tables: list[RawTable]
 
 
@@ -73,7 +79,7 @@ class Problems:
         self._unsaid = 0
 
     def add(self, source: str, line: int | None, text: str) -> None:
-        place = source if line is None else f"{source}, line {line}"
+        place = source if line is None else place_of(source, line)
         if len(text) > LONGEST_LINE:
             text = f"{text[:LONGEST_LINE]}… ({len(text)} characters)"
         self._lines.append(f"{place}: {text}.")
@@ -95,69 +101,152 @@ class Problems:
             raise DatasetError("\n".join(self._lines[:FEW] + more))
 
 
-def read_layout(folder: Path, layout: str, unlabeled: Path | None = None) -> Layout:
+def place_of(source: str, line: int) -> str:
+    """Say where something stands; JSON is counted by its entries, which few editors number."""
+    return f"{source}, {'entry' if source.endswith(('.json', '.labels')) else 'line'} {line}"
+
+
+def read_layout(folder: Path, dataset: DatasetSettings) -> Layout:
     """Read the tables of `folder`; `auto` takes the first layout that is there.
 
-    The folder `unlabeled` is no class, wherever it lies.
+    The folder `dataset.unlabeled` is no class, wherever it lies.
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder. dataset.dir names the dataset's folder.")
-    kind = _find_kind(folder) if layout == "auto" else layout
+    unlabeled = (folder / dataset.unlabeled).resolve() if dataset.unlabeled else None
+    kind, documents = dataset.layout, None
+    if kind == "auto":
+        folder, kind, documents = _find(folder, unlabeled)
     if kind == "folders":
         return _read_folders(folder, unlabeled)
+    if kind in ("csv", "txt", "table"):
+        return _read_files(folder, kind, dataset)
+    return _read_export(folder, kind, dataset, documents)
+
+
+def _read_export(
+    folder: Path, kind: str, dataset: DatasetSettings, documents: list | None
+) -> Layout:
+    """Read what another tool wrote; without `documents` they are looked for."""
+    from workbench.data import exports  # it builds on this module
+
+    if documents is None:
+        documents = exports.recognise(folder, kind)[1]
+    problems = Problems()
+    tables = exports.read_tables(folder, documents, dataset.label_separator, problems)
+    if not tables:
+        problems.add(str(folder), None, f"no photo has an entry in the {kind} export")
+    problems.refuse()
+    return Layout(kind, folder, folder, tables)
+
+
+def _find(folder: Path, unlabeled: Path | None) -> tuple[Path, str, list]:
+    """Find where a dataset lies and its layout; a folder that holds but one is looked into."""
+    from workbench.data import exports
+
+    tables = {"csv": CSV_NAMES.values(), "txt": TXT_NAMES.values(), "table": [TABLE_NAME]}
+    for kind, names in tables.items():
+        if any((folder / name).exists() for name in names):
+            return folder, kind, []
+    if found := exports.recognise(folder):
+        return folder, *found
+    root = _class_root(folder)
+    inner = [Path(entry.path) for entry in os.scandir(root)
+             if entry.is_dir(follow_symlinks=False) and not is_litter(entry.name)
+             and Path(entry.path) != folder / IMAGES
+             and Path(entry.path).resolve() != unlabeled]  # fmt: skip
+    if len(inner) == 1 and not _holds_photos(root) and not _holds_photos(inner[0]):
+        return _find(inner[0], unlabeled)
+    if len(inner) > 1:
+        return folder, "folders", []
+    raise DatasetError(_no_dataset(folder))
+
+
+def _class_root(folder: Path) -> Path:
+    """Return where class folders lie: in `images/`, or beside it as long as it is empty."""
     images = folder / IMAGES
+    filled = images.is_dir() and any(not is_litter(name) for name in os.listdir(images))
+    return images if filled else folder
+
+
+def _holds_photos(folder: Path) -> bool:
+    return any(Path(name).suffix.lower() in SUFFIXES for name in os.listdir(folder))
+
+
+def _no_dataset(folder: Path) -> str:
+    """Say what was looked for, and where photos go."""
+    place = folder / IMAGES if (folder / IMAGES).is_dir() else folder
+    photos = sum(path.suffix.lower() in SUFFIXES for path in walk_files(folder))
+    there = f", but {photos} photos without labels" if photos else ""
+    return (
+        f"{folder} holds no dataset{there}: neither {CSV_NAMES['train']} nor {TXT_NAMES['train']} "
+        f"nor {TABLE_NAME} nor one folder a class, nor an export of COCO, Roboflow, Hugging Face, "
+        "Edge Impulse, FiftyOne or Label Studio. One label a photo: put the photos into one folder "
+        f"a class, like {place}/cat. Several: list them in {folder / TABLE_NAME}, "
+        f"{','.join(COLUMNS)} (a|b), and put them into {folder / IMAGES}"
+    )
+
+
+def _read_files(folder: Path, kind: str, dataset: DatasetSettings) -> Layout:
+    """Read one table a split, or one table alone."""
+    images, problems = folder / IMAGES, Problems()
     if not images.is_dir():
         raise DatasetError(f"{images} does not exist. The tables' paths are relative to it.")
-    problems = Problems()
     if kind == "table":
-        tables = [_read_csv(folder, TABLE_NAME, None, problems)]
+        tables = [_read_csv(folder, TABLE_NAME, None, dataset, problems)]
     else:
         names, read = (CSV_NAMES, _read_csv) if kind == "csv" else (TXT_NAMES, _read_txt)
         if missing := [name for name in names.values() if not (folder / name).exists()]:
             raise DatasetError(f"{folder}: {', '.join(missing)} missing. Every split needs its "
                                "table; to let the workbench split, put all rows into one "
                                f"{TABLE_NAME} instead.")  # fmt: skip
-        tables = [read(folder, name, split, problems) for split, name in names.items()]
+        tables = [read(folder, name, split, dataset, problems) for split, name in names.items()]
     problems.refuse()
-    return Layout(kind, images, tables)
+    return Layout(kind, folder, images, tables)
 
 
-def _find_kind(folder: Path) -> str:
-    tables = {"csv": CSV_NAMES.values(), "txt": TXT_NAMES.values(), "table": [TABLE_NAME]}
-    for kind, names in tables.items():
-        if any((folder / name).exists() for name in names):
-            return kind
-    root = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-    if any(entry.is_dir() and not is_litter(entry.name) for entry in os.scandir(root)):
-        return "folders"
-    raise DatasetError(f"{folder} holds no dataset: neither {CSV_NAMES['train']} nor "
-                       f"{TXT_NAMES['train']} nor {TABLE_NAME} nor one folder a "
-                       "class.")  # fmt: skip
+def settle_splits(tables: list[RawTable]) -> list[RawTable]:
+    """Sort tables by their split; photos without one learn, and all are dealt where none does."""
+    splits = {table.split for table in tables}
+    if splits and "train" not in splits:
+        if splits != {None}:
+            log.info("no photo is in train: the splits are dealt anew")
+        return [replace(table, split=None) for table in tables]
+    settled = [replace(table, split=table.split or "train") for table in tables]
+    return sorted(settled, key=lambda table: SPLITS.index(table.split))
 
 
-def _read_csv(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
+def use_bar(cell: str, separator: str) -> str:
+    """Write a labels cell with our separator; what holds it already is taken as it is."""
+    return cell if separator == "|" else cell.replace(separator, "|")
+
+
+def _read_csv(
+    folder: Path, name: str, split: str | None, dataset: DatasetSettings, problems: Problems
+) -> RawTable:
     table = RawTable(name, split)
-    rows = csv_rows(read_text(folder / name), name)
-    columns = _check_header(name, next(rows, (1, []))[1])
+    rows = csv_rows(read_text(folder / name), name, dataset.separator)
+    columns = _check_header(name, next(rows, (1, []))[1], dataset.separator)
     for line, fields in rows:
         if len(fields) != len(columns):
             wanted = f"{len(columns)} ({','.join(columns)})"
             problems.add(name, line, f"{len(fields)} fields, expected {wanted}")
             continue
         filepath, cell, *group = (unguard(field.strip()) for field in fields)
-        table.add(filepath, cell, line, *group)
+        table.add(filepath, use_bar(cell, dataset.label_separator), line, *group)
     _refuse_empty(table, problems)
     return table
 
 
-def _check_header(name: str, fields: list[str]) -> list[str]:
+def _check_header(name: str, fields: list[str], separator: str) -> list[str]:
     found = [field.strip() for field in fields]
     if found in (COLUMNS, [*COLUMNS, GROUP]):
         return found
     if not found:
         reason = "the file is empty"
-    elif len(found) == 1 and any(mark in found[0] for mark in ";\t|"):
-        reason = f"found {found[0]!r}: columns are separated by commas"
+    elif len(found) == 1 and any(mark in found[0] for mark in ",;\t|"):
+        reason = (f"found {found[0]!r}: columns are separated by {separator!r}; "
+                  "dataset.separator names another")  # fmt: skip
     else:
         reason = f"found {','.join(found)!r}"
     wanted = f"the header must be {','.join(COLUMNS)!r}; {reason}"
@@ -169,7 +258,9 @@ def _refuse_empty(table: RawTable, problems: Problems) -> None:
         problems.add(table.source, None, "no rows. Every split needs at least one image")
 
 
-def _read_txt(folder: Path, name: str, split: str | None, problems: Problems) -> RawTable:
+def _read_txt(
+    folder: Path, name: str, split: str | None, dataset: DatasetSettings, problems: Problems
+) -> RawTable:
     table = RawTable(name, split)
     for line, fields in txt_rows(read_text(folder / name)):
         if line == 1 and fields in (COLUMNS, [*COLUMNS, GROUP]):
@@ -180,7 +271,7 @@ def _read_txt(folder: Path, name: str, split: str | None, problems: Problems) ->
             problems.add(name, line, f"{row!r} {words} between path and labels")
             continue
         filepath, cell, *group = (unguard(field.strip()) for field in fields)
-        table.add(filepath, cell, line, *group)
+        table.add(filepath, use_bar(cell, dataset.label_separator), line, *group)
     _refuse_empty(table, problems)
     return table
 
@@ -198,28 +289,32 @@ def txt_rows(text: str) -> Iterator[tuple[int, list[str]]]:
 
 def _read_folders(folder: Path, unlabeled: Path | None) -> Layout:
     """Read one folder a class, under `images/` where there is one, inside splits if they exist."""
-    images = folder / IMAGES if (folder / IMAGES).is_dir() else folder
-    problems, tables = Problems(), []
-    splits = {entry.name for entry in _entries(images, problems, unlabeled)}
-    roots = {split: images / split for split in SPLITS} if splits == set(SPLITS) else {None: images}
-    for split, root in roots.items():
+    images, problems = _class_root(folder), Problems()
+    entries = _entries(images, problems, unlabeled)
+    splits = [SPLIT_NAMES.get(entry.name.casefold()) for entry in entries]
+    split_folders = "train" in splits and None not in splits and len({*splits}) == len(splits)
+    roots = [(None, images)]
+    if split_folders:
+        roots = [(split, Path(entry.path)) for split, entry in zip(splits, entries, strict=True)]
+    tables = []
+    for split, root in roots:
         table = RawTable(str(root), split)
-        for entry in _entries(root, problems, unlabeled):
+        for entry in _entries(root, problems, unlabeled) if split else entries:
             _read_class(images, entry, table, problems)
         _refuse_empty(table, problems)
         tables.append(table)
     problems.refuse()
-    return Layout("folders", images, tables)
+    return Layout("folders", folder, images, settle_splits(tables))
 
 
 def _entries(root: Path, problems: Problems, unlabeled: Path | None) -> list[os.DirEntry]:
     """Return the class folders of `root`; other files there may be notes, but not images."""
-    found, aside = [], unlabeled and unlabeled.resolve()
+    found = []
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if is_litter(entry.name):
             log.info("%s is ignored: left behind by a file manager", entry.path)
         elif entry.is_dir(follow_symlinks=False):
-            if Path(entry.path).resolve() != aside:
+            if Path(entry.path).resolve() != unlabeled and not _is_empty_images(entry):
                 found.append(entry)
         elif entry.is_dir():
             problems.add(entry.path, None, "is a link to a folder. Copy the folder itself")
@@ -228,6 +323,11 @@ def _entries(root: Path, problems: Problems, unlabeled: Path | None) -> list[os.
         else:
             log.info("%s is ignored: a file beside the class folders", entry.path)
     return found
+
+
+def _is_empty_images(entry: os.DirEntry) -> bool:
+    """Pass over the folder that `new` makes, as long as nothing is in it."""
+    return entry.name == IMAGES and all(is_litter(name) for name in os.listdir(entry.path))
 
 
 def _read_class(images: Path, entry: os.DirEntry, table: RawTable, problems: Problems) -> None:

@@ -12,8 +12,9 @@ lie in several splits do, each to where its labels are missed most. Nothing is a
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
@@ -31,6 +32,8 @@ from workbench.data.layouts import SPLITS, UNLABELED
 from workbench.data.tables import Dataset, number_groups
 from workbench.settings import Settings
 
+log = logging.getLogger(__name__)
+
 Unit = tuple[str, ...]  # one label, or two that occur together
 
 # A pair seen less often cannot be spread over three splits anyway, and would go first as rarest.
@@ -40,14 +43,20 @@ MOVE_COLUMNS = ["image", "from", "to", "reason"]
 ASIDE = ""  # where images go that should not be used as they are
 
 
-def deal_splits(dataset: Dataset, settings: Settings) -> Dataset:
-    """Split rows in the order of their paths, so that the order of a listing does not matter."""
+def deal_splits(dataset: Dataset, settings: Settings, missing: Collection[str] = SPLITS) -> Dataset:
+    """Split rows in the order of their paths, so that the order of a listing does not matter.
+
+    Where some splits are there, those that are missing come out of train.
+    """
     dataset = read_photos(dataset, settings)
     rows = dataset.rows.sort_values("filepath", ignore_index=True)
-    fractions = [getattr(settings.dataset, f"{split}_frac") for split in SPLITS]
-    labelled = rows["split"] != UNLABELED
-    numbers = _deal(dataset, rows[labelled], fractions, settings)
-    rows.loc[labelled, "split"] = np.array(SPLITS, dtype=object)[numbers]
+    splits = [split for split in SPLITS if split in {"train", *missing}]
+    shares = np.array([getattr(settings.dataset, f"{split}_frac") for split in splits])
+    if "train" not in missing:
+        log.info("no %s among the splits: dealt out of train", " and no ".join(splits[1:]))
+    inside = rows["split"].isin(["train", ""])
+    numbers = _deal(dataset, rows[inside], (shares / shares.sum()).tolist(), settings)
+    rows.loc[inside, "split"] = np.array(splits, dtype=object)[numbers]
     return replace(dataset, rows=rows)
 
 

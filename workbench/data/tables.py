@@ -121,7 +121,7 @@ def read_dataset(folder: Path, settings: Settings) -> Dataset:
     """
     wanted = settings.dataset.unlabeled
     unlabeled = Path(folder, wanted) if wanted else None
-    layout = layouts.read_layout(Path(folder), settings.dataset.layout, unlabeled)
+    layout = layouts.read_layout(Path(folder), settings.dataset)
     problems = Problems()
     rows = parse_rows(layout, settings, problems)
     classes = find_classes(rows, problems)
@@ -133,11 +133,12 @@ def read_dataset(folder: Path, settings: Settings) -> Dataset:
     problems.refuse()
     check_class_count(classes, settings)
     dataset = Dataset(layout.images, classes, rows).without(bad)
-    if layout.tables[0].split is None or settings.dataset.folds:
+    missing = {*SPLITS} - {table.split for table in layout.tables}
+    if missing or settings.dataset.folds:
         # Imported here: most datasets come with splits and need no OpenCV or SciPy for reading.
         from workbench.data.splits import deal_folds, deal_splits
 
-        dataset = deal_splits(dataset, settings) if layout.tables[0].split is None else dataset
+        dataset = deal_splits(dataset, settings, missing) if missing else dataset
         dataset = deal_folds(dataset, settings) if settings.dataset.folds else dataset
     _log_dataset(dataset, layout.kind)
     return dataset
@@ -166,7 +167,8 @@ def parse_rows(layout: layouts.Layout, settings: Settings, problems: Problems) -
         other = first.loc[row.filepath]
         labels = "the same labels" if other["labels"] == row.labels else "other labels"
         splits = "" if other["split"] == row.split else ", in another split"
-        text = f"{row.filepath} stands already in {other['source']}, line {other['line']}{splits}, "
+        place = layouts.place_of(other["source"], other["line"])
+        text = f"{row.filepath} stands already in {place}{splits}, "
         problems.add(row.source, row.line, f"{text}with {labels}. Keep one of the two")
     return rows
 
