@@ -1,6 +1,7 @@
 """The list of faults: it is whole, and its tests exist and carry their numbers."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -50,3 +51,10 @@ def test_the_table_counts_what_became_of_the_tests():
     report.outcome = "failed"
     table.pytest_runtest_logreport(report)
     assert table.text().startswith("0 of 84") and "| 1 passed, 1 failed |" in table.text()
+
+
+def test_every_test_that_security_names_is_there():
+    text = (HERE.parent / "SECURITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w./]+)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (HERE.parent / name).is_file()] == []
