@@ -357,17 +357,28 @@ def test_the_c_self_test_finds_a_changed_threshold(tmp_path):
     assert done.returncode == 1 and "decision differs" in done.stdout
 
 
-def test_the_python_snippet_runs_the_model(packed):
+def test_the_python_snippet_runs_the_model_on_photos_and_folders(packed, tmp_path):
+    (tmp_path / "torn.jpg").write_bytes(b"no photo")
     picture = packed / "golden/image_0.png"
-    done = subprocess.run(
-        [sys.executable, str(packed / "app/python/classify.py"), str(picture)],
-        capture_output=True,
-        text=True,
-    )
+    shutil.copy(picture, tmp_path / "in_a_folder.PNG")
+    command = [sys.executable, str(packed / "app/python/classify.py")]
+    done = subprocess.run([*command, str(picture), str(tmp_path)], capture_output=True, text=True)
     vector = read(packed, "golden/vectors.json")["vectors"][0]
     shown = dict(zip(LABELS, vector["probabilities"], strict=True))
-    wanted = ", ".join(f"{name} {shown[name]:.0%}" for name in vector["decisions"])
-    assert done.stdout == f"{picture}: {wanted or 'none of the classes'}\n"
+    best = max(shown, key=shown.get)
+    none = f"none of the classes (most likely {best} {shown[best]:.0%})"
+    wanted = ", ".join(f"{name} {shown[name]:.0%}" for name in vector["decisions"]) or none
+    assert done.stdout == f"{picture}: {wanted}\n{tmp_path / 'in_a_folder.PNG'}: {wanted}\n"
+    assert done.returncode == 1 and "torn.jpg: cannot be read" in done.stderr
+
+
+def test_the_python_snippet_explains_itself_and_what_is_missing(packed, capsys):
+    main = runpy.run_path(str(packed / "app/python/classify.py"))["main"]
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0 and "folders of them" in capsys.readouterr().out
+    assert main(["nowhere.jpg"]) == 2
+    assert "nowhere.jpg does not exist. Give photos or folders" in capsys.readouterr().err
 
 
 @pytest.mark.slow
