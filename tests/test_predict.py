@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from workbench.errors import InputError
 from workbench.predict import Classifier, find_photos
 from workbench.settings import Settings
 from workbench.show.answers import marks, page, photo_panel
+from workbench.show.upload import upload
 
 
 def bundle(folder: Path, kind: dict) -> Path:
@@ -240,3 +242,18 @@ def test_the_benchmark_measures_what_it_says(packed, drawn):
     figures = benchmark.run(count=8, run_folder=packed, folder=drawn, repeats=1)
     assert set(figures["photos_per_second"]) >= {"decoding alone", "bare LiteRT loop", "predict"}
     assert "of the slower" in benchmark.table(figures)
+
+
+def test_photos_chosen_in_a_notebook_are_answered_under_harmless_names(packed, drawn):
+    content = memoryview((drawn / "turned.jpg").read_bytes())
+    names = ["../../a.jpg", "../../a.jpg", "..", "é" * 200 + ".png", "a.jpg"]
+    box = upload(packed)
+    box.children[0].value = [
+        {"name": name, "type": "", "size": len(content), "content": content,
+         "last_modified": datetime.now(UTC)} for name in names
+    ] + [{"name": "torn.jpg", "type": "", "size": 1, "content": memoryview(b"x"),
+          "last_modified": datetime.now(UTC)}]  # fmt: skip
+    panel, unread = box.children[1].children
+    titles = [one["title"] for one in panel.data["pictures"]]
+    assert len(set(titles)) == len(names) and not any("/" in title for title in titles)
+    assert "torn.jpg is not an image" in unread.value
