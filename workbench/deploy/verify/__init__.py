@@ -2,7 +2,7 @@
 
 Needs LiteRT and NumPy, nothing else of the workbench, and is written apart from what it checks: a
 copy of this folder lies in every bundle. `python RUN/verify` and `python -m workbench verify RUN`
-run it. Begin to read in `findings`, which lists the checks; `folder` names the files.
+run it. `findings` lists the checks, `names` the files; each artefact has a module that derives it.
 """
 
 from .answers import (
@@ -18,30 +18,8 @@ from .answers import (
 )
 from .arithmetic import sigmoid
 from .findings import BUNDLE_CHECKS, CHECKS, verify
-from .folder import (
-    CALIBRATION,
-    CONFIG,
-    CURVE,
-    INDEX,
-    LABELS,
-    METADATA,
-    METRICS,
-    MODEL,
-    MODELS,
-    PAGE_06,
-    PAGE_09,
-    PARITY,
-    PARITY_SCORES,
-    RECOMMENDATION,
-    RUN,
-    SCORES,
-    SETTINGS,
-    STUDENT,
-    SUMS,
-    VALIDATION,
-    VECTORS,
-    Bundle,
-)
+from .folder import Bundle
 from .model import Interpreter, input_table, open_model, pooled_vector, run_model
+from .names import *
 from .pixels import letterbox, read_ppm
 from .seals import sealed_files

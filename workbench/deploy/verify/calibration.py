@@ -17,19 +17,20 @@ from .arithmetic import (
     deal,
     labels_of,
     logits_of,
+    nan_as_none,
     sigmoid,
     softmax,
     units_of,
 )
 from .folder import Bundle
 from .intervals import LEAST_LABELS, error_interval
-from .metrics import calibration_error
+from .metrics import calibration_errors
 
 SLOPES = (0.01, 100.0)  # of a correction
 DOUBT, UNSEEN = 0.005, 2.0  # that a correction does not help; labels that nobody saw yet
 
 
-def derive_calibration(bundle: Bundle, stated: Tree) -> Tree:
+def derive(bundle: Bundle, stated: Tree) -> Tree:
     """Fit the lines again, and judge them on images that did not fit them."""
     knobs, seed = bundle.settings["calibration"], bundle.settings["seed"]
     known, rng = labels_of(bundle.validation), np.random.default_rng(seed)
@@ -42,10 +43,8 @@ def derive_calibration(bundle: Bundle, stated: Tree) -> Tree:
     rows.append(dict.fromkeys(rows[0]))
     ships = np.array([row["ships"] for row in rows[:-1]])
     activate = softmax if fits.task == "single_label" else sigmoid
-    for when, logits in {
-        "before": fits.logits,
-        "after": np.where(ships, tried[0], fits.logits),
-    }.items():
+    corrected = np.where(ships, tried[0], fits.logits)
+    for when, logits in (("before", fits.logits), ("after", corrected)):
         errors = class_errors(activate(logits), known, knobs["bootstrap_replicates"], seed)
         for row, (error, span) in zip(rows, errors, strict=True):
             row[f"error_{when}"] = error
@@ -58,12 +57,12 @@ def derive_calibration(bundle: Bundle, stated: Tree) -> Tree:
 
 def class_errors(score: np.ndarray, known: Arrays, replicates: int, seed: int) -> list[tuple]:
     """Derive calibration errors and their intervals: of every class, then of all labels."""
-    rng, found = np.random.default_rng(seed), []
+    rng, found, once = np.random.default_rng(seed), [], np.ones((1, len(score)))
     for column in (*(np.s_[:, [i]] for i in range(score.shape[1])), np.s_[:, :]):
         true, told = known["y_true"][column], known["known"][column]
         part = true, score[column], told
         span = error_interval(*part, known.get("groups"), replicates, rng) if replicates else None
-        found.append((calibration_error(true[told], score[column][told]), span))
+        found.append((nan_as_none(calibration_errors(*part, once))[0], span))
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from .answers import in_floats
 from .arithmetic import NEVER, Tree
-from .folder import AUDIT, LADDER, METRICS, PARITY, RECOMMENDATION, RUN, TEACHER, Bundle
+from .folder import Bundle
+from .names import AUDIT, LADDER, METRICS, PARITY, RECOMMENDATION, RUN, TEACHER
 
 
 def cautions(bundle: Bundle) -> list[str]:

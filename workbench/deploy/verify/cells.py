@@ -16,9 +16,10 @@ from .answers import Answers
 from .arithmetic import Tree, count_levels, labels_of, logits_of, sigmoid, softmax
 from .cautions import cautions
 from .evaluation import phone_answers
-from .folder import CALIBRATION, METRICS, RECOMMENDATION, RUN, SCORES, Bundle
+from .folder import Bundle
 from .intervals import LEAST_LABELS
 from .metrics import class_figures, macro_means, overall_figures
+from .names import CALIBRATION, METRICS, RECOMMENDATION, RUN, SCORES
 from .recommendation import class_thresholds, derive_curve
 from .unknown import derive_unknown
 
@@ -97,7 +98,7 @@ def choice_cells(bundle: Bundle, rows: Rows) -> Tree:
         searched, used = derive_unknown(bundle, [])["unknown"], found["unknown"]
         bars = 0.5, searched["probability"], used["probability"]
     else:
-        score, used = (sigmoid(logits_of(arrays)), [one["probability"] for one in found["classes"]])
+        score, used = sigmoid(logits_of(arrays)), [row["probability"] for row in found["classes"]]
         bars = 0.5, bundle.search.probabilities, used
     names = ("f1_macro", "precision_macro", "recall_macro", "exact_match", "no_label_rate")
     shown = []
@@ -212,10 +213,6 @@ def step_cells(bundle: Bundle, rows: Rows) -> Tree:
     return {"state": states, "time": times}
 
 
-def caution_cells(bundle: Bundle, rows: Rows) -> Tree:
-    return {"mind": cautions(bundle)}
-
-
 def derive_sliders(bundle: Bundle) -> Tree:
     """Count what the sliders of 06 count, or rate each confidence."""
     found: Tree = {"recommendation": bundle.json(RECOMMENDATION)}
@@ -278,5 +275,5 @@ TABLES: dict[Kind, Callable[[Bundle, Rows], Tree]] = {
     ("file", "megabytes"): size_cells,
     ("file", "size"): file_cells,
     ("step", "question"): step_cells,
-    ("mind",): caution_cells,
+    ("mind",): lambda bundle, rows: {"mind": cautions(bundle)},
 }

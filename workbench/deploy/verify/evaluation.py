@@ -8,16 +8,17 @@ import numpy as np
 
 from .answers import Answers, decide, probabilities, probability_thresholds
 from .arithmetic import Arrays, Tree, ends, labels_of
-from .folder import FLOATS, LADDER, SCORES, SETTINGS, Bundle
+from .folder import Bundle
 from .intervals import LEAST_IMAGES, resample, resampled_intervals, share_intervals
 from .metrics import class_figures, confused, confusion, macro_means, overall_figures
+from .names import FLOATS, LADDER, SCORES, SETTINGS
 
 NETWORKS = {"float": "float student", "float_twin": "float twin"}
 LOWER_IS_BETTER = ("hamming_loss", "calibration_error")
 NEITHER_IS_BETTER = ("no_label_rate", "true_no_label_rate", "coverage")
 
 
-def derive_metrics(bundle: Bundle, stated: Tree) -> Tree:
+def derive(bundle: Bundle, stated: Tree) -> Tree:
     """Evaluate the raw test outputs again."""
     arrays = bundle.arrays(SCORES)
     phone = phone_answers(bundle, arrays)
@@ -81,13 +82,13 @@ def derive_differences(sides: Sequence[tuple[Answers, Tree]], stated: Tree) -> T
     for row in stated["overall"]:
         name = row["figure"]
         both = [side["overall"][name]["value"] for side in found]
-        differences = drawn[1].overall[name] - drawn[0].overall[name]
+        differences = drawn[1][0][name] - drawn[0][0][name]
         overall.append({"figure": name, **_difference(row, *both, differences)})
     places = {row["class"]: i for i, row in enumerate(found[0]["classes"])}
     for row in stated["classes"]:
         name, i = row["figure"], places[row["class"]]
         both = [side["classes"][i][name] for side in found]
-        differences = drawn[1].classes[name][:, i] - drawn[0].classes[name][:, i]
+        differences = (drawn[1][1][name] - drawn[0][1][name])[:, i]
         classes.append({"class": row["class"], "figure": name,
                         **_difference(row, *both, differences)})  # fmt: skip
     images = len(sides[0][0].score)

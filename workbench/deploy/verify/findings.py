@@ -8,37 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from . import calibration, evaluation, ladder, model, names, pages, parity, recommendation, seals
 from .agreement import MismatchError, compare
 from .answers import in_floats
 from .arithmetic import Tree
-from .calibration import derive_calibration
-from .evaluation import derive_metrics
-from .folder import (
-    CALIBRATION,
-    CONFIG,
-    CURVE,
-    FLOATS,
-    LADDER,
-    MALFORMED,
-    METRICS,
-    PARITY,
-    PARITY_SCORES,
-    RECOMMENDATION,
-    SCORES,
-    SETTINGS,
-    SOURCE,
-    STUDENT,
-    TEACHER,
-    TEACHER_SCORES,
-    VALIDATION,
-    Bundle,
-)
-from .ladder import derive_ladder, derive_teacher
-from .model import golden, labels, model_file, ports, test_answers
-from .pages import index, pages, panels
-from .parity import derive_parity
-from .recommendation import derive_curve, derive_floats, derive_recommendation, thresholds
-from .seals import hashes, sealed_only
+from .folder import MALFORMED, Bundle
+from .names import CONFIG
 
 
 @dataclass(frozen=True)
@@ -74,41 +49,40 @@ class Verification:
         return {"passed": self.passed, "checks": [vars(check) for check in self.checks]}
 
 
-def verify(folder: Path, checks: Checks | None = None) -> Verification:
+def verify(run: Path, checks: Checks | None = None) -> Verification:
     """Check a run folder or a bundle, in every way or only by some of the checks."""
-    folder = Path(folder)
+    run = Path(run)
     try:
-        bundle = Bundle(folder)
+        bundle = Bundle(run)
         bundle.config["model"]["sha256"]
-    except MismatchError as error:
-        return Verification(folder, (Check(CONFIG, False, str(error)),))
     except MALFORMED as error:
-        reason = f"{CONFIG} is not of the form we write ({type(error).__name__}: {error})"
-        return Verification(folder, (Check(CONFIG, False, reason),))
+        return Verification(run, (Check(CONFIG, False, _reason(error)),))
     made = (_check(name, derive, bundle) for name, derive in checks or CHECKS)
-    return Verification(folder, tuple(made))
+    return Verification(run, tuple(made))
 
 
 def _check(name: str, derive: Callable[[Bundle], str], bundle: Bundle) -> Check:
     try:
         detail = derive(bundle)
-    except MismatchError as error:
-        return Check(name, False, str(error))
     except MALFORMED as error:
-        return Check(
-            name, False, f"a file has an unexpected form ({type(error).__name__}: {error})"
-        )
+        return Check(name, False, _reason(error))
     return Check(name, None if detail.startswith("not ") else True, detail)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MismatchError):
+        return str(error)
+    return f"a file has an unexpected form ({type(error).__name__}: {error})"
 
 
 def agree(name: str, bundle: Bundle) -> str:
     """Compare a file with what was derived, figure by figure; name what nobody derives."""
     derive, sources = FIGURES[name]
-    if VALIDATION in sources and in_floats(bundle.config):
+    if names.VALIDATION in sources and in_floats(bundle.config):
         return "not here: no phone file ships"
-    files = [name, *(bundle.source if one == SOURCE else one for one in sources)]
-    if in_floats(bundle.config) and LADDER in files:
-        files.remove(LADDER)
+    files = [name, *(bundle.source if one == names.SOURCE else one for one in sources)]
+    if in_floats(bundle.config) and names.LADDER in files:
+        files.remove(names.LADDER)
     if missing := [file for file in files if not bundle.has(file)]:
         return f"not here: {', '.join(missing)}"
     stated = bundle.table(name) if name.endswith(".csv") else bundle.json(name)
@@ -119,29 +93,32 @@ def agree(name: str, bundle: Bundle) -> str:
 
 Checks = tuple[tuple[str, Callable[[Bundle], str]], ...]
 BUNDLE_CHECKS: Checks = (
-    ("model", model_file),
-    ("labels", labels),
-    ("ports", ports),
-    ("thresholds", thresholds),
-    ("golden", golden),
+    ("model", model.model_file),
+    ("labels", model.labels),
+    ("ports", model.ports),
+    ("thresholds", recommendation.thresholds),
+    ("golden", model.golden),
 )
+SEARCHED = (names.SOURCE, names.SETTINGS)
+RATED = (names.VALIDATION, names.STUDENT, names.SETTINGS)
+COMPARED = (names.PARITY_SCORES, names.RECOMMENDATION, names.LADDER, names.SETTINGS)
 FIGURES: dict[str, tuple[Callable[[Bundle, Tree], Tree], tuple[str, ...]]] = {
-    RECOMMENDATION: (derive_recommendation, (SOURCE, SETTINGS)),
-    CURVE: (derive_curve, (SOURCE, SETTINGS)),
-    CALIBRATION: (derive_calibration, (SOURCE, SETTINGS)),
-    FLOATS: (derive_floats, (VALIDATION, STUDENT, SETTINGS)),
-    LADDER: (derive_ladder, (VALIDATION, SETTINGS)),
-    METRICS: (derive_metrics, (SCORES,)),
-    PARITY: (derive_parity, (PARITY_SCORES, RECOMMENDATION, LADDER, SETTINGS)),
-    TEACHER: (derive_teacher, (VALIDATION, STUDENT, TEACHER_SCORES, SETTINGS)),
+    names.RECOMMENDATION: (recommendation.derive, SEARCHED),
+    names.CURVE: (recommendation.derive_curve, SEARCHED),
+    names.CALIBRATION: (calibration.derive, SEARCHED),
+    names.FLOATS: (recommendation.derive_floats, RATED),
+    names.LADDER: (ladder.derive, (names.VALIDATION, names.SETTINGS)),
+    names.METRICS: (evaluation.derive, (names.SCORES,)),
+    names.PARITY: (parity.derive, COMPARED),
+    names.TEACHER: (ladder.derive_teacher, (*RATED, names.TEACHER_SCORES)),
 }  # by file: what derives its figures, and from which files
 CHECKS: Checks = (
-    ("hashes", hashes),
+    ("hashes", seals.hashes),
     *BUNDLE_CHECKS,
-    ("test answers", test_answers),
+    ("test answers", model.test_answers),
     *((name, partial(agree, name)) for name in FIGURES),
-    ("pages", pages),
-    ("panels", panels),
-    ("index", index),
-    ("the rest", sealed_only),
+    ("pages", pages.pages),
+    ("panels", pages.panels),
+    ("index", pages.index),
+    ("the rest", seals.sealed_only),
 )

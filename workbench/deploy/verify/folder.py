@@ -1,4 +1,4 @@
-"""The files of a run or bundle by name, and a reader that opens each of them once."""
+"""A folder that is checked: reads its files and keeps within it."""
 
 from __future__ import annotations
 
@@ -19,36 +19,13 @@ import numpy as np
 from .agreement import MismatchError
 from .answers import in_floats, pooled
 from .arithmetic import Arrays, Tree
+from .names import CONFIG, SETTINGS, TEACHER_SCORES, VALIDATION
 from .search import Search
 
-CONFIG = "inference_config.json"
-METADATA = "model_metadata.json"
-SUMS = "SHA256SUMS"
-VECTORS = "golden/vectors.json"
-RECOMMENDATION = "threshold_recommendation.json"
-METRICS = "metrics.json"
-SCORES = "test_scores.npz"
-LADDER = "quantization_ladder.json"
-VALIDATION = "candidate_scores.npz"
-SOURCE = "the answers that were searched"  # `Bundle.source` names their file
-STUDENT = "student_scores.npz"
-SETTINGS = "training_config.json"
-CURVE = "threshold_curve.csv"
-CALIBRATION = "calibration.json"
-FLOATS = "float_thresholds.json"
-REFUSED = "refused_rungs.json"
-PARITY = "parity.json"
-PARITY_SCORES = "parity_scores.npz"
-TEACHER, TEACHER_SCORES = "teacher_comparison.json", "teacher_scores.npz"
-RUN, AUDIT = "run_metadata.json", "audit.csv"
-MODEL, LARGE_MODEL = "model_qat_int8.tflite", "model_float16.tflite"
-MODELS = (MODEL, LARGE_MODEL)
-LABELS = "labels.txt"
-PAGE_06, PAGE_09 = "html/06_tune_thresholds.html", "html/09_eval_report.html"
-INDEX = "html/index.html"
 MALFORMED = (  # what a file raises that is not of the form we wrote
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
     *(SyntaxError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error),
+    MismatchError,
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from .arithmetic import (
     wilson,
     worth_of,
 )
-from .metrics import BINS, bins_of, per_image, to_calibrate
+from .metrics import BINS, bins_of, per_image, to_calibrate, weighted_figures
 
 LEVEL = 0.95  # of every interval
 LEAST_IMAGES = 5  # that an interval needs
@@ -58,11 +57,11 @@ def share_intervals(answers: Answers, rows: list[Tree]) -> dict[str, list[float]
 def resampled_intervals(answers: Answers, overall: Tree, rows: list[Tree], stated: Tree) -> None:
     """Derive the intervals that take drawing into `overall` and `rows`."""
     asked = stated["bootstrap_replicates"], stated["seed"]
-    drawn = resample(answers, {"overall": overall, "classes": rows}, *asked)
+    drawn, drawn_classes = resample(answers, {"overall": overall, "classes": rows}, *asked)
     for name in ("map", "roc_auc_macro"):
         told = overall[name]["value"] is not None and len(answers.score) >= LEAST_IMAGES
         value = overall[name]["value"]
-        overall[name]["interval"] = _area_span(drawn.overall[name], value) if told else None
+        overall[name]["interval"] = _area_span(drawn[name], value) if told else None
     rng = np.random.default_rng(stated["seed"])
     span = error_interval(*to_calibrate(answers), answers.groups, asked[0], rng)
     overall["calibration_error"]["interval"] = span if len(answers.score) >= LEAST_IMAGES else None
@@ -70,7 +69,7 @@ def resampled_intervals(answers: Answers, overall: Tree, rows: list[Tree], state
         for i, row in enumerate(rows):
             both = f"{name}_low", f"{name}_high"
             told = row[name] is not None and row["positives"] >= LEAST_IMAGES
-            span = _area_span(drawn.classes[name][:, i], row[name]) if told else None
+            span = _area_span(drawn_classes[name][:, i], row[name]) if told else None
             row |= dict(zip(both, span or (None, None), strict=True))
 
 
@@ -101,67 +100,33 @@ def _share_interval(columns: list[tuple], units: np.ndarray) -> list[float] | No
     return [float(end) for end in wilson(share * trials, np.array(trials))]
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """Every figure on images drawn again, [R], or [R, C] of the classes; NaN where undefined."""
+def resample(answers: Answers, measured: Tree, replicates: int, seed: int) -> tuple[Arrays, Arrays]:
+    """Draw the images again by seed: every figure, [R], and of the classes, [R, C].
 
-    overall: Arrays
-    classes: Arrays
-
-
-def resample(answers: Answers, measured: Tree, replicates: int, seed: int) -> Resampled:
-    """Draw the images again by seed, as often as stated; areas and errors lie around the measured.
-
-    Areas of scores finer than 256 steps are drawn on steps, and an error can only grow by noise.
+    Areas and errors lie around the measured: areas of scores finer than 256 steps are drawn on
+    steps, and an error can only grow by noise.
     """
     ranks = _ranks(answers)
     drawn = draw_weights(answers.units, replicates, np.random.default_rng(seed))
-    blocks = [_drawn(answers, ranks, weights) for weights in drawn]
-    once = _drawn(answers, ranks, np.ones((1, len(ranks))))
-    sides = zip(*((block.overall, block.classes) for block in blocks), strict=True)
-    found = Resampled(*(
-        {name: np.concatenate([part[name] for part in side]) for name in side[0]} for side in sides
-    ))  # fmt: skip
+    blocks = [
+        (*weighted_figures(answers, weights), areas(ranks, weights))
+        for weights in (np.ones((1, len(ranks))), *drawn)
+    ]
+    overall, classes, curves = (
+        {name: np.concatenate([part[name] for part in side]) for name in side[0]}
+        for side in zip(*blocks, strict=True)
+    )
     for name, mean in (("average_precision", "map"), ("roc_auc", "roc_auc_macro")):
         stated = np.array([row[name] for row in measured["classes"]], np.float64)
-        found.classes[name] += stated - once.classes[name][0]
-        found.overall[mean] += mean_of_defined(stated[:, None])[0] - once.overall[mean][0]
-    errors, error = found.overall["calibration_error"], measured["overall"]["calibration_error"]
-    if error["value"] is not None:
-        found.overall["calibration_error"] = np.maximum(
-            errors + error["value"] - mean_of_defined(errors[:, None])[0], 0
-        )
-    return found
-
-
-def _drawn(answers: Answers, ranks: np.ndarray, weights: np.ndarray) -> Resampled:
-    """Derive every figure for weights [B, N] of the images."""
-    tn, fp, fn, tp = (weights @ cell for cell in answers.outcomes)
-    occurs = tp + fn > 0
-    classes = {
-        "precision": share_or_nan(tp, tp + fp), "recall": share_or_nan(tp, tp + fn),
-        "f1": np.where(occurs, share_or_0(2 * tp, 2 * tp + fp + fn), np.nan),
-        **_areas(ranks, weights),
-    }  # fmt: skip
-    precision = np.where(occurs, np.nan_to_num(classes["precision"]), np.nan)
-    sums = [count.sum(1) for count in (tn, fp, fn, tp)]
-    tn, fp, fn, tp = sums
-    overall = {
-        "f1_macro": mean_of_defined(classes["f1"].T),
-        "f1_micro": share_or_nan(2 * tp, 2 * tp + fp + fn),
-        "precision_macro": mean_of_defined(precision.T),
-        "precision_micro": share_or_nan(tp, tp + fp),
-        "recall_macro": mean_of_defined(classes["recall"].T),
-        "recall_micro": share_or_nan(tp, tp + fn),
-        "hamming_loss": share_or_nan(fp + fn, sum(sums)),
-        "map": mean_of_defined(classes["average_precision"].T),
-        "roc_auc_macro": mean_of_defined(classes["roc_auc"].T),
-        "calibration_error": _drawn_error(answers, weights),
-    }
-    for name, values in per_image(answers).items():
-        told = ~np.isnan(values)
-        overall[name] = share_or_nan(weights @ np.where(told, values, 0), weights @ told)
-    return Resampled(overall, classes)
+        once, means = curves[name][0], mean_of_defined(curves[name].T)
+        classes[name] = curves[name] + stated - once
+        overall[mean] = means + mean_of_defined(stated[:, None])[0] - means[0]
+    overall = {name: drawn[1:] for name, drawn in overall.items()}
+    errors, error = overall["calibration_error"], measured["overall"]["calibration_error"]["value"]
+    if error is not None:
+        luck = mean_of_defined(errors[:, None])[0] - error
+        overall["calibration_error"] = np.maximum(errors - luck, 0)
+    return overall, {name: drawn[1:] for name, drawn in classes.items()}
 
 
 def _ranks(answers: Answers) -> np.ndarray:
@@ -178,7 +143,7 @@ def _ranks(answers: Answers) -> np.ndarray:
     return ranks
 
 
-def _areas(ranks: np.ndarray, weights: np.ndarray) -> Arrays:
+def areas(ranks: np.ndarray, weights: np.ndarray) -> Arrays:
     """Areas under the precision-recall and the ROC curve of every class, [B, C] each."""
     found: dict[str, list] = {"average_precision": [], "roc_auc": []}
     for column in ranks.T:
@@ -193,19 +158,6 @@ def _areas(ranks: np.ndarray, weights: np.ndarray) -> Arrays:
     return {name: np.stack(columns, axis=1) for name, columns in found.items()}
 
 
-def _drawn_error(answers: Answers, weights: np.ndarray) -> np.ndarray:
-    """Calibration error of drawn images, [B]; bins and their mean predictions stay."""
-    true, score, counted = to_calibrate(answers)
-    place = bins_of(score)
-    distance = np.zeros(len(weights))
-    for one in range(BINS):
-        inside = (place == one) & counted
-        predicted = score[inside].mean() if inside.any() else 0.0
-        images, hits = weights @ inside.sum(1), weights @ (inside & true).sum(1)
-        distance += np.abs(images * predicted - hits)
-    return share_or_nan(distance, weights @ counted.sum(1))
-
-
 def paired_loss(first: Answers, second: Answers, replicates: int, seed: int) -> tuple[float, Any]:
     """F1 macro that the second answers lack beside the first, and its ends on drawn images."""
     once = np.ones((1, len(first.score)))
@@ -217,8 +169,7 @@ def paired_loss(first: Answers, second: Answers, replicates: int, seed: int) -> 
 
 def _f1_macro(answers: Answers, weights: np.ndarray) -> np.ndarray:
     _, fp, fn, tp = (weights @ cell for cell in answers.outcomes)
-    f1 = np.where(tp + fn > 0, share_or_0(2 * tp, 2 * tp + fp + fn), np.nan)
-    return mean_of_defined(f1.T)
+    return mean_of_defined(np.where(tp + fn > 0, share_or_0(2 * tp, 2 * tp + fp + fn), np.nan).T)
 
 
 def error_interval(

@@ -7,10 +7,11 @@ import numpy as np
 from .agreement import same
 from .answers import Answers
 from .arithmetic import Tree, labels_of
-from .folder import REFUSED, STUDENT, TEACHER_SCORES, Bundle
+from .folder import Bundle
 from .intervals import paired_loss
 from .metrics import rated
 from .model import open_model
+from .names import REFUSED, STUDENT, TEACHER_SCORES
 
 FULL_INTEGER = ("qat", "qat_skip_worst", "ptq")
 RUNGS = {
@@ -20,7 +21,7 @@ RUNGS = {
 }  # fmt: skip
 
 
-def derive_ladder(bundle: Bundle, stated: Tree) -> Tree:
+def derive(bundle: Bundle, stated: Tree) -> Tree:
     """Judge every file that was scored on validation, and choose among them again."""
     settings, arrays = bundle.settings, bundle.frames(bundle.source)  # photo by photo
     forced, allowed = settings["ladder"]["force_rung"], settings["ladder"]["max_drop"]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from .answers import Answers
-from .arithmetic import Tree, mean_or_none, share_or_none
+from .arithmetic import (
+    Arrays,
+    Tree,
+    mean_of_defined,
+    mean_or_none,
+    nan_as_none,
+    share_or_0,
+    share_or_nan,
+    share_or_none,
+)
 
 BINS = 15  # of a calibration error
 PAIRS = 50  # of confused classes that are written
@@ -37,26 +46,38 @@ def class_figures(answers: Answers, bars: np.ndarray) -> list[Tree]:
 
 def overall_figures(answers: Answers, rows: list[Tree]) -> dict[str, float | None]:
     """Derive the figures over all classes: means of the classes that occur, sums, images."""
-    tn, fp, fn, tp = (int(cell.sum()) for cell in answers.outcomes)
-    occurring = [row for row in rows if row["positives"]]
+    found = weighted_figures(answers, np.ones((1, len(answers.score))))[0]
     areas = [row["roc_auc"] for row in rows if row["roc_auc"] is not None]
-    true, score, counted = to_calibrate(answers)
+    precise = [row["average_precision"] for row in rows if row["positives"]]
     return {
-        "f1_macro": mean_or_none([row["f1"] for row in occurring]),
-        "f1_micro": share_or_none(2 * tp, 2 * tp + fp + fn),
-        "precision_macro": mean_or_none([row["precision"] or 0.0 for row in occurring]),
-        "precision_micro": share_or_none(tp, tp + fp),
-        "recall_macro": mean_or_none([row["recall"] for row in occurring]),
-        "recall_micro": share_or_none(tp, tp + fn),
-        "hamming_loss": share_or_none(fp + fn, tn + fp + fn + tp),
-        "map": mean_or_none([row["average_precision"] for row in occurring]),
-        "roc_auc_macro": mean_or_none(areas),
-        **{
-            name: mean_or_none(list(values[~np.isnan(values)]))
-            for name, values in per_image(answers).items()
-        },
-        "calibration_error": calibration_error(true[counted], score[counted]),
+        **{name: nan_as_none(values)[0] for name, values in found.items()},
+        "map": mean_or_none(precise), "roc_auc_macro": mean_or_none(areas),
+    }  # fmt: skip
+
+
+def weighted_figures(answers: Answers, weights: np.ndarray) -> tuple[Arrays, Arrays]:
+    """Derive every figure but areas for weights [B, N] of the images: [B], and [B, C] by class."""
+    tn, fp, fn, tp = (weights @ cell for cell in answers.outcomes)
+    classes = {
+        "precision": share_or_nan(tp, tp + fp), "recall": share_or_nan(tp, tp + fn),
+        "f1": np.where(tp + fn > 0, share_or_0(2 * tp, 2 * tp + fp + fn), np.nan),
+    }  # fmt: skip
+    precision = np.where(tp + fn > 0, np.nan_to_num(classes["precision"]), np.nan)
+    tn, fp, fn, tp = (count.sum(1) for count in (tn, fp, fn, tp))
+    overall = {
+        "f1_macro": mean_of_defined(classes["f1"].T),
+        "f1_micro": share_or_nan(2 * tp, 2 * tp + fp + fn),
+        "precision_macro": mean_of_defined(precision.T),
+        "precision_micro": share_or_nan(tp, tp + fp),
+        "recall_macro": mean_of_defined(classes["recall"].T),
+        "recall_micro": share_or_nan(tp, tp + fn),
+        "hamming_loss": share_or_nan(fp + fn, tn + fp + fn + tp),
+        "calibration_error": calibration_errors(*to_calibrate(answers), weights),
     }
+    for name, values in per_image(answers).items():
+        told = ~np.isnan(values)
+        overall[name] = share_or_nan(weights @ np.where(told, values, 0), weights @ told)
+    return overall, classes
 
 
 def per_image(answers: Answers) -> dict[str, np.ndarray]:
@@ -82,16 +103,9 @@ def _top_five(answers: Answers) -> np.ndarray:
     """Is a true label among the five best? Of equal scores the later class is better."""
     if answers.score.shape[1] <= 5:
         return np.full(len(answers.score), np.nan)
-    score = np.where(answers.known, answers.score, -1)
-    place = np.arange(score.shape[1])
-    hits = []
-    for row in score:
-        better = (row[None] > row[:, None]) | (
-            (row[None] == row[:, None]) & (place[None] > place[:, None])
-        )
-        hits.append(better.sum(1) < 5)
-    true = answers.y_true & answers.known
-    return np.where(true.any(1), (np.array(hits) & true).any(1), np.nan)
+    score, true = np.where(answers.known, answers.score, -1), answers.y_true & answers.known
+    best = np.argsort(score, axis=1, kind="stable")[:, -5:]
+    return np.where(true.any(1), np.take_along_axis(true, best, axis=1).any(1), np.nan)
 
 
 def to_calibrate(answers: Answers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,11 +120,15 @@ def bins_of(score: np.ndarray) -> np.ndarray:
     return np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), score, "right") - 1, 0, BINS - 1)
 
 
-def calibration_error(true: np.ndarray, score: np.ndarray) -> float | None:
-    """Mean distance of prediction and reality in 15 bins of equal width."""
-    place = bins_of(score)
-    gaps = [abs(float((score - true)[place == one].sum())) for one in range(BINS)]
-    return share_or_none(sum(gaps), len(score))
+def calibration_errors(true, score, counted, weights: np.ndarray) -> np.ndarray:
+    """Mean distance of prediction and reality in 15 bins, whose mean predictions stay. [B]"""
+    place, distance = bins_of(score), np.zeros(len(weights))
+    for one in range(BINS):
+        inside = (place == one) & counted
+        predicted = score[inside].mean() if inside.any() else 0.0
+        images, hits = weights @ inside.sum(1), weights @ (inside & true).sum(1)
+        distance += np.abs(images * predicted - hits)
+    return share_or_nan(distance, weights @ counted.sum(1))
 
 
 def confusion(answers: Answers) -> list:

@@ -16,7 +16,8 @@ from ai_edge_litert.interpreter import Interpreter
 from .agreement import MismatchError, compare, same, same_array
 from .answers import decide, in_floats, needed, pool, shown_probabilities
 from .arithmetic import Tree
-from .folder import CONFIG, METADATA, METRICS, SCORES, VECTORS, Bundle
+from .folder import Bundle
+from .names import CONFIG, METADATA, METRICS, SCORES, VECTORS
 from .pixels import letterbox, read_ppm
 
 FLOAT_STEP = 1e-3  # of a float logit, which counts as a level

@@ -13,7 +13,8 @@ from .agreement import MismatchError, compare, same
 from .arithmetic import Tree
 from .cautions import cautions
 from .cells import TABLES, UNKNOWN, Kind, Rows, derive_mistakes, derive_sliders, same_cell
-from .folder import INDEX, METRICS, PAGE_06, PAGE_09, Bundle
+from .folder import Bundle
+from .names import INDEX, METRICS, PAGE_06, PAGE_09
 
 TITLES = {"F1 macro": "f1_macro", "F1 micro": "f1_micro", "Precision": "precision_macro",
           "Recall": "recall_macro", "mAP": "map"}  # fmt: skip

@@ -8,8 +8,9 @@ import numpy as np
 
 from .answers import Answers, in_floats
 from .arithmetic import Tree, labels_of, softmax
-from .folder import LADDER, PARITY_SCORES, RECOMMENDATION, Bundle
+from .folder import Bundle
 from .metrics import rated
+from .names import LADDER, PARITY_SCORES, RECOMMENDATION
 
 RUNTIMES = {
     "Keras float": "start", "Keras float after QAT": "training",
@@ -18,7 +19,7 @@ RUNTIMES = {
 PLAIN = {"TFLite reference kernels": "quantisation"}  # where fake quantisation holds no integers
 
 
-def derive_parity(bundle: Bundle, stated: Tree) -> Tree:
+def derive(bundle: Bundle, stated: Tree) -> Tree:
     """Compare the runtimes again, each with the one before it, at the thresholds that ship."""
     held, config = bundle.frames(PARITY_SCORES), bundle.config
     ladder = {} if in_floats(config) else bundle.json(LADDER)

@@ -18,7 +18,8 @@ from .arithmetic import (
     share_or_none,
     sigmoid,
 )
-from .folder import CONFIG, RECOMMENDATION, STUDENT, Bundle
+from .folder import Bundle
+from .names import CONFIG, RECOMMENDATION, STUDENT
 from .search import Search
 from .unknown import Sure, derive_unknown, set_by
 
@@ -80,7 +81,7 @@ def _compare_with_tuned(entries: list[dict[str, Any]], tuned: dict[str, Any]) ->
             near(what, by_name[entry["label"]][key], stated[key])
 
 
-def derive_recommendation(bundle: Bundle, stated: Tree) -> Tree:
+def derive(bundle: Bundle, stated: Tree) -> Tree:
     """Search the thresholds again on the validation scores, and judge them by resampling."""
     settings, arrays = bundle.settings, bundle.validation
     scores = {"images": len(arrays["raw"]), "source_sha256": bundle.sha256(bundle.source)}
@@ -192,10 +193,8 @@ def derive_shared_curve(search: Search) -> Tree:
 def derive_floats(bundle: Bundle, stated: Tree) -> Tree:
     """Search the thresholds of the float networks, on their answers rounded to the same levels."""
     arrays, found = bundle.validation, {}
-    logits = {
-        "float student": bundle.arrays(STUDENT)["logits"],
-        "float twin": arrays["twin_logits"],
-    }
+    student = bundle.arrays(STUDENT)["logits"]
+    logits = {"float student": student, "float twin": arrays["twin_logits"]}
     for name, values in logits.items():
         levels = np.rint(values / float(arrays["scale"])) + int(arrays["zero_point"])
         rounded = arrays | {"raw": np.clip(levels, -128, 127).astype(np.int8)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from .agreement import MismatchError
-from .folder import METRICS, SUMS, Bundle
+from .folder import Bundle
+from .names import METRICS, SUMS
 
 SEALED = (  # all that is handed on, and all that figures are derived from
     *("*.tflite", "*.onnx", "*.pt", "*.txt", "*.json", "*.csv", "*.npz", "*.png"),

@@ -86,10 +86,8 @@ class Search:
         if choice.held_out:
             return self._floor_reason(i, *(side[i] for side in choice.held_out))
         gain, low, high = choice.gain[:, i]
-        times = (
-            f"adopted in {choice.adopted_in[:, i].sum()} of {len(choice.adopted_in)} resamplings"
-        )
-        found = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}), {times}"
+        times = f"{choice.adopted_in[:, i].sum()} of {len(choice.adopted_in)} resamplings"
+        found = f"{gain:+.3f} ({low:+.3f} to {high:+.3f}), adopted in {times}"
         least = knobs["per_class_improvement_threshold"]
         if choice.adopted[i]:
             return f"own threshold: gains {found}"
@@ -289,18 +287,16 @@ class Search:
         about = mean, spread, mean_of_defined(is_own - is_shared), len(luck)
         adopted = self._adopts(value, value - other, own != shared, *about)
         adopted &= (self.positives.sum(1) > 0) & (self.negatives.sum(1) > 0)
-        again = self._adopts(
-            seems, seems - seems_shared, drawn_own != drawn_shared[:, None], *about
-        )
+        differs = drawn_own != drawn_shared[:, None]
+        again = self._adopts(seems, seems - seems_shared, differs, *about)
         tail = np.where(adopted, adopted.mean(), 1.0) * 0.025
         half = student_quantile(1 - tail, max(len(luck) - 1, 1)) * spread
         half = np.where((half > 0) & (own != shared), half, np.nan)  # nothing that could vary
         gain = value - other - mean
         gain = np.where((own == shared) & ~np.isnan(gain), 0.0, gain)
         gain = np.full(gain.shape, np.nan) if self.has_floor else gain
-        optimism = mean_of_defined(np.where(again, seems, seems_shared).T) - mean_of_defined(
-            np.where(again, is_own, is_shared).T
-        )
+        seen, real = np.where(again, seems, seems_shared), np.where(again, is_own, is_shared)
+        optimism = mean_of_defined(seen.T) - mean_of_defined(real.T)
         apparent = mean_of_defined(np.where(adopted, value, other))
         return Choice(
             shared=int(shared), own=own, value=value, adopted=adopted, adopted_in=again,
