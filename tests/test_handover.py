@@ -67,7 +67,7 @@ def test_the_zip_of_a_run_is_the_same_bytes_each_time(run, packed, tmp_path, mon
     copied = shutil.copytree(run, tmp_path / "shapes", copy_function=shutil.copyfile)
     for path in copied.rglob("*"):
         os.utime(path, (1, 1))
-    (copied / "verify" if (copied / "verify").is_dir() else copied / "verify.py").chmod(0o700)
+    (copied / verify.MODEL).chmod(0o600)
     monkeypatch.setenv("TZ", "Asia/Kathmandu")
     again = handover.hand_over(copied)
     assert again.path == copied / "shapes.zip" and again.path.read_bytes() == packed.read_bytes()
@@ -87,11 +87,11 @@ def test_it_holds_what_the_seal_lists_of_the_bundle_and_words_about_it(run, pack
 def test_whoever_unpacks_it_can_verify_it_and_sees_what_was_changed(packed, tmp_path):
     shutil.unpack_archive(packed, tmp_path)
     folder = tmp_path / "shapes"
-    script = folder / ("verify" if (folder / "verify").is_dir() else "verify.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    command = [sys.executable, folder / "verify"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "every check passed" in done.stdout, done.stdout
     (folder / "app/kotlin/Classifier.kt").write_text("fun main() = Unit")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "app/kotlin/Classifier.kt" in done.stdout
 
 

@@ -16,7 +16,7 @@ ORDER = (
     "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
     "effects", "cautions", "data", "nets", "train", "deploy", "predict", "steps", "status",
     "changes", "notebook", "freshness", "run", "show", "compare", "folds", "leaderboard", "machine",
-    "handover", "project", "benchmarks", "batch", "sweep", "cli", "__main__",
+    "web", "handover", "project", "benchmarks", "batch", "sweep", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def _seal(run: Run) -> None:
         log.warning("no zip to hand over: %s", error)
 
 
-def hand_over(run: Run, out: Path | None = None) -> Handover:
+def hand_over(run: Run, out: Path | None = None, *, page: bool = False) -> Handover:
     """Write the zip of a run that is up to date; another is refused with the reason."""
     from workbench import handover
 
@@ -168,7 +168,7 @@ def hand_over(run: Run, out: Path | None = None) -> Handover:
                     f"{step.title} is not up to date: {verdict.reason}. Run {relative(run)} again, "
                     "or --accept what is as it should be"
                 )
-        return handover.hand_over(run.folder, out)
+        return handover.hand_over(run.folder, out, page=page)
 
 
 def _reached_the_end(run: Run, plan: Plan, started: float) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workbench import web
 from workbench.artifacts import Figure, InferenceConfig, TestFigures
 from workbench.cautions import cautions
 from workbench.deploy import verify
@@ -25,6 +26,7 @@ from workbench.files import read_json, writing
 from workbench.run import project_root, zip_of
 
 README, CARD, CHANGES, LICENCE = "README.md", "MODEL_CARD.md", "CHANGES.md", "LICENSE"
+PAGE = "try_it.html"
 RUN_SUMS = "RUN_SHA256SUMS"  # the seal of the run, as it was when the zip was made
 BEGINNING = (1980, 1, 1, 0, 0, 0)  # of time, in a zip
 READABLE = 0o644 << 16
@@ -38,6 +40,7 @@ PAGES = (  # what an app starts from, and the page that goes on from there
     ("C and C++", "RGB bytes", "app/c/README.md"),
     ("the browser, Node.js", "a file, an `ImageBitmap`, RGBA bytes", "app/javascript/README.md"),
     ("Python", "a file", "app/python/README.md"),
+    ("a reviewer, in any browser", "a photo that is dragged in", PAGE),
 )
 
 
@@ -61,13 +64,18 @@ class Handover:
         return {"file": str(self.path), "files": self.files, "bytes": size, "sha256": self.sha256}
 
 
-def hand_over(folder: Path, out: Path | None = None) -> Handover:
-    """Check a sealed run and write its zip; what lies at that place is what changes refer to."""
+def hand_over(folder: Path, out: Path | None = None, *, page: bool = False) -> Handover:
+    """Check a sealed run and write its zip; what lies at that place is what changes refer to.
+
+    With `page` it holds one more, which runs the model in a browser.
+    """
     path = out or zip_of(folder)
     if path.suffix != ".zip" or path.is_dir():
         raise InputError(f"{path} is no name for a zip. Give one that ends in .zip")
     _check(folder)
     parts = _sealed_parts(folder)
+    if page:
+        parts[PAGE] = web.page(folder.name, parts, web.runtime(folder.parent)).encode()
     parts[CHANGES] = _changes(parts, _members(path)).encode()
     parts[LICENCE] = (project_root(Path(__file__).parent) / LICENCE).read_bytes()
     parts[CARD] = _card(folder, parts).encode()
@@ -213,7 +221,6 @@ def _readme(name: str, parts: Mapping[str, bytes]) -> str:
                             [(what, start, f"[{page}]({page})") for what, start, page in rows]),
         "EXPECTED": _table(("golden photo", "the app shows", "most probable"),
                            _expected(recorded["vectors"], config.labels)),
-        "VERIFY": "verify" if "verify/__main__.py" in parts else "verify.py",
         "SEAL": _sha256(parts[RUN_SUMS]),
     })  # fmt: skip
 

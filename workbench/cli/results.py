@@ -84,7 +84,7 @@ def bundle(options: Namespace) -> Answer:
     from workbench import batch
     from workbench.run import existing_run
 
-    made = batch.hand_over(existing_run(options.run), options.out)
+    made = batch.hand_over(existing_run(options.run), options.out, page=options.page)
     return Answer(f"{made.changes}\n{made.words}", made.figures)
 
 
@@ -136,6 +136,8 @@ def add_commands(command: Any) -> None:
     parser = command("bundle", "put what an app developer needs into one zip", bundle)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, metavar="FILE.zip", help="RUN/<its name>.zip")
+    parser.add_argument("--page", action="store_true", help="with a page that runs the model in "
+                        "a browser, offline; npm brings LiteRT.js once")  # fmt: skip
 
     parser = command("thresholds", "apply thresholds chosen by a person", thresholds, json=False)
     parser.add_argument("run", type=Path)

@@ -25,9 +25,10 @@ STYLE = (
 )
 
 
-def policy(scripts: Iterable[str]) -> str:
+def policy(scripts: Iterable[str], *, wasm: bool = False) -> str:
     """Allow the scripts of our own that we put in, and no other."""
-    hashes = " ".join(f"'sha256-{_base64_digest(text)}'" for text in scripts) or "'none'"
+    hashes = "'wasm-unsafe-eval' " * wasm
+    hashes += " ".join(f"'sha256-{_base64_digest(text)}'" for text in scripts) or "'none'"
     return f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(hashes=hashes)}">'
 
 
@@ -35,10 +36,11 @@ def _base64_digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
 
 
-def document(title: str, body: str, scripts: Iterable[str] = ()) -> str:
+def document(title: str, body: str, scripts: Iterable[str] = (), *, wasm: bool = False) -> str:
     """Wrap finished HTML; of its scripts only those named here may run."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{policy(scripts)}'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"{policy(scripts, wasm=wasm)}"
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>"
     )
