@@ -36,7 +36,13 @@ class Answer(NamedTuple):
     """What the model file gives for one photo."""
 
     raw: np.ndarray  # [C], of the output's type
-    features: np.ndarray | None  # [F], what its last layer reads
+    features: np.ndarray | None  # float16 [F], what its last layer reads, on a scale of its own
+
+
+def _feature(interpreter: Any, port: dict[str, Any]) -> np.ndarray:
+    """Read the second output; integers become their distance from zero, which float16 holds."""
+    values, zero = interpreter.get_tensor(port["index"])[0], port["quantization"][1]
+    return (values.astype(np.float32) - zero).astype(np.float16)
 
 
 class Classifier:
@@ -91,8 +97,7 @@ class Classifier:
                 interpreter = self._own.interpreter = tflite.open_model(self._model)
         raw = verify.run_model(interpreter, self._table[square])
         outputs = interpreter.get_output_details()[1:]
-        features = [interpreter.get_tensor(one["index"])[0].copy() for one in outputs]
-        return Answer(raw, features[0] if features else None)
+        return Answer(raw, _feature(interpreter, outputs[0]) if outputs else None)
 
     def read(self, path: Path) -> np.ndarray:
         """Decode a photo as training did."""

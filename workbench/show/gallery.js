@@ -27,6 +27,15 @@ function card(picture) {
   if (picture.caption) words.append(element("br"), picture.caption);
   for (const { words: line, wrong } of lines) words.append(element("div", wrong > 0 ? "wrong" : "", line));
   figure.append(image, words);
+  if (picture.near) {
+    const row = element("div", "near");
+    for (const { image: source, title } of picture.near) {
+      const small = element("img");
+      [small.src, small.alt, small.title] = [source, `in training: ${title}`, title];
+      row.append(small);
+    }
+    figure.append(row);
+  }
   return figure;
 }
 
