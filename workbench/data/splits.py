@@ -54,7 +54,7 @@ def deal_splits(dataset: Dataset, settings: Settings, missing: Collection[str] =
     shares = np.array([getattr(settings.dataset, f"{split}_frac") for split in splits])
     if "train" not in missing:
         log.info("no %s among the splits: dealt out of train", " and no ".join(splits[1:]))
-    inside = rows["split"].isin(["train", ""])
+    inside = rows["split"].isin([*missing, "train", ""])
     numbers = _deal(dataset, rows[inside], (shares / shares.sum()).tolist(), settings)
     rows.loc[inside, "split"] = np.array(splits, dtype=object)[numbers]
     return replace(dataset, rows=rows)
