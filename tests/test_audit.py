@@ -409,3 +409,26 @@ def test_odd_files_take_less_than_a_gigabyte(corpus):
     command = [sys.executable, "-c", STATE_MEMORY, str(corpus)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 1e9
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "said"),
+    [
+        ((("cat",), ("dog",)), FAIL, True),
+        ((("cat",), ("dog",)), FAIL.model_copy(update={"task": "single_label"}), False),
+        ((("cat",), ("cat", "dog")), FAIL, False),
+        ((("cat",), ()), FAIL, False),
+        ((("cat",), ("cat",)), FAIL, False),
+    ],
+)
+def test_one_label_a_photo_asks_for_the_task_of_one_label(tmp_path, labels, settings, said):
+    (tmp_path / "images").mkdir()
+    rows = [(split, names) for split in ("train", "val", "test") for names in labels]
+    dataset = labelled(tmp_path / "images", rows)
+    for number, path in enumerate(dataset.rows["filepath"]):
+        Image.new("RGB", (40, 40), (25 * number, 99, 250)).save(tmp_path / "images" / path)
+    findings = audit_dataset(dataset, settings).findings
+    told = findings[findings["kind"] == "one_label"]["detail"].tolist()
+    assert ["one label a photo" in words and "task: single_label" in words for words in told] == (
+        [True] if said else []
+    )

@@ -18,7 +18,7 @@ from PIL import Image
 from workbench.data import layouts
 from workbench.data.cells import EVERY, WRONG_SEPARATORS
 from workbench.data.layouts import SPLITS, Layout, Problems
-from workbench.data.tables import check_files, find_classes, parse_rows
+from workbench.data.tables import check_files, find_classes, has_one_label, parse_rows
 from workbench.errors import DatasetError
 from workbench.settings import DatasetSettings, Settings
 
@@ -46,9 +46,8 @@ class Survey:
     @property
     def task(self) -> str:
         """Take one label a photo for the rule where no labelled photo breaks it."""
-        known = self.rows[self.rows["unknown"] != EVERY]
-        one = (known["labels"].map(len) == 1) & (known["unknown"].map(len) == 0)
-        return "single_label" if one.all() and len(self.classes) > 1 else "multilabel"
+        one = has_one_label(self.rows[self.rows["unknown"] != EVERY])
+        return "single_label" if one else "multilabel"
 
     @property
     def training_images(self) -> int:

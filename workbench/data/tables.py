@@ -270,6 +270,13 @@ def unlabeled_rows(
     return found, {(way / name).as_posix(): reason for name, reason in bad.items()}
 
 
+def has_one_label(rows: pd.DataFrame) -> bool:
+    """Tell whether every photo has exactly one label, and not all the same."""
+    labels = rows["labels"]
+    one = (labels.map(len) == 1) & (rows["unknown"].map(len) == 0)
+    return bool(one.all()) and labels.nunique() > 1
+
+
 def _first_place(labels: pd.Series, name: str, rows: pd.DataFrame) -> tuple[str, int]:
     row = rows.iloc[next(index for index, names in enumerate(labels) if name in names)]
     return row["source"], int(row["line"])

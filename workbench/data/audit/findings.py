@@ -19,7 +19,7 @@ from workbench.data.audit.duplicates import Duplicates, disputed_labels, groups_
 from workbench.data.audit.facts import CONSTANT_RANGE
 from workbench.data.audit.labels import LabelStatistics
 from workbench.data.layouts import SPLITS, UNLABELED
-from workbench.data.tables import Dataset, number_groups
+from workbench.data.tables import Dataset, has_one_label, number_groups
 from workbench.settings import AuditSettings, DatasetSettings, Settings
 
 COLUMNS = ("image", "split", "kind", "severity", "detail")
@@ -32,8 +32,8 @@ KINDS: dict[str, Severity] = dict.fromkeys(
     ("unreadable", "truncated", "leak", "conflicting_labels", "class_missing"), "error"
 )
 KINDS |= dict.fromkeys((
-    "corrupt", "exact_duplicate", "near_duplicate", "class_too_small", "class_always_on",
-    "split_drift", "imbalance", "constant", "tiny", "dark", "bright", "blurred",
+    "one_label", "corrupt", "exact_duplicate", "near_duplicate", "class_too_small",
+    "class_always_on", "split_drift", "imbalance", "constant", "tiny", "dark", "bright", "blurred",
     "letterbox_waste", "exif_location",
 ), "warning")  # fmt: skip
 KINDS |= dict.fromkeys((
@@ -190,6 +190,7 @@ def judge(
     _judge_sizes(readable, settings, add)
     _judge_light(readable, settings.audit, add)
     _judge_labels(rows, statistics, settings.audit, findings)
+    _judge_task(rows[rows["split"] != UNLABELED], settings, findings)
     missing = dataset.quarantine.rename(columns={"filepath": "image"})
     findings.add("unreadable", missing, missing["reason"], "warning")
     return findings.table()
@@ -372,6 +373,16 @@ def _judge_labels(
         )
         findings.add_general("split_drift", row["split"], detail)
     _judge_balance(statistics.counts, audit, findings)
+
+
+def _judge_task(rows: pd.DataFrame, settings: Settings, findings: Findings) -> None:
+    """Notice classes that exclude each other: each with a threshold of its own, they do not."""
+    if settings.task == "multilabel" and has_one_label(rows):
+        detail = (
+            f"one label a photo, {len(rows)} of {len(rows)}: use task: single_label. As multilabel "
+            "the app may say several classes, or none"
+        )
+        findings.add_general("one_label", "", detail)
 
 
 def _judge_class(row: dict, audit: AuditSettings, findings: Findings) -> None:
