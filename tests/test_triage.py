@@ -120,6 +120,16 @@ def test_a_run_whose_photos_are_gone_says_so(place, capsys):
     assert "which is gone. Put them back" in capsys.readouterr().err
 
 
+def test_the_page_of_predict_shows_the_nearest_photos_and_how_unlike_one_is(place, capsys):
+    assert main(["predict", "outputs/theirs", "data/images", "--html", "page.html"]) == 0
+    text = (place / "page.html").read_text()
+    assert text.count('"near":[{') == 55 and "As far from training as 100% of" in text
+    (place / "data").rename(place / "elsewhere")
+    assert main(["predict", "outputs/theirs", "new", "--html", "page.html"]) == 0
+    assert "no training photos stand beside" in capsys.readouterr().err
+    assert '"near"' not in (place / "page.html").read_text().split("<script>")[0]
+
+
 @pytest.mark.slow
 def test_in_a_browser_photos_stand_with_their_nearest_and_names_are_text(place):
     hostile = "<img src=x onerror=alert(1)>.png"

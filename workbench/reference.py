@@ -20,7 +20,7 @@ from workbench.decide.intervals import independent_share
 from workbench.errors import InputError
 from workbench.files import writing
 from workbench.predict import Answers, Classifier, Photos
-from workbench.run import Run
+from workbench.run import Run, existing_run
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,15 @@ def reference(run: Run, classifier: Classifier) -> Reference:
     worth = independent_share(spread, val.groups) if len(usual) > 1 else 1.0
     positives = dataset.split("train").targets.sum(0)
     return Reference(train, seen, answers, usual, positives, worth)
+
+
+def reference_if_there(folder: Path, classifier: Classifier) -> Reference | None:
+    """Return it, or None with the reason in the log: a bundle alone has no photos."""
+    try:
+        return reference(existing_run(folder), classifier)
+    except (InputError, OSError) as error:
+        log.info("no training photos stand beside the answers: %s", error)
+        return None
 
 
 def _some(split: Split, most: int) -> Split:

@@ -13,14 +13,16 @@ from workbench.errors import InputError
 def predict(options: Namespace) -> Answer:
     from workbench.files import write_text
     from workbench.predict import Classifier, find_photos
+    from workbench.reference import reference_if_there
     from workbench.show.answers import page, text
 
-    classifier = Classifier(options.run)
+    classifier = Classifier(options.run, features=options.html is not None)
     answers = classifier.answers(find_photos(options.photos))
     if options.csv:
         write_text(options.csv, answers.csv())
     if options.html:
-        write_text(options.html, page(answers, classifier))
+        known = reference_if_there(options.run, classifier)
+        write_text(options.html, page(answers, classifier, known))
     written = "".join(f"\n{path}" for path in (options.csv, options.html) if path)
     return Answer(f"{text(answers)}{written}", answers.to_json(), int(not answers.names))
 

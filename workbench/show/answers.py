@@ -5,14 +5,17 @@ from __future__ import annotations
 import html
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.data.decode import count_cores, map_in_order
 from workbench.data.letterbox import letterbox
+from workbench.decide.drift import p_values
 from workbench.errors import printable
 from workbench.predict import Answers, Classifier
+from workbench.reference import Reference
 from workbench.show.gallery import THUMBNAIL, choose, data_uri
 from workbench.show.page import document, html_table
 from workbench.show.panel import SCRIPTS, Panel, fragment
@@ -22,6 +25,7 @@ MOST_NAMED = 100  # photos that could not be read
 NEARLY = 0.2  # a class this near below its threshold is worth a word
 FEW = 20  # photos whose answers a terminal shows one by one
 WITHIN = (2, 5, 10, 20)  # percentage points, in the filter
+SMALL = 64  # pixels of a training photo beside
 SAID, NEARLY_SAID = "said", "nearly said"
 
 
@@ -62,8 +66,14 @@ def _words(answers: Answers, row: int, column: int, kind: str) -> str:
     return f"{nearly}{name} {shown:.0%} (yes from {answers.bars[column]:.0%})"
 
 
-def photo_panel(answers: Answers, classifier: Classifier, limit: int = MOST_PICTURES) -> Panel:
-    """Show photos with what the app says of them: of every class and kind the nearest first."""
+def photo_panel(
+    answers: Answers, classifier: Classifier, known: Reference | None = None,
+    limit: int = MOST_PICTURES,
+) -> Panel:  # fmt: skip
+    """Show photos with what the app says of them: of every class and kind the nearest first.
+
+    `known` adds the nearest photos of training, and how unlike them a photo is.
+    """
     found = marks(answers)
     chosen = choose(found, limit)
     of_image = dict(list(found.groupby("image")))
@@ -77,8 +87,22 @@ def photo_panel(answers: Answers, classifier: Classifier, limit: int = MOST_PICT
     about = f"{len(chosen):,} of {len(answers.names):,} photos, the nearest to a threshold first."
     if len(chosen) < len(answers.names):
         about += " Of every class and answer in turn; --csv has all."
+    if known and chosen:
+        _add_nearest(pictures, answers.features[chosen], known, classifier)
+        about += " Below each: its nearest photos in training, with their labels."
     data = {"title": "Photos and answers", "about": about, "pictures": pictures}
     return Panel("gallery", data | {"within": list(WITHIN)})
+
+
+def _add_nearest(
+    pictures: Sequence[dict[str, Any]], features: np.ndarray, known: Reference,
+    classifier: Classifier,
+) -> None:  # fmt: skip
+    near, distance = known.nearest(features)
+    beside = near_pictures(known, near, classifier)
+    chances = p_values(distance[:, 0], known.usual)
+    for picture, photos, p in zip(pictures, beside, chances, strict=True):
+        picture |= {"near": photos, "caption": likeness(float(p))}
 
 
 def thumbnails(answers: Answers, classifier: Classifier, rows: Sequence[int]) -> list[str]:
@@ -91,10 +115,32 @@ def thumbnails(answers: Answers, classifier: Classifier, rows: Sequence[int]) ->
     return list(map_in_order(small, rows, count_cores()))
 
 
-def page(answers: Answers, classifier: Classifier) -> str:
+def likeness(p: float) -> str:
+    """Say how far a photo lies from training, against those of validation."""
+    return f"As far from training as {p:.0%} of validation photos" if p > 0.05 else (
+        f"Farther from training than {1 - p:.0%} of validation photos")  # fmt: skip
+
+
+def near_pictures(
+    reference: Reference, near: np.ndarray, classifier: Classifier
+) -> list[list[dict[str, str]]]:
+    """Draw the nearest training photos of each photo, with their labels."""
+    wanted = sorted(set(near.ravel().tolist()))
+
+    def small(row: int) -> str:
+        return data_uri(letterbox(classifier.read(reference.split.path(row)), SMALL))
+
+    drawn = dict(zip(wanted, map_in_order(small, wanted, count_cores()), strict=True))
+    return [
+        [{"image": drawn[row], "title": reference.labels(row)} for row in rows.tolist()]
+        for rows in near
+    ]
+
+
+def page(answers: Answers, classifier: Classifier, known: Reference | None = None) -> str:
     """Return the answers as a page that loads nothing."""
     model = answers.config["model"]
-    panel = photo_panel(answers, classifier)
+    panel = photo_panel(answers, classifier, known)
     title = f"{printable(answers.folder.name)}: answers of {printable(classifier.folder.name)}"
     calibrated = "calibrated" if answers.config["calibration"] else "not corrected"
     lead = (

@@ -8,21 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from workbench.data.decode import count_cores, map_in_order
-from workbench.data.letterbox import letterbox
 from workbench.decide.drift import FALSE_ALARMS, Difference
 from workbench.errors import printable
 from workbench.predict import Classifier
-from workbench.reference import Reference
-from workbench.show.answers import thumbnails
-from workbench.show.gallery import data_uri
+from workbench.show.answers import likeness, near_pictures, thumbnails
 from workbench.show.page import document, html_table
 from workbench.show.panel import SCRIPTS, Panel, fragment
 from workbench.triage import Triage
 
 FEW = 10  # photos that a terminal names
 MOST_PICTURES = 120  # in each of the two galleries: a page of about 3 MB
-SMALL = 64  # pixels of a training photo beside
 
 
 def text(found: Triage) -> str:
@@ -115,25 +110,3 @@ def gallery(
         )
     ]  # fmt: skip
     return Panel("gallery", {"title": title, "about": about, "pictures": pictures})
-
-
-def likeness(p: float) -> str:
-    """Say how far a photo lies from training, against those of validation."""
-    return f"As far from training as {p:.0%} of validation photos" if p > 0.05 else (
-        f"Farther from training than {1 - p:.0%} of validation photos")  # fmt: skip
-
-
-def near_pictures(
-    reference: Reference, near: np.ndarray, classifier: Classifier
-) -> list[list[dict[str, str]]]:
-    """Draw the nearest training photos of each photo, with their labels."""
-    wanted = sorted(set(near.ravel().tolist()))
-
-    def small(row: int) -> str:
-        return data_uri(letterbox(classifier.read(reference.split.path(row)), SMALL))
-
-    drawn = dict(zip(wanted, map_in_order(small, wanted, count_cores()), strict=True))
-    return [
-        [{"image": drawn[row], "title": reference.labels(row)} for row in rows.tolist()]
-        for rows in near
-    ]

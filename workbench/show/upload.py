@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets as ipw
 
 from workbench.predict import Classifier, Photos
+from workbench.reference import reference_if_there
 from workbench.show.answers import photo_panel
 
 LONGEST_NAME = 60  # letters that are kept of a file's name: 240 bytes at most
@@ -19,7 +20,7 @@ NO_NAME = re.compile(r"[/\\\0]|^\.+")
 
 def upload(folder: Path) -> ipw.VBox:
     """Return a button that takes photos, and below it what the app would say of them."""
-    classifier = Classifier(folder)
+    classifier = Classifier(folder, features=True)
     button = ipw.FileUpload(accept="image/*", multiple=True, description="Photos")
     answers = ipw.VBox()
 
@@ -34,7 +35,8 @@ def _answers(classifier: Classifier, chosen: Iterable[Mapping[str, Any]]) -> tup
     with tempfile.TemporaryDirectory(prefix="workbench_photos_") as place:
         found = classifier.answers(_keep(chosen, Path(place)))
         unread = [ipw.Label(f"not read: {name} {why}") for name, why in found.unread.items()]
-        return (photo_panel(found, classifier), *unread)
+        known = reference_if_there(classifier.folder, classifier)
+        return (photo_panel(found, classifier, known), *unread)
 
 
 def _keep(chosen: Iterable[Mapping[str, Any]], place: Path) -> Photos:
