@@ -123,7 +123,7 @@ def test_a_run_whose_photos_are_gone_says_so(place, capsys):
 def test_the_page_of_predict_shows_the_nearest_photos_and_how_unlike_one_is(place, capsys):
     assert main(["predict", "outputs/theirs", "data/images", "--html", "page.html"]) == 0
     text = (place / "page.html").read_text()
-    assert text.count('"near":[{') == 55 and "As far from training as 100% of" in text
+    assert text.count('"near":[{') == 55 and "100% of validation photos lie as far" in text
     (place / "data").rename(place / "elsewhere")
     assert main(["predict", "outputs/theirs", "new", "--html", "page.html"]) == 0
     assert "no training photos stand beside" in capsys.readouterr().err

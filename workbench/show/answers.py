@@ -117,8 +117,8 @@ def thumbnails(answers: Answers, classifier: Classifier, rows: Sequence[int]) ->
 
 def likeness(p: float) -> str:
     """Say how far a photo lies from training, against those of validation."""
-    return f"As far from training as {p:.0%} of validation photos" if p > 0.05 else (
-        f"Farther from training than {1 - p:.0%} of validation photos")  # fmt: skip
+    share = f"{p:.0%}" if p >= 0.01 else "under 1%"
+    return f"{share} of validation photos lie as far from training"
 
 
 def near_pictures(

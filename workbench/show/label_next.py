@@ -101,7 +101,8 @@ def gallery(
             "image": image, "title": printable(found.answers.names[row]), "near": near,
             "marks": [{
                 "class": found.answers.labels[found.column[row]], "wrong": -float(place),
-                "words": f"{found.answers.words(row)}. {likeness(float(found.p[row]))}",
+                "words": f"for {found.answers.labels[found.column[row]]}: "
+                f"{found.answers.words(row)}. {likeness(float(found.p[row]))}",
                 "kind": "answered" if found.answers.decisions[row] else "not answered",
             }],
         }
