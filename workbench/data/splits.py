@@ -28,7 +28,7 @@ from workbench.data.audit.duplicates import (
     groups_of,
     read_photos,
 )
-from workbench.data.layouts import SPLITS, UNLABELED
+from workbench.data.layouts import FEW, SPLITS, UNLABELED
 from workbench.data.tables import Dataset, number_groups
 from workbench.settings import Settings
 
@@ -257,7 +257,8 @@ def _spoilt(rows: pd.DataFrame, duplicates: Duplicates, chosen: np.ndarray) -> d
         disputed = disputed_labels([labels[row] for row in group], [unknown[row] for row in group])
         group = sorted(group, key=lambda row: splits[row] == UNLABELED)  # a label is worth more
         stays = next((row for row in group if chosen[row] == splits[row]), group[0])
-        names = ", ".join(sorted(disputed))
+        rest = f" and {len(disputed) - FEW} more" if len(disputed) > FEW else ""
+        names = ", ".join(sorted(disputed)[:FEW]) + rest
         for row in group:
             if disputed:
                 reasons[filepaths[row]] = f"has copies that disagree on {names}"

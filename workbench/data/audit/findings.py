@@ -77,6 +77,7 @@ class Findings:
     """Collects findings; `table` sorts them, gravest first."""
 
     parts: list[pd.DataFrame] = field(default_factory=list)
+    general: list[tuple] = field(default_factory=list)  # not about an image; thousands of classes
 
     def add(
         self, kind: str, rows: pd.DataFrame, details: Iterable[str] | str,
@@ -99,7 +100,7 @@ class Findings:
         self, kind: str, split: str, detail: str, severity: Severity | None = None
     ) -> None:
         """Add one finding about a class, a split or the whole dataset."""
-        self.add(kind, pd.DataFrame({"image": [""], "split": [split]}), detail, severity)
+        self.general.append(("", split, 0.0, kind, severity or KINDS[kind], detail))
 
     def add_all(
         self, facts: pd.DataFrame, kind: str, which: pd.Series, words: Words,
@@ -119,9 +120,11 @@ class Findings:
         self.add_general("common", "", f"{alike}: {example}", KINDS[kind])
 
     def table(self) -> pd.DataFrame:
-        if not self.parts:
+        columns = ["image", "split", "order", *COLUMNS[2:]]
+        parts = [*self.parts, *([pd.DataFrame(self.general, columns=columns)] * bool(self.general))]
+        if not parts:
             return pd.DataFrame(columns=list(COLUMNS), dtype=object)
-        table = pd.concat(self.parts, ignore_index=True)
+        table = pd.concat(parts, ignore_index=True)
         table["_severity"] = table["severity"].map(SEVERITIES.index)
         table["_kind"] = table["kind"].map(ORDER)
         keys = ["_severity", "_kind", "order", "split", "image"]

@@ -36,6 +36,7 @@ FINDINGS = "audit.csv"
 SUMMARY = "audit.json"
 PROPOSAL = "proposed_split"
 MOVES = "moves.csv"
+COUNTED = ("class", "split", "positives")
 MOST_PAIRS = 20
 TILE_PIXELS = 220
 GAP_PIXELS = 6
@@ -191,11 +192,11 @@ def _summary_of_labels(statistics: LabelStatistics) -> dict[str, Any]:
         positives = counts.loc[(counts["split"] == split) & (counts["positives"] > 0), "positives"]
         return round(float(positives.max() / positives.min()), 3) if len(positives) else None
 
+    classes: dict[str, dict[str, int]] = {}
+    for name, split, positives in zip(*(counts[key] for key in COUNTED), strict=True):
+        classes.setdefault(name, {})[split] = int(positives)
     return {
-        "classes": {
-            name: {row["split"]: int(row["positives"]) for row in group.to_dict("records")}
-            for name, group in counts.groupby("class", sort=False)
-        },
+        "classes": classes,
         "per_image": {
             split: round(float(totals["total"][split] / totals["images"][split]), 4)
             for split in SPLITS
