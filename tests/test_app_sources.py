@@ -20,11 +20,15 @@ INT8_INPUT = {"tflite_export": {"input_type": "int8"}}
 COMPILED = [{}, {"task": "single_label", "tflite_export": {"sigmoid_in_model": True}}]
 SOURCES = {"kotlin": "Decisions.kt", "swift": "Decisions.swift", "javascript": "classifier.js"}
 COMMANDS = {
-    "kotlin": "kotlinc Decisions.kt GoldenTest.kt -include-runtime -d golden.jar",
-    "swift": "swiftc -parse-as-library Decisions.swift GoldenTest.swift -o golden",
+    "kotlin": "kotlinc Decisions.kt GoldenTest.kt -include-runtime -d ../../golden.jar",
+    "swift": "swiftc -parse-as-library Decisions.swift GoldenTest.swift -o ../../golden_test",
     "javascript": "node --version",
 }
-RUNS = {"kotlin": "java -jar golden.jar", "swift": "./golden", "javascript": "node golden_test.mjs"}
+RUNS = {
+    "kotlin": "java -jar ../../golden.jar",
+    "swift": "../../golden_test",
+    "javascript": "node golden_test.mjs",
+}
 LANGUAGES = [
     pytest.param(name, marks=[
         pytest.mark.skipif(not shutil.which(command.split()[0]), reason=f"no {command.split()[0]}"),

@@ -5,14 +5,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.browser import Opened, chromium
 from tests.deploy_doubles import LABELS
 from tests.test_app_sources import bundle_with_odd_sizes
 from workbench import web
+from workbench.data.decode import decode_image
+from workbench.deploy import verify
 from workbench.errors import InputError, StepError
 from workbench.run import project_root
+from workbench.settings import Settings
 
 RUNS = project_root(Path(web.__file__).parent) / "outputs"
 PRETEND = {web.GLUE: b"var ModuleFactory;", web.WASM: b"\0asm"}
@@ -81,8 +86,11 @@ def test_what_npm_says_is_passed_on(tmp_path, monkeypatch):
 
 @needs_runtime
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [{}, {"tflite_export": {"input_type": "int8"}}])
-def test_a_photo_dragged_in_is_answered_as_it_was_recorded(tmp_path, kind):
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_a_photo_dragged_in_is_answered_as_it_was_recorded(tmp_path, exif):
+    kind = {"dataset": {"exif": exif}}
+    if exif == "ignore":
+        kind |= {"tflite_export": {"input_type": "int8"}}
     folder = bundle_with_odd_sizes(tmp_path, kind)
     page = tmp_path / "page.html"
     page.write_text(web.page("shapes", parts_of(folder), web.runtime(RUNS)), encoding="utf-8")
@@ -97,9 +105,31 @@ def test_a_photo_dragged_in_is_answered_as_it_was_recorded(tmp_path, kind):
             assert card.get_attribute("data-raw") == " ".join(map(str, vector["raw"]))
             assert sorted(card.locator(".said").all_inner_texts()) == sorted(vector["decisions"])
             assert card.locator("dt").count() == len(LABELS)
+        photo = draw_turned_photo(tmp_path)
+        drop(opened.page, photo)
+        found = opened.page.locator("section[data-raw]").first.get_attribute("data-raw")
+        assert found == " ".join(map(str, answer(folder, photo, Settings.model_validate(kind))))
         drop(opened.page, folder / "labels.txt")
         opened.page.get_by_text("cannot open it as a photo").wait_for()
         assert opened.complaints == [] and opened.requests == [page.as_uri()]
+
+
+def draw_turned_photo(folder):
+    """Draw a JPEG whose left half is red and upper half bright, to be turned by its EXIF."""
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:, :32, 0], pixels[:16, :, 1] = 250, 200
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(pixels).save(folder / "turned.jpg", exif=exif, quality=95)
+    return folder / "turned.jpg"
+
+
+def answer(folder, photo, settings):
+    """Answer a photo as training decoded it, in LiteRT on this machine."""
+    config = json.loads((folder / verify.CONFIG).read_text())
+    model = verify.open_model((folder / config["model"]["file"]).read_bytes())
+    square = verify.letterbox(decode_image(photo, settings.dataset), config["input"]["width"])
+    return verify.run_model(model, verify.input_table(config["input"])[square]).tolist()
 
 
 def drop(page, path):

@@ -1,7 +1,7 @@
 /* Check this device against the recording: letterbox, input tensor, output, decisions and the
  * probabilities to show, every byte of them; probabilities to the ninth place.
  *
- *   cc -std=c99 -Wall -Wextra -Werror *.c -lm -o self_test && ./self_test ../../golden
+ *   cc -std=c99 -Wall -Wextra -Werror *.c -lm -o ../../self_test && ../../self_test ../../golden
  *
  * The model itself is not run: its recorded answer is compared and fed to the decisions.
  */
