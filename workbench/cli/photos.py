@@ -48,6 +48,24 @@ def triage(options: Namespace) -> Answer:
     return Answer(f"{text(found)}\n{written}", found.to_json())
 
 
+def judge(options: Namespace) -> Answer:
+    from workbench import judgements
+    from workbench.run import existing_run
+
+    run = existing_run(options.run)
+    given = judgements.read(options.judgements) if options.judgements else []
+    merged = {one.place: one for one in (*judgements.kept(run.folder), *given)}
+    if not merged:
+        raise InputError(f"nothing was judged in {run.folder}. Click below a mistake in 09 first")
+    with run.locked():
+        judgements.keep(run.folder, merged.values())
+        judged = merged.values()
+        words = judgements.edit_tables(run.folder, run.dataset_folder, judged, run.settings.task)
+        judgements.set_aside(run.folder)
+    run.compute()
+    return Answer(words)
+
+
 def add_commands(command: Any) -> None:
     parser = command("predict", "answer photos with the file that ships", predict)
     parser.add_argument("run", type=Path, help="a run folder, or a bundle")
@@ -61,3 +79,9 @@ def add_commands(command: Any) -> None:
     parser.add_argument("--count", type=int, default=200, help="how many to label (default 200)")
     parser.add_argument("--csv", type=Path, help="write a label table with ? in each row")
     parser.add_argument("--html", type=Path, help="write a page with pictures")
+
+    words = "correct labels as judged in 09, and run again what follows from them"
+    parser = command("judge", words, judge, json=False)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("judgements", type=Path, nargs="?", help="judgements.json that page 09 "
+                        "downloaded; what was clicked in JupyterLab is known")  # fmt: skip

@@ -8,6 +8,8 @@ const MARKUP = `<section class="picture-gallery">
   <label hidden>Points from the threshold <select data-part="within"><option value="">all</option></select></label>
   <label>Find <input type="search" autocomplete="off" data-part="find"></label>
   <span aria-live="polite" data-part="shown"></span></p>
+  <p hidden data-part="judging"><button data-part="download">Download judgements</button>
+  <span aria-live="polite" data-part="said"></span></p>
   <div class="pictures" data-part="pictures"></div></section>`;
 
 function element(name, className, text = "") {
@@ -39,6 +41,52 @@ function card(picture) {
   return figure;
 }
 
+// Judgements of mistakes: live they go to the notebook, in a page to the browser and a download.
+const JUDGEMENTS = ["label wrong", "network wrong", "unusable"];
+
+class Judging {
+  constructor(model, said, download) {
+    const { judged, judge } = model.get("data");
+    Object.assign(this, { model, said, live: Boolean(model.get("live")), store: `judgements: ${judge}`, made: new Map() });
+    for (const one of [...judged, ...(this.live ? [] : this.stored())]) this.put(one, one.judgement);
+    download.hidden = this.live;
+    download.addEventListener("click", () => this.download(judge));
+    if (this.live) model.on("msg:custom", (message) => { said.textContent = message.said ?? ""; });
+  }
+  key({ filepath, class: name, kind }) { return JSON.stringify([filepath, name, kind]); }
+  put(mistake, judgement) {
+    const { filepath, class: name, kind } = mistake, key = this.key(mistake);
+    if (judgement) this.made.set(key, { filepath, class: name, kind, judgement }); else this.made.delete(key);
+  }
+  stored() {
+    try { return JSON.parse(localStorage.getItem(this.store)) ?? []; } catch { return []; }
+  }
+  buttons(mistake) {
+    const row = element("div", "judge"), made = JUDGEMENTS.map((words) => element("button", "", words));
+    const mark = () => made.forEach((button) => button.setAttribute("aria-pressed",
+      String(this.made.get(this.key(mistake))?.judgement === button.textContent)));
+    for (const button of made) button.addEventListener("click", () => {
+      const judgement = button.getAttribute("aria-pressed") === "true" ? "" : button.textContent;
+      this.put(mistake, judgement);
+      mark();
+      if (this.live) { this.model.send({ mistake, judgement }); return; }
+      try { localStorage.setItem(this.store, JSON.stringify([...this.made.values()])); } catch { /* told below */ }
+      this.said.textContent = `${this.made.size} judged; kept in this browser until you download them`;
+    });
+    mark();
+    row.append(...made);
+    return row;
+  }
+  download(command) {
+    const link = element("a"), text = JSON.stringify({ schema: 1, judgements: [...this.made.values()] }, null, 2);
+    link.href = URL.createObjectURL(new Blob([text + "\n"], { type: "application/json" }));
+    link.download = "judgements.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    this.said.textContent = `Downloaded. ${command} corrects the labels`;
+  }
+}
+
 function render({ model, el }) {
   const { title, about, pictures, within = [] } = model.get("data"), parts = {};
   el.innerHTML = MARKUP;
@@ -57,6 +105,11 @@ function render({ model, el }) {
   for (const points of within) parts.within.add(new Option(`at most ${points}`, points));
   parts.within.parentElement.hidden = !within.length;
   const cards = pictures.map((picture) => ({ figure: card(picture), marks: picture.marks }));
+  if (model.get("data").judge) {
+    const judging = new Judging(model, parts.said, parts.download);
+    parts.judging.hidden = false;
+    pictures.forEach(({ mistake }, place) => cards[place].figure.append(judging.buttons(mistake)));
+  }
   const show = () => {
     const [name, kind] = [parts.class.value, parts.kind.value], wanted = parts.find.value.trim().toLowerCase();
     const far = parts.within.value === "" ? Infinity : parts.within.value / 100, shown = [];

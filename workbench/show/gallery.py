@@ -10,6 +10,7 @@ import textwrap
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
+from workbench import judgements
 from workbench.data.tables import Split
 from workbench.data.views import letterboxed
 from workbench.decide.outcomes import FN, FP, TP, Answers, probabilities
@@ -40,6 +42,7 @@ class Picture:
     caption: str
     kind: str
     classes: tuple[str, ...]
+    filepath: str = ""  # of a mistake that a person may judge
 
 
 def mistake_pictures(
@@ -62,6 +65,7 @@ def mistake_pictures(
                 caption=_sentence(row),
                 kind=row["kind"],
                 classes=(row["class"],),
+                filepath=row["filepath"],
             )
         )
     return pictures
@@ -121,8 +125,13 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, width=40, max_lines=4, placeholder=" …")
 
 
-def picture_gallery(pictures: Sequence[Picture], title: str = "The worst first") -> Panel:
-    """Return a gallery with filters by class and kind, for mistakes and audit findings alike."""
+def picture_gallery(
+    pictures: Sequence[Picture], title: str = "The worst first", *, judged_in: Path | None = None
+) -> Panel:
+    """Return a gallery with filters by class and kind, for mistakes and audit findings alike.
+
+    Mistakes may be judged: what is clicked is kept in the run folder `judged_in`.
+    """
     shown = [
         {
             "image": data_uri(picture.image),
@@ -137,7 +146,20 @@ def picture_gallery(pictures: Sequence[Picture], title: str = "The worst first")
         for picture in pictures
     ]
     about = "" if pictures else "There is nothing to show."
-    return Panel("gallery", {"title": title, "about": about, "pictures": shown})
+    data = {"title": title, "about": about, "pictures": shown}
+    if judged_in is None:
+        return Panel("gallery", data)
+    for one, picture in zip(shown, pictures, strict=True):
+        one["mistake"] = {"filepath": picture.filepath, "class": picture.title,
+                          "kind": picture.kind}  # fmt: skip
+    return Panel("gallery", data | _judging(judged_in), partial(judgements.on_click, judged_in))
+
+
+def _judging(folder: Path) -> dict[str, object]:
+    """Return what was clicked before, and what applies the file that a page downloads."""
+    kept = [one.model_dump(by_alias=True) for one in judgements.kept(folder)]
+    command = f"python -m workbench judge outputs/{folder.name} judgements.json"
+    return {"judged": kept, "judge": command}
 
 
 def data_uri(image: np.ndarray) -> str:
