@@ -102,12 +102,18 @@ def test_a_saved_choice_that_does_not_fit_is_named_kept_and_not_applied(
     assert (tmp_path / CHOICE).read_text("utf-8") == text
 
 
-def test_applying_a_downloaded_file_keeps_it_and_names_the_next_command(found, tmp_path):
-    folder, downloaded = tmp_path / "night", tmp_path / "downloaded.json"
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [("outputs/night", "--run night"), ("outputs/sweep/night", "--out {folder}")],
+)
+def test_applying_a_downloaded_file_keeps_it_and_names_the_next_command(
+    found, tmp_path, place, named
+):
+    folder, downloaded = tmp_path / place, tmp_path / "downloaded.json"
     write_json(folder / RECOMMENDATION, written(found))
     write_json(downloaded, written(edit(found)))
     said = apply_choice(folder, downloaded)
-    assert said.endswith("python -m workbench run --run night --from 06")
+    assert said.endswith(f"python -m workbench run {named.format(folder=folder)} --from 06")
     assert read(folder / CHOICE) == edit(found)
 
 

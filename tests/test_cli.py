@@ -9,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+from workbench import batch
 from workbench.__main__ import main
 from workbench.cli import projects, runs
 from workbench.lock import LOCK_NAME, describe_process
@@ -25,6 +26,33 @@ def test_what_the_machine_refuses_is_said_in_one_line_and_exits_1(monkeypatch, c
     said = capsys.readouterr().err
     assert said.startswith(f"error: outputs/mine/metrics.json: {os.strerror(number)}.")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_outside_of_a_project_the_way_to_one_is_said(
+    project, tmp_path, monkeypatch, capsys, command
+):
+    outside = tmp_path.parent / f"{tmp_path.name}_outside"
+    outside.mkdir()
+    monkeypatch.chdir(outside)
+    file = project / "parameters/mine.yaml"
+    if command == "sweep":
+        file = project / "parameters/sweep.yaml"
+        file.write_text("base: parameters/mine.yaml\nseeds: [1, 2]\n")
+    assert main([command, str(file)]) == 2
+    said = capsys.readouterr().err
+    assert f"{outside} is no project" in said and f"cd {project}" in said
+    assert list(outside.iterdir()) == []
+    assert main([command, "mine.yaml"]) == 2
+    assert "my_project --from PHOTOS" in capsys.readouterr().err or command == "sweep"
+
+
+def test_the_data_can_be_named_beside_the_parameters(project, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(batch, "dry_run", lambda the_run, plan: seen.update(run=the_run) or [])
+    (project / "ph: #otos").mkdir()
+    assert main(["run", "parameters/mine.yaml", "--data", "ph: #otos", "--dry-run"]) == 0
+    assert seen["run"].settings.dataset.dir == str(project / "ph: #otos")
 
 
 def test_an_interrupt_exits_130(monkeypatch, capsys):

@@ -253,7 +253,11 @@ def test_a_run_whose_parameter_file_is_gone_keeps_its_settings(run, said):
 def test_a_mistyped_run_dir_leaves_no_folder_behind(run):
     with pytest.raises(MissingInputError, match="there are: mine"):
         open_run("outputs/mien", "parameters/mine.yaml", step="05")
-    assert not (run.root / "outputs/mien").exists()
+    with pytest.raises(MissingInputError, match="there are: mine"):
+        open_run("outputs/mien")
+    with pytest.raises(MissingInputError, match="outpust does not exist"):
+        open_run("outpust/mine", "parameters/mine.yaml", step="01")
+    assert not (run.root / "outputs/mien").exists() and not (run.root / "outpust").exists()
 
 
 @pytest.mark.parametrize("name", ["a b", ".hidden", "x" * 101, "a/..", "<b>", "a;b"])

@@ -51,6 +51,20 @@ def project_root(start: Path | None = None) -> Path:
     return here
 
 
+def required_project(file: Path | None = None) -> Path:
+    """Find the project that a run or a sweep needs; say where it is, if the parameter file does."""
+    root = project_root()
+    if (root / "notebooks").is_dir():
+        return root
+    other = project_root(file.parent) if file else root
+    known = f"go to the one of {file}: cd {other}" if other != root else "go to yours"
+    known = known if (other / "notebooks").is_dir() else "go to yours"
+    raise SettingsError(
+        f"{root} is no project: neither it nor a folder above it holds notebooks/ and parameters/. "
+        f"Either {known}, or start one: python -m workbench new my_project --from PHOTOS"
+    )
+
+
 @dataclass
 class Run:
     """A run folder with the settings it works under."""
@@ -322,7 +336,7 @@ def open_run(
     root = project_root()
     folder = run_folder(run_dir, root)
     configure_logging(LOG_MARK if held_by_parent(folder) else "")
-    _refuse_a_new_folder(folder, step)
+    _refuse_a_new_folder(folder, root, step, parameters)
     file, given = _what_the_cells_say(folder, root, parameters, knobs)
     resolved = resolve_settings(root, file, layers_of((), given), read_changes(folder, root))
     run = Run(folder, resolved.settings, root)
@@ -343,10 +357,19 @@ def open_run(
     return run
 
 
-def _refuse_a_new_folder(folder: Path, step: str | None) -> None:
-    """Let 01 alone start a run: a mistyped run_dir must not leave a folder behind."""
-    if folder.exists() or step is None or find_step(step) == STEPS[0]:
+def _refuse_a_new_folder(
+    folder: Path, root: Path, step: str | None, parameters: str | None
+) -> None:
+    """Let 01, or whoever names parameters, start a run: a mistyped run_dir must leave no folder."""
+    starts = find_step(step) == STEPS[0] if step else parameters is not None
+    known = folder.parent.is_dir() or folder.parent == root / "outputs"
+    if folder.exists() or (starts and known):
         return
+    if starts:
+        raise MissingInputError(
+            f"{folder.parent} does not exist, so no run starts in it. Runs lie in outputs/; make "
+            "that folder first if it is meant"
+        )
     there = sorted(path.parent.name for path in folder.parent.glob(f"*/{CONFIG_NAME}"))
     raise MissingInputError(
         f"{folder} does not exist. {STEPS[0].notebook[:-6]} starts a run; there are: "

@@ -21,7 +21,7 @@ from workbench.cli import measurements, photos, projects, results, runs
 from workbench.errors import PlainLines, WorkbenchError, printable
 
 INTERRUPTED = 130
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+FULL, FORBIDDEN = {errno.ENOSPC, errno.EDQUOT}, {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,12 +77,11 @@ def _explain(error: OSError) -> str:
     """Say what the machine refused: a full disk, a read-only folder, a name it cannot have."""
     place = f"{str(error.filename)[:200]}: " if error.filename else ""
     words = f"{place}{error.strerror or error}"
-    if error.errno not in REFUSALS:
-        return words
-    return (
-        f"{words}. Files are written whole or not at all: put this right and give the same "
-        "command again"
-    )
+    if error.errno in FULL:
+        return f"{words}. Make room there; the same command goes on from here"
+    if error.errno in FORBIDDEN:
+        return f"{words}. Give the same command again where you may write, or with the right to"
+    return words
 
 
 def build_parser() -> ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from argparse import ArgumentParser, Namespace
@@ -41,9 +42,9 @@ def run(options: Namespace) -> Answer:
 
 def _named_run(options: Namespace) -> tuple[Any, dict[str, Any], tuple[str, ...]]:
     """Resolve the run that the options name: by its parameter file, by --run, or a new one."""
-    from workbench.run import CONFIG_NAME, check_run_name, project_root, resolve_run, run_folder
+    from workbench.run import CONFIG_NAME, check_run_name, required_project, resolve_run, run_folder
 
-    root = project_root()
+    root = required_project(options.parameters)
     given = [flag for flag in ("run", "new", "out") if getattr(options, flag)]
     if len(given) > 1:
         named = " and ".join(f"--{flag}" for flag in given)
@@ -60,16 +61,17 @@ def _named_run(options: Namespace) -> tuple[Any, dict[str, Any], tuple[str, ...]
         raise SettingsError(f"{folder} exists already: wait a second, or name it with --run")
     if file is None and not (folder / CONFIG_NAME).exists():
         raise SettingsError(f"{folder} is no run yet: name the parameter file it starts from")
-    return resolve_run(folder, root, file, options.assignments)
+    data = [f"dataset.dir={json.dumps(str(options.data.resolve()))}"] if options.data else []
+    return resolve_run(folder, root, file, [*data, *options.assignments])
 
 
 def sweep(options: Namespace) -> Answer:
-    from workbench.run import project_root
+    from workbench.run import required_project
     from workbench.sweep import execution
     from workbench.sweep.spec import read_spec
 
     plan = execution.plan(
-        read_spec(options.file), options.run or options.file.stem, project_root(),
+        read_spec(options.file), options.run or options.file.stem, required_project(options.file),
         options.first, options.last,
     )  # fmt: skip
     if options.dry_run:
@@ -92,6 +94,7 @@ def _add_run(parser: ArgumentParser) -> None:
         "remembers its parameter file")  # fmt: skip
     add("--new", action="store_true", help="a new folder run_YYYYMMDD_HHMMSS")
     add("--out", metavar="DIR", help="the run folder itself, like outputs/my_sweep/seed-1")
+    add("--data", type=Path, metavar="DIR", help="the dataset's folder, in place of dataset.dir")
     add("--stop-at-eof", action="store_true", help="stop when standard input ends, as a sweep "
         "has its runs do")  # fmt: skip
     add("--from", dest="first", metavar="STEP", help="start here, like 04")

@@ -86,8 +86,14 @@ def keep_choice(folder: Path, chosen: AnyThresholds) -> str:
     write_json(folder / CHOICE, chosen.model_dump(mode="json"))
     return (
         f"Kept for {folder.name}; nothing will be trained. Run 06 again to take it up: "
-        f"python -m workbench run --run {folder.name} --from 06"
+        f"python -m workbench run {_named(folder)} --from 06"
     )
+
+
+def _named(folder: Path) -> str:
+    """Name a run as the command line does: those of a sweep lie deeper than outputs/."""
+    inside = folder.parent.name == "outputs" or not folder.is_absolute()
+    return f"--run {folder.name}" if inside else f"--out {folder}"
 
 
 def choice_command(folder: Path) -> str:
