@@ -109,7 +109,10 @@ def test_a_run_is_sealed_with_its_pages_once_every_step_is_up_to_date(project, c
     seal = project / "outputs/mine/SHA256SUMS"
     assert run_mine("--to", "08") == 0
     assert "not sealed: 09 eval_report" in capsys.readouterr().err and not seal.exists()
+    older = seal.with_name("mine.zip")
+    older.write_text("of another result")
     assert run_mine("--from", "09") == 0
+    assert "no zip to hand over" in capsys.readouterr().err and not older.exists()
     names = {line.split("  ", 1)[1] for line in seal.read_text().splitlines()}
     assert names >= {f"html/{step.page}" for step in STEPS} | {"html/index.html", "labels.txt"}
 

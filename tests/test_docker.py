@@ -115,3 +115,8 @@ def test_a_linter_has_nothing_to_say_about_the_dockerfile():
         pytest.skip("no hadolint here")
     ours = ["--ignore", "DL3008"]  # versions of Debian's compiler: it leaves the image again
     subprocess.run([hadolint, *ours, FILE.parent / "Dockerfile"], check=True)
+
+
+def test_the_image_holds_the_licence_that_the_zip_takes_along():
+    text = (ROOT / "docker/Dockerfile").read_text()
+    assert any(line.startswith("COPY ") and " LICENSE " in line for line in text.splitlines())

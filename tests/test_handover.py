@@ -239,7 +239,8 @@ def test_the_zip_opens_anywhere(packed):
         assert inside.testzip() is None
         names = inside.namelist()
         assert names == sorted(names) and all(name.startswith("shapes/") for name in names)
-        assert {one.external_attr >> 16 for one in inside.infolist()} == {0o644}
+        about = {(one.external_attr >> 16, one.date_time) for one in inside.infolist()}
+        assert about == {(0o644, (1980, 1, 1, 0, 0, 0))}
 
 
 def test_the_index_of_a_whole_run_links_the_zip_first(tmp_path):

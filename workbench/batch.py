@@ -154,6 +154,7 @@ def _seal(run: Run) -> None:
     try:
         log.info("to hand over: %s", handover.hand_over(run.folder).words)
     except WorkbenchError as error:
+        zip_of(run.folder).unlink(missing_ok=True)  # of another result
         log.warning("no zip to hand over: %s", error)
 
 
