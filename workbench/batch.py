@@ -121,6 +121,8 @@ def run_chain(run: Run, plan: Plan, changes: dict[str, Any] | None = None) -> No
     """Run what is not up to date; stop at the first failure with its reason."""
     with locked(run.folder), terminate_as_interrupt():
         refuse_foreign_kernel()
+        if STEPS[0] in plan.steps:
+            run.fetch_dataset()
         _require_dataset(run, plan)
         _sweep(run.folder)
         run.save_settings()

@@ -22,6 +22,7 @@ from workbench.changes import (
     resolve_settings,
     saved_settings,
 )
+from workbench.data import remote
 from workbench.errors import MissingInputError, PlainLines, SettingsError, StepError
 from workbench.lock import LOCK_NAME, describe_process, held_by_parent, locked
 from workbench.notebook import CellWatcher, read_cells
@@ -106,7 +107,13 @@ class Run:
 
     @property
     def dataset_folder(self) -> Path:
-        return self.root / self.settings.dataset.dir
+        """Say where the dataset lies: of a URL its copy."""
+        return remote.local_folder(self.settings.dataset.dir, self.root)
+
+    def fetch_dataset(self) -> None:
+        """Bring the copy of a dataset that lies elsewhere up to date."""
+        if remote.is_remote(self.settings.dataset.dir):
+            remote.copy_dataset(self.settings.dataset.dir, self.root)
 
     def dataset(self) -> Dataset:
         """Read back the dataset as 01 wrote it."""
@@ -149,6 +156,8 @@ class Run:
         for name in freshness.files_read(self.step, self.settings):
             if f"{name}?" not in self.step.reads:
                 self.need(name)
+        if not self.step.reads and not held_by_parent(self.folder):  # else the chain has done so
+            self.fetch_dataset()
         with self.locked():
             self._warn_of_old_inputs()
             self._parts = freshness.fingerprint(self, self.step)

@@ -82,7 +82,7 @@ def group(kind: type[Group], reason: str) -> Any:
 
 
 class DatasetSettings(Group):
-    dir: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]+$")] = knob("data", "folder with images/ and the label tables; relative to the project")
+    dir: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]+$")] = knob("data", "folder with images/ and the label tables, relative to the project; s3://, gs://, https://, file:// are copied first")
     layout: Literal["auto", "csv", "txt", "table", "coco", "roboflow", "imagefolder", "edge_impulse", "fiftyone", "label_studio", "folders"] = knob("auto", "auto looks for *_labels.csv, *.txt, labels.csv, the exports in the order given here, then class folders")
     separator: Separator = knob(",", "between the columns of CSV tables")
     label_separator: Separator = knob("|", "between the labels of a photo")
