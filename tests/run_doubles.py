@@ -9,7 +9,6 @@ import numpy as np
 from tests.deploy_doubles import LABELS, Labels, colour_file, make_bundle, namespace, photos
 from workbench import status
 from workbench.artifacts import QuantizationLadder
-from workbench.cautions import cautions
 from workbench.decide import metrics
 from workbench.decide.calibration import Calibration, Scores, calibrate, read_scores
 from workbench.decide.clips import Clips
@@ -18,14 +17,16 @@ from workbench.decide.metrics import Predictions
 from workbench.decide.outcomes import probabilities, worst_mistakes
 from workbench.decide.recommendation import AnyThresholds
 from workbench.decide.thresholds import floor_worth, search_scores
+from workbench.decide.trivial import trivial_answers
 from workbench.deploy import bundle, parity, tflite, verify
 from workbench.deploy.bundle import write_test_scores
+from workbench.evidence import with_verdict
 from workbench.files import sha256, write_json, write_text
 from workbench.settings import Settings
 from workbench.show import final, gallery, threshold_figures
 from workbench.show.explorer import explorer_data
+from workbench.show.index import render_index
 from workbench.show.panel import fragment
-from workbench.show.report import render_index
 from workbench.show.tables import Table, file_table, knobs, table
 from workbench.steps import STEPS
 
@@ -232,13 +233,15 @@ def _evaluate(
         float_probability=sides["float student"][0], twin_probability=sides["float twin"][0],
         **grouped,
     )  # fmt: skip
-    write_json(folder / verify.METRICS, final.metrics_record(
-        test, float_test, costs, ladder.to_json(), model, LATENCY, entry
-    ))  # fmt: skip
+    record = final.metrics_record(test, float_test, costs, ladder.to_json(), model, LATENCY, entry)
+    trivial = trivial_answers(found["phone file"].answers(), **resampling)
+    record = with_verdict(record, trivial, folder, settings)
+    write_json(folder / verify.METRICS, record)
     tables = [
         knobs(settings, "evaluation"), table(final.overall(test)), table(final.per_class(test)),
         table(final.cost_table(costs)), table(final.sizes(model, LATENCY)),
-        table([{"mind": line} for line in cautions(folder)]), file_table(folder, [verify.METRICS]),
+        table(trivial.rows), table(record["verdict"]["reasons"]),
+        file_table(folder, [verify.METRICS]),
     ]  # fmt: skip
     mistakes = worst_mistakes(
         split.targets, *sides["phone file"], LABELS, names, mask=split.mask, task=settings.task,

@@ -21,7 +21,7 @@ from workbench import batch
 from workbench.__main__ import main
 from workbench.cli.measurements import BENCHMARKS
 from workbench.files import write_json
-from workbench.show import report
+from workbench.show import index, report
 from workbench.status import state_of
 from workbench.steps import STEPS, find_step
 
@@ -80,7 +80,7 @@ if not refused.exists():
 
 @pytest.mark.slow
 def test_a_file_that_07_refuses_sends_the_chain_back_to_05(project, capsys, monkeypatch):
-    monkeypatch.setattr(report, "render_index", lambda folder: "pretended figures have no index")
+    monkeypatch.setattr(index, "render_index", lambda folder: "pretended figures have no index")
     out = project / "outputs/mine"
     (out / "splits").mkdir(parents=True)
     for name in {name for step in STEPS[:4] for name in promised(step)} - {"splits"}:
@@ -104,7 +104,7 @@ def test_every_step_leaves_an_executed_notebook_and_a_page(project):
 
 @pytest.mark.slow
 def test_a_run_is_sealed_with_its_pages_once_every_step_is_up_to_date(project, capsys, monkeypatch):
-    monkeypatch.setattr(report, "render_index", lambda folder: "pretended figures have no index")
+    monkeypatch.setattr(index, "render_index", lambda folder: "pretended figures have no index")
     monkeypatch.setattr(batch, "closing_lines", lambda run: [])
     seal = project / "outputs/mine/SHA256SUMS"
     assert run_mine("--to", "08") == 0

@@ -22,7 +22,7 @@ from workbench.files import write_json
 from workbench.freshness import Verdict
 from workbench.run import zip_of
 from workbench.settings import Settings
-from workbench.show.report import render_index
+from workbench.show.index import render_index
 from workbench.steps import STEPS
 
 ROW = {"positives": 9, "negatives": 11, "tp": 7, "fp": 1, "fn": 2, "tn": 10, "f1": 0.82}

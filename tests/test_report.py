@@ -8,8 +8,9 @@ import nbformat
 import pytest
 
 from workbench import status
+from workbench.show.index import render_index
 from workbench.show.panel import MIME, SCRIPTS
-from workbench.show.report import render_index, render_notebook
+from workbench.show.report import render_notebook
 from workbench.steps import STEPS, find_step
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}$\\frac{$"
@@ -102,7 +103,7 @@ def test_the_index_says_that_a_result_was_kept_knowingly(run):
     done = {"started": "a", "finished": "b", "seconds": 1.0, "fingerprint": {}, "outputs": {}}
     words = "2026-11-21, setting <seed> changed"
     status.record(run.folder, find_step("03"), state="ok", accepted=words, **done)
-    assert "ok; accepted 2026-11-21, setting &lt;seed&gt; changed" in render_index(run.folder)
+    assert "done; accepted 2026-11-21, setting &lt;seed&gt; changed" in render_index(run.folder)
 
 
 def test_a_figure_keeps_its_alt_text(tmp_path):

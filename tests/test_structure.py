@@ -14,7 +14,7 @@ PACKAGE = ROOT / "workbench"
 # A package may import itself and what stands before it; the command line stands last.
 ORDER = (
     "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
-    "effects", "cautions", "data", "nets", "train", "deploy", "predict", "steps", "status",
+    "effects", "evidence", "data", "nets", "train", "deploy", "predict", "steps", "status",
     "changes", "notebook", "freshness", "run", "judgements", "reference", "triage", "show",
     "compare", "folds", "leaderboard", "machine", "web", "handover", "project", "benchmarks",
     "batch", "sweep", "cli", "__main__",

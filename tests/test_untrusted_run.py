@@ -16,7 +16,8 @@ from workbench.cli import main as cli
 from workbench.cli import projects
 from workbench.data.tables import TABLES, Dataset, write_tables
 from workbench.files import sha256, write_json
-from workbench.show.report import render_index, render_notebook
+from workbench.show.index import render_index
+from workbench.show.report import render_notebook
 from workbench.steps import find_step
 
 DONE = {"state": "ok", "started": "a", "finished": "b", "seconds": 1.0, "fingerprint": {}}

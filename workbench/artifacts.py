@@ -104,9 +104,17 @@ class TestedClass(Excerpt):
     negatives: Count
     tp: Count
     fp: Count
+    f1: float | None = None
+    f1_low: float | None = None
+    f1_high: float | None = None
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        return None if self.f1_low is None or self.f1_high is None else (self.f1_low, self.f1_high)
 
 
 class Tested(Excerpt):
+    images: Count = 0
     macro_means: str
     overall: dict[str, Figure]
     classes: tuple[TestedClass, ...]

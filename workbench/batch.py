@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from workbench import errors, freshness, machine, status
 from workbench.artifacts import AuditAnswer, Figure, TestFigures
-from workbench.cautions import cautions
 from workbench.errors import InputError, RungRefusedError, StepError, WorkbenchError
+from workbench.evidence import Judged
 from workbench.files import PARTIAL, is_plain_file, sha256, write_json, write_text
 from workbench.freshness import Verdict
 from workbench.lock import locked
@@ -427,7 +427,7 @@ def _render_what_there_is(run: Run, render: Callable[[Run], None]) -> None:
 
 
 def _render_index(run: Run) -> None:
-    from workbench.show.report import render_index
+    from workbench.show.index import render_index
 
     write_text(run.path("html") / "index.html", render_index(run.folder))
 
@@ -447,14 +447,24 @@ def closing_lines(run: Run) -> list[str]:
     """Build the last lines of a run from what lies in its folder."""
     due = mandatory(run.settings.product)
     marks = [f"{'✓' if run.path(name).exists() else '✗'} {name}" for name in due]
-    lines = ["PIPELINE COMPLETE", "Mandatory outputs:  " + "  ".join(marks)]
-    lines.append("Final test metrics:  " + _final_metrics(run.folder))
-    lines += [f"Mind:  {caution}" for caution in cautions(run.folder)]
-    lines.append(f"Report: {relative(run)}/html/index.html")
     zipped = zip_of(run.folder)
-    if zipped.exists():
-        lines.append(f"Hand over: {relative(run)}/{zipped.name}")
-    return lines
+    handed = [f"Hand over: {relative(run)}/{zipped.name}"] if zipped.exists() else []
+    return [
+        "PIPELINE COMPLETE: every step has run. What that is worth, the verdict says",
+        "Mandatory outputs:  " + "  ".join(marks),
+        "Final test metrics:  " + _final_metrics(run.folder),
+        f"Report: {relative(run)}/html/index.html",
+        *handed,
+        *_verdict(run.folder),
+    ]
+
+
+def _verdict(folder: Path) -> list[str]:
+    try:
+        found = Judged.read(folder).verdict
+    except InputError as error:
+        return [str(error)]
+    return found.lines if found else ["Verdict: none yet. Run 09_eval_report again"]
 
 
 FINAL_FIGURES = {

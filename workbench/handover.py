@@ -17,11 +17,11 @@ from typing import Any
 
 from workbench import web
 from workbench.artifacts import Figure, InferenceConfig, TestFigures
-from workbench.cautions import cautions
 from workbench.deploy import verify
 from workbench.deploy.bundle import FILES, FOLDERS
 from workbench.deploy.sources import render
 from workbench.errors import InputError, StepError
+from workbench.evidence import Judged
 from workbench.files import read_json, writing
 from workbench.run import project_root, zip_of
 
@@ -251,7 +251,9 @@ def _card(folder: Path, parts: Mapping[str, bytes]) -> str:
     measured = read_json(folder / TestFigures.file)["test"]
     rows = [(name, *_figure(test.overall[key])) for name, key in FIGURES.items()
             if key in test.overall]  # fmt: skip
-    minds = "".join(f"- {line}\n" for line in cautions(folder)).replace(f"{folder}/", "")
+    judged = Judged.read(folder).verdict
+    lines = judged.lines if judged else ["Verdict: none, 09 was run by an earlier version"]
+    verdict = "".join(f"- {line.strip()}\n" for line in lines)
     return render("MODEL_CARD.md.tmpl", {
         "NAME": folder.name, "TASK": _task(config), "LABELS": _named(config.labels),
         "MODEL_FILE": config.model.file, "MODEL_SHA256": config.model.sha256,
@@ -263,7 +265,7 @@ def _card(folder: Path, parts: Mapping[str, bytes]) -> str:
         "FIGURES": _table(("figure", "value", "95 % interval"), rows),
         "CLASSES": _table(("label", "photos with it", "found", "missed", "wrongly said", "F1"),
                           map(_class_row, measured["classes"])),
-        "MIND": minds or "Nothing that the audit, the training or the test gave to doubt.\n",
+        "VERDICT": verdict,
         "VERSIONS": ", ".join(f"{name} {one}" for name, one in config.versions.items()),
         "SEAL": _sha256(parts[RUN_SUMS]),
     })  # fmt: skip

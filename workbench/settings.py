@@ -343,6 +343,23 @@ class EvaluationSettings(Group):
     spot_checks: Count = knob(8, "test images whose pixels are kept, for verify to run the file on")
 
 
+class VerdictSettings(Group):
+    """When a result may be handed on: *not ready* is what nobody should ship, *with care* what whoever ships it has to know."""
+
+    min_test_images: Count = knob(30, "not ready below: where none of 30 photos went wrong, one in ten still may")
+    max_interval_width: Fraction = knob(0.2, "of the F1 macro; with care above: between .7 and .9 lies every decision")
+    min_gain: Fraction = knob(0.05, "F1 macro, or accuracy of a single label, above the best answers that ignore the photo; not ready where less was gained or the interval holds 0, with care where it holds less than this")
+    min_f1: Fraction = knob(0.5, "F1 macro; not ready below: at one half there are two mistakes for every right yes")
+    min_class_f1: Fraction = knob(0.5, "of the weakest class; with care below, for the same reason")
+    min_class_images: Count = knob(10, "test photos of a class; with care below: one photo moves its recall by more than a tenth")
+    max_constant_share: Fraction = knob(0.5, "of the classes whose answer never depends on the photo; not ready from here on, with care where there is one")
+    max_leaked_share: Fraction = knob(0.01, "of the test photos that another split holds as well; not ready above: every figure may be off by as much; with care where there is any leak")
+    max_behind_teacher: Fraction = knob(0.05, "F1 macro on validation that the student surely lacks beside its teacher; with care above: the large network shows that more can be had")
+    max_megabytes: Positive = knob(25.0, "of the file that ships; with care above: people notice what an app adds to their phone")
+    max_milliseconds: Positive = knob(100.0, "median an image on one thread of this machine; with care above: people see the wait, and most phones are slower")
+    max_test_openings: Count = knob(3, "of the test split by one run; with care above: who looks more often has begun to choose on it")
+
+
 class Settings(Group):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = knob(1337, "of Python, NumPy and TensorFlow")
     task: Literal["multilabel", "single_label"] = knob("multilabel", "several classes at once, or exactly one and an unknown")
@@ -367,6 +384,7 @@ class Settings(Group):
     tflite_export: TfliteExportSettings = group(TfliteExportSettings, "05, 07: the phone file")
     parity: ParitySettings = group(ParitySettings, "07: budgets")
     evaluation: EvaluationSettings = group(EvaluationSettings, "09: the final figures")
+    verdict: VerdictSettings = group(VerdictSettings, "09: when the result is ready to hand on")
 
     @model_validator(mode="after")
     def logits_can_be_pooled(self) -> Settings:

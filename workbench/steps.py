@@ -81,6 +81,7 @@ NETWORK_KNOBS = ("seed", "task", "precision", "teacher.arch", "teacher.input_siz
                  "student.variant", "student.input_size", "product")  # fmt: skip
 DATA_FILES = ("dataset_manifest.json", "labels.txt")
 UNLABELED = "unlabeled_manifest.json?"  # photos that a teacher answers: none of them trains 03
+FOUND = ("audit.csv", "threshold_recommendation.json", "parity.json")  # what a verdict rests on
 STUDENT = ("student_finetuned.h5", "student_network.json")
 LARGE = ("teacher_finetuned.h5", "teacher_network.json")
 TEACHER = (("distillation.enabled", "teacher_finetuned.h5"),
@@ -179,14 +180,16 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "09", "eval_report", "What should we expect on images nobody has tuned on?",
-        knobs=("seed", "task", "product", "dataset.exif", "evaluation"),
+        knobs=("seed", "task", "product", "dataset.exif", "evaluation", "verdict",
+               "single_label.threshold_min_coverage"),
         reads=(*DATA_FILES, "inference_config.json", "model_qat_int8.tflite", *STUDENT,
-               "student_qat.h5?", "quantization_ladder.json", "float_thresholds.json"),
+               "student_qat.h5?", "quantization_ladder.json", "float_thresholds.json",
+               *FOUND, "teacher_comparison.json?"),
         writes=("metrics.json", "test_scores.npz"),
         code=(*PIXELS, "nets", "decide", "deploy"),
         alone=Files(
             reads=(*DATA_FILES, "inference_config.json", "model_float16.tflite", *LARGE,
-                   "float_thresholds.json"),
+                   "float_thresholds.json", *FOUND),
             writes=("metrics.json", "test_scores.npz"),
         ),
     ),

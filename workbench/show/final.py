@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from workbench.data.tables import Split
 from workbench.data.views import letterboxed
@@ -20,6 +21,7 @@ from workbench.decide.metrics import Comparison, Evaluation, Predictions, compar
 from workbench.deploy import verify
 from workbench.deploy.bundle import write_test_scores
 from workbench.deploy.tflite import time_file
+from workbench.files import writing
 from workbench.settings import Settings
 from workbench.show import plots
 from workbench.show.gallery import Picture, mistake_pictures
@@ -27,7 +29,13 @@ from workbench.show.gallery import Picture, mistake_pictures
 if TYPE_CHECKING:
     import tf_keras as keras
 
+    from workbench.run import Run
+
 LATENCY_THREADS = (1, 2)
+EXAMPLES = "class_examples.jpg"  # for the index: a photo a class on one sheet
+EXAMPLES_A_ROW = 10
+MOST_EXAMPLES = 200
+EXAMPLE_PIXELS = 96
 COSTS = ("f1_macro", "map")
 COST_COLUMNS = ("cost of", "figure", "in float", "phone file", "difference", "low", "high",
                 "verdict")  # fmt: skip
@@ -120,6 +128,28 @@ def training_history(folder: Path) -> pd.DataFrame:
     """Join the epochs of every training that ran, in their order."""
     logs = [folder / "logs" / f"{name}.csv" for name in LOGS]
     return pd.concat([pd.read_csv(log) for log in logs if log.exists()], ignore_index=True)
+
+
+def class_examples(run: Run, split: Split, y_score: np.ndarray) -> Image.Image:
+    """Keep the photo of each class that scored highest, on one sheet; black without one."""
+    known = split.targets > 0.5
+    if split.mask is not None:
+        known &= split.mask > 0.5
+    best = np.where(known, y_score, -1).argmax(0)[:MOST_EXAMPLES]
+    there = np.flatnonzero(known.any(0)[:MOST_EXAMPLES])
+    rows = -(-len(best) // EXAMPLES_A_ROW)
+    sheet = Image.new("RGB", (EXAMPLES_A_ROW * EXAMPLE_PIXELS, rows * EXAMPLE_PIXELS))
+    images = letterboxed(
+        split, run.settings.product_size, run.settings, indices=best[there].tolist()
+    )
+    for place, pixels in zip(there.tolist(), images, strict=True):
+        row, column = divmod(place, EXAMPLES_A_ROW)
+        small = Image.fromarray(pixels).resize((EXAMPLE_PIXELS, EXAMPLE_PIXELS))
+        sheet.paste(small, (column * EXAMPLE_PIXELS, row * EXAMPLE_PIXELS))
+    with writing(run.path(EXAMPLES)) as path:
+        sheet.save(path, "JPEG", quality=85)
+    run.wrote(EXAMPLES)
+    return sheet
 
 
 def pictures_of(

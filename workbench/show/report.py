@@ -1,4 +1,4 @@
-"""Pages for a reviewer who has nothing but a browser: every notebook, and an index over them.
+"""Pages for a reviewer who has nothing but a browser: every notebook; the index is in `index`.
 
 Offline and inert: no request leaves the page, and no script runs but our own, whose hash the
 page's content security policy names. Whatever a class or file is called, it stays text.
@@ -6,28 +6,17 @@ page's content security policy names. Whatever a class or file is called, it sta
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from workbench import status
-from workbench.artifacts import AuditAnswer, Figure, TestFigures, Training
-from workbench.cautions import cautions
-from workbench.errors import InputError
-from workbench.files import is_plain_file, sha256
-from workbench.run import zip_of
-from workbench.settings import PHONE_FILE, Product
 from workbench.show.page import policy
 from workbench.show.panel import MIME, SCRIPTS, fragment
-from workbench.steps import STEPS, Step, mandatory
+from workbench.steps import STEPS, Step
 
-Records = dict[Step, dict[str, Any]]  # what status.json says of every step
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STYLE = Path(__file__).with_name("report.css")
 HOME = re.compile(r"(?:/home/|/Users/)[^/\s\"'\\]+(?=/)|(?<![\w.])/root(?=/)")
@@ -138,152 +127,3 @@ def _navigation(step: Step) -> str:
 
 def _link(step: Step, arrow: str) -> str:
     return f'<a href="{step.page}">{arrow} {html.escape(step.title)}</a>'
-
-
-def render_index(folder: Path) -> str:
-    """Render the one page that says how the run ended and where to look."""
-    records = {step: status.state_of(folder, step) for step in STEPS}
-    name = html.escape(folder.name)
-    body = "".join(
-        [
-            f"<h1>{name}</h1><p class='lead'>{html.escape(_headline(folder, records))}</p>",
-            _handover(folder, records),
-            _figures(folder),
-            _cautions(folder),
-            _steps_table(folder / "html", records),
-            _files_table(folder, records),
-            _pictures(folder, records),
-        ]
-    )
-    style = STYLE.read_text(encoding="utf-8")
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>{policy(())}"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{name}</title><style>{style}</style></head>"
-        f"<body class='index'><main>{body}</main></body></html>"
-    )
-
-
-def _headline(folder: Path, records: Records) -> str:
-    done = ("ok", "skipped")
-    open_steps = [step.title for step, record in records.items() if record["state"] not in done]
-    if not open_steps:
-        skipped = ", ".join(step.number for step in records if records[step]["state"] == "skipped")
-        every = f"All steps but {skipped}" if skipped else "All nine steps"
-        return f"{every} are done. Read 09 first; the others say why."
-    done = len(records) - len(open_steps)
-    try:
-        audit = AuditAnswer.read_if_there(folder)
-    except InputError as error:
-        return str(error)
-    if not audit.fit:
-        return f"{done} of {len(records)} steps are done. The dataset is {audit.words}."
-    return f"{done} of {len(records)} steps are done. Next: {open_steps[0]}."
-
-
-def _handover(folder: Path, records: Records) -> str:
-    """Link the zip that a finished run makes right after this page."""
-    if any(record["state"] not in ("ok", "skipped") for record in records.values()):
-        return ""
-    link = f"<a href='../{quote(zip_of(folder).name)}'>{html.escape(zip_of(folder).name)}</a>"
-    return f"<p class='handover'><b>Hand over</b> {link}: what an app developer needs.</p>"
-
-
-HEADLINES = (
-    ("F1 macro", "f1_macro"),
-    ("F1 micro", "f1_micro"),
-    ("Precision", "precision_macro"),
-    ("Recall", "recall_macro"),
-    ("mAP", "map"),
-)
-
-
-def _figures(folder: Path) -> str:
-    try:
-        test = TestFigures.read_if_there(folder).test
-    except InputError as error:
-        return f"<p>{html.escape(str(error))}</p>"
-    if not test.overall:
-        return ""
-    tiles = [_tile(title, test.overall[key]) for title, key in HEADLINES if key in test.overall]
-    shipped = _product(folder).title.capitalize()
-    note = f"{shipped} on the test split, 95 % intervals; {html.escape(test.macro_means)}."
-    return f"<div class='tiles'>{''.join(tiles)}</div><p>{note}</p>"
-
-
-def _cautions(folder: Path) -> str:
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in cautions(folder))
-    return f"<h2>Mind</h2><ul class='cautions'>{items}</ul>" if items else ""
-
-
-def _product(folder: Path) -> Product:
-    """Tell what the run hands on; a damaged file is named where its figures would stand."""
-    try:
-        return Training.read_if_there(folder).product
-    except InputError:
-        return PHONE_FILE
-
-
-def _tile(title: str, figure: Figure) -> str:
-    value = "–" if figure.value is None else f"{figure.value:.3f}"
-    span = "{:.3f} to {:.3f}".format(*figure.interval) if figure.interval else figure.withheld
-    words = f"<span>{title}</span><small>{html.escape(span)}</small>"
-    return f"<div class='tile'><b>{value}</b>{words}</div>"
-
-
-def _steps_table(pages: Path, records: Records) -> str:
-    rows = [_step_row(pages, step, record) for step, record in records.items()]
-    return _table(("Step", "Question", "State", "Time"), rows, "steps")
-
-
-def _step_row(pages: Path, step: Step, record: dict[str, Any]) -> list[str]:
-    name = html.escape(step.title)
-    linked = f"<a href='{step.page}'>{name}</a>" if (pages / step.page).exists() else name
-    state = record["state"] + (f": {record['reason']}" if "reason" in record else "")
-    state += f"; accepted {record['accepted']}" if "accepted" in record else ""
-    seconds = f"{record['seconds']:.0f} s" if "seconds" in record else ""
-    mark = f"<span class='state {record['state']}'>{html.escape(state)}</span>"
-    return [linked, html.escape(step.question), mark, seconds]
-
-
-def _files_table(folder: Path, records: Records) -> str:
-    hashes = _recorded(records)
-    due = mandatory(_product(folder))
-    names = [*due, *sorted(set(hashes) - set(due))]
-    rows = [_file_row(folder / name, hashes) for name in names if is_plain_file(folder / name)]
-    return "<h2>Files</h2>" + _table(("File", "Size", "sha256"), rows, "files")
-
-
-def _recorded(records: Records) -> dict[str, str]:
-    """Gather what the steps say they left: sha256 by name."""
-    return {
-        name: digest for one in records.values() for name, digest in one.get("outputs", {}).items()
-    }
-
-
-def _file_row(path: Path, hashes: dict[str, str]) -> list[str]:
-    digest = hashes.get(path.name, "")
-    size = f"{path.stat().st_size / 1024:,.1f} KiB"
-    return [html.escape(path.name), size, f"<code>{html.escape(digest[:16])}</code>"]
-
-
-def _table(heads: Iterable[str], rows: Iterable[list[str]], name: str) -> str:
-    head = "".join(f"<th scope='col'>{html.escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table class='{name}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _pictures(folder: Path, records: Records) -> str:
-    """Show the pictures that a step recorded and that are still as it left them."""
-    named = {folder / name: digest for name, digest in sorted(_recorded(records).items())
-             if name.endswith(".png")}  # fmt: skip
-    shown = [_picture(path) for path, digest in named.items()
-             if is_plain_file(path) and sha256(path) == digest]  # fmt: skip
-    return f"<h2>Pictures</h2><div class='pictures'>{''.join(shown)}</div>" if shown else ""
-
-
-def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    title = html.escape(path.stem.replace("_", " "))
-    image = f"<img alt='{title}' src='data:image/png;base64,{data}'>"
-    return f"<figure>{image}<figcaption>{title}</figcaption></figure>"

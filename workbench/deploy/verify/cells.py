@@ -14,12 +14,11 @@ import numpy as np
 from .agreement import MismatchError, same
 from .answers import Answers
 from .arithmetic import Tree, count_levels, labels_of, logits_of, sigmoid, softmax
-from .cautions import cautions
 from .evaluation import phone_answers
 from .folder import Bundle
 from .intervals import LEAST_LABELS
 from .metrics import class_figures, macro_means, overall_figures
-from .names import CALIBRATION, METRICS, RECOMMENDATION, RUN, SCORES
+from .names import CALIBRATION, MANIFEST, METRICS, RECOMMENDATION, RUN, SCORES
 from .recommendation import class_thresholds, derive_curve
 from .unknown import derive_unknown
 
@@ -207,10 +206,77 @@ def step_cells(bundle: Bundle, rows: Rows) -> Tree:
     found = [steps[row[0][:2]] for row in rows]
     reasons = [f": {one['reason']}" if "reason" in one else "" for one in found]
     accepted = [f"; accepted {one['accepted']}" if "accepted" in one else "" for one in found]
-    states = [one["state"] + why + kept
+    states = [{"ok": "done"}.get(one["state"], one["state"]) + why + kept
               for one, why, kept in zip(found, reasons, accepted, strict=True)]  # fmt: skip
     times = [f"{one['seconds']:.0f} s" if "seconds" in one else "" for one in found]
     return {"state": states, "time": times}
+
+
+def about_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Say again what a reviewer asks first, in the order of the page."""
+    found, settings = bundle.json(METRICS), bundle.settings
+    single = bundle.config["task"] == "single_label"
+    kind = "one of them a photo" if single else "several at once"
+    latency = [f"{one['p50_ms']:.1f} ms on {one['threads']} thread{'s' * (one['threads'] > 1)}"
+               for one in found["host_latency"]]  # fmt: skip
+    words = {
+        "recognises": f"{len(bundle.config['labels'])} classes, {kind}",
+        "size": f"{found['model_bytes'] / 1e6:.1f} MB",
+        "time": f"{', '.join(latency)}, an image on the machine that measured",
+        "how it was made": _how_made(bundle.config, settings, found),
+    }
+    if bundle.has(MANIFEST):
+        splits = bundle.json(MANIFEST)["images"]
+        words["learned from"] = ", ".join(f"{n:,} {split}" for split, n in splits.items())
+    for row in found.get("float_twin_against_int8", {}).get("overall", ()):
+        if row["figure"] == "f1_macro" and row["difference"] is not None:
+            span = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+            words["cost of 8 bits"] = (
+                f"{row['difference']:+.3f}{span} F1 macro on test, against the same weights in "
+                "floats"
+            )
+    steps = bundle.json(RUN)["steps"].values() if bundle.has(RUN) else ()
+    last = max((one.get("finished", "") for one in steps), default="")
+    minutes = sum(one.get("seconds", 0.0) for one in steps) / 60
+    words["when"] = f"{last[:10]}, {minutes:.1f} minutes in all" if last else ""
+    return {"this run": [words[row[0]] for row in rows]}
+
+
+def _how_made(config: Tree, settings: Tree, found: Tree) -> str:
+    side = config["input"]["width"]
+    teacher, student = settings["teacher"], settings["student"]
+    if student is None:
+        return f"{teacher['arch']} at {side} px"
+    taught = f", taught by {teacher['arch']}" if settings["distillation"]["enabled"] else ""
+    title = found["quantization"]["title"]
+    return f"{student['variant']} at {side} px{taught}; {title}"
+
+
+def surest_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Show each class on the index, with the interval of its F1."""
+    classes = bundle.json(METRICS)["test"]["classes"]
+    spans = [[row["f1"], *_two(row.get("f1_low"), row.get("f1_high"))] for row in classes]
+    counts = {"test photos": "positives", "found": "tp", "missed": "fn", "wrongly said": "fp"}
+    return {
+        "class": [row["class"] for row in classes],
+        **{name: [row[key] for row in classes] for name, key in counts.items()},
+        "f1": [span[0] if None in span else span for span in spans],
+    }
+
+
+def _two(low: Any, high: Any) -> list:
+    return [] if low is None else [low, high]
+
+
+def verdict_cells(bundle: Bundle, rows: Rows) -> Tree:
+    """Repeat the verdict, which is derived where metrics.json is."""
+    found = bundle.json(METRICS)["verdict"]["reasons"]
+    return _columns(found, ("rule", "grade", "words"))
+
+
+def trivial_cells(bundle: Bundle, rows: Rows) -> Tree:
+    found = bundle.json(METRICS)["trivial"]["answers"]
+    return {"without the photo": list(found), "score": list(found.values())}
 
 
 def derive_sliders(bundle: Bundle) -> Tree:
@@ -275,5 +341,8 @@ TABLES: dict[Kind, Callable[[Bundle, Rows], Tree]] = {
     ("file", "megabytes"): size_cells,
     ("file", "size"): file_cells,
     ("step", "question"): step_cells,
-    ("mind",): lambda bundle, rows: {"mind": cautions(bundle)},
+    ("rule", "grade"): verdict_cells,
+    ("about", "this run"): about_cells,
+    ("class", "f1"): surest_cells,
+    ("without the photo", "score"): trivial_cells,
 }

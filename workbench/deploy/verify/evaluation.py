@@ -12,6 +12,7 @@ from .folder import Bundle
 from .intervals import LEAST_IMAGES, resample, resampled_intervals, share_intervals
 from .metrics import class_figures, confused, confusion, macro_means, overall_figures
 from .names import FLOATS, LADDER, SCORES, SETTINGS
+from .verdict import derive_trivial, derive_verdict
 
 NETWORKS = {"float": "float student", "float_twin": "float twin"}
 LOWER_IS_BETTER = ("hamming_loss", "calibration_error")
@@ -48,6 +49,10 @@ def derive_description(bundle: Bundle, stated: Tree) -> Tree:
         found["test_scores"] = {"file": SCORES, "sha256": bundle.sha256(SCORES)}
     if "model_bytes" in stated:
         found["model_bytes"] = len(bundle.model())
+    if "verdict" in stated:
+        drawn = stated["test"]["bootstrap_replicates"], stated["test"]["seed"]
+        found["trivial"] = derive_trivial(phone_answers(bundle, bundle.arrays(SCORES))[0], *drawn)
+        found["verdict"] = derive_verdict(bundle, stated)
     if bundle.has(LADDER) and "quantization" in stated:
         ladder = bundle.json(LADDER)
         kept = ("chosen", "title", "forced", "budget", "allowed_drop", "ptq_against_qat", "rungs")

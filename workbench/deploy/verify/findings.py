@@ -41,7 +41,9 @@ class Verification:
         marks = {True: "ok    ", False: "FAILED", None: "-     "}
         lines = [f"{marks[check.passed]}  {check.name}: {check.detail}" for check in self.checks]
         failed = sum(check.passed is False for check in self.checks)
-        last = f"{failed} of {len(lines)} checks failed" if failed else "every check passed"
+        last = f"{failed} of {len(lines)} checks failed" if failed else (
+            "every check passed: the figures are those of the files"
+        )  # fmt: skip
         return "\n".join([*lines, f"{self.folder}: {last}"])
 
     @property

@@ -11,7 +11,6 @@ from typing import Any
 
 from .agreement import MismatchError, compare, same
 from .arithmetic import Tree
-from .cautions import cautions
 from .cells import TABLES, UNKNOWN, Kind, Rows, derive_mistakes, derive_sliders, same_cell
 from .folder import Bundle
 from .names import INDEX, METRICS, PAGE_06, PAGE_09
@@ -19,7 +18,8 @@ from .names import INDEX, METRICS, PAGE_06, PAGE_09
 TITLES = {"F1 macro": "f1_macro", "F1 micro": "f1_micro", "Precision": "precision_macro",
           "Recall": "recall_macro", "mAP": "map"}  # fmt: skip
 TILE = re.compile("<div class='tile'><b>(.*?)</b><span>(.*?)</span><small>(.*?)</small>")
-CAUTIONS, LINE = re.compile("<ul class='cautions'>(.*?)</ul>"), re.compile("<li>(.*?)</li>")
+VERDICT = re.compile("<p class='verdict [a-z-]+'><b>(.*?)</b>")
+REASON = re.compile("<li class='[a-z-]+'><b>(.*?)</b> (.*?)</li>")
 PANEL = re.compile(r'<script type="application/json"[^>]*>(.*?)</script>', re.DOTALL)
 
 
@@ -108,7 +108,7 @@ def panel(bundle: Bundle, page: str, key: str) -> Tree:
 
 
 def index(bundle: Bundle) -> str:
-    """Compare the first figures of the index, and what it says to mind."""
+    """Compare the verdict of the index, its reasons and its first figures."""
     if not (bundle.has(INDEX) and bundle.has(METRICS)):
         return f"not here: {INDEX}"
     page, test = bundle.bytes(INDEX).decode("utf-8"), bundle.json(METRICS)["test"]
@@ -120,15 +120,18 @@ def index(bundle: Bundle) -> str:
         ends = stated["interval"] or html.escape(stated["withheld"])
         same_cell(f"{INDEX}: interval of {title}", span, ends)
     same(f"{INDEX}: note", html.escape(test["macro_means"]) in page, True)
-    said = [html.unescape(line) for line in LINE.findall("".join(CAUTIONS.findall(page)))]
-    same(f"{INDEX}: what to mind", said, cautions(bundle))
-    return f"{len(tiles)} figures on the index, and {len(said)} lines to mind"
+    found = bundle.json(METRICS)["verdict"]
+    same(f"{INDEX}: verdict", VERDICT.findall(page), [found["grade"]])
+    said = [tuple(map(html.unescape, one)) for one in REASON.findall(page)]
+    wanted = [(one["rule"], one["words"]) for one in found["reasons"]]
+    same(f"{INDEX}: reasons of the verdict", said, wanted)
+    return f"{len(tiles)} figures on the index; the verdict is {found['grade']}"
 
 
 PAGES: dict[str, tuple[Kind, ...]] = {
     PAGE_06: (("thresholds", "f1_macro"), ("class", "error before")),
     PAGE_09: (("figure", "value"), ("class", "positives"), ("cost of", "figure")),
-    INDEX: (),
+    INDEX: (("about", "this run"), ("class", "f1")),
 }  # and the tables that must be there
 PANELS: dict[str, tuple[str, Callable[[Bundle], Tree]]] = {
     PAGE_06: ("recommendation", derive_sliders),

@@ -9,7 +9,7 @@ from .folder import Bundle
 from .names import METRICS, SUMS
 
 SEALED = (  # all that is handed on, and all that figures are derived from
-    *("*.tflite", "*.onnx", "*.pt", "*.txt", "*.json", "*.csv", "*.npz", "*.png"),
+    *("*.tflite", "*.onnx", "*.pt", "*.txt", "*.json", "*.csv", "*.npz", "*.png", "*.jpg"),
     *("app/**/*", "golden/**/*", "verify/**/*", "verify.py"),
     *("html/**/*", "notebooks/*.ipynb", "logs/*.csv", "splits/**/*"),
 )
