@@ -5,12 +5,15 @@ import hashlib
 import re
 
 import nbformat
+import numpy as np
 import pytest
 
+from tests.browser import Opened, chromium
 from workbench import status
 from workbench.show.index import render_index
 from workbench.show.panel import MIME, SCRIPTS
 from workbench.show.report import render_notebook
+from workbench.show.tables import table
 from workbench.steps import STEPS, find_step
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}$\\frac{$"
@@ -111,3 +114,72 @@ def test_a_figure_keeps_its_alt_text(tmp_path):
     figure.metadata = {"image/png": {"alt": 'Two "lines" fall'}}
     page = render_notebook(write_book(tmp_path, figure), find_step("06"))
     assert 'alt="Two &quot;lines&quot; fall" src="data:image/png;base64,iVBORw0KGgo="' in page
+
+
+def stream(text):
+    return nbformat.v4.new_output("stream", text=text)
+
+
+def test_answers_come_first_and_code_knobs_and_long_logs_are_folded(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title\n\n**Is it good?**"),
+        nbformat.v4.new_code_cell("knobs(run.settings)", outputs=[stream("a knob")]),
+        nbformat.v4.new_markdown_cell("## One\n\n## Two"),
+        nbformat.v4.new_code_cell("fit()", outputs=[stream("epoch\n" * 9)]),
+        nbformat.v4.new_code_cell("table(answer)", outputs=[stream("yes, it is")]),
+    ]
+    cells[-1].metadata["tags"] = ["answer"]
+    path = tmp_path / "book.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    page = render_notebook(path, find_step("06"))
+    order = (
+        "Is it good?",
+        "yes, it is",
+        "Settings of this step",
+        "a knob",
+        "<summary>Log",
+        "epoch",
+    )
+    places = [page.index(words) for words in order]
+    assert places == sorted(places)
+    assert page.count('<details class="code">') == 3 and "<details open" not in page
+    assert '<a href="#One">One</a>' in page and 'id="Two"' in page
+
+
+def test_a_failure_stands_in_one_box_above_its_folded_traceback(tmp_path):
+    error = nbformat.v4.new_output(
+        "error", ename="DatasetError", evalue=f"row 3: {EVIL} is no file. Remove the row",
+        traceback=["far below"],
+    )  # fmt: skip
+    page = render_notebook(write_book(tmp_path, stream("went well"), error), find_step("06"))
+    box = page.index(
+        '<div class="failure" role="alert"><b>DatasetError</b><p>row 3: &lt;script&gt;'
+    )
+    assert (
+        box < page.index("went well") < page.index("<summary>Traceback") < page.index("far below")
+    )
+
+
+def test_numbers_stand_on_the_right_words_on_the_left_and_nothing_is_a_dash():
+    rows = [{"<b>": "x", "n": 1.23456, "count": 3, "yes": True},
+            {"<b>": None, "n": np.nan, "count": None, "yes": False}]  # fmt: skip
+    shown = table(rows)._repr_html_()
+    assert '<td>x</td><td class="n">1.235</td><td class="n">3' in shown and "&lt;b&gt;" in shown
+    assert '<td>–</td><td class="n">–</td><td class="n">–</td><td>False</td>' in shown
+
+
+def test_pages_and_prints_keep_every_column_on_the_screen(tmp_path):
+    wide = table([{f"column {n}": 0.123 for n in range(13)} | {"reason": "a long reason " * 12}])
+    shows = shown(**{"text/html": wide._repr_html_(), "text/plain": ""})
+    page = tmp_path / "page.html"
+    page.write_text(render_notebook(write_book(tmp_path, shows), find_step("09")), "utf-8")
+    with chromium() as browser:
+        opened = Opened(browser, page)
+        fits = "document.documentElement.scrollWidth <= innerWidth"
+        opened.page.set_viewport_size({"width": 400, "height": 800})
+        assert opened.page.evaluate(fits)
+        opened.page.emulate_media(media="print")
+        opened.page.set_viewport_size({"width": 700, "height": 900})
+        reach = "document.querySelector('table.frame').getBoundingClientRect().right <= innerWidth"
+        assert opened.page.evaluate(fits) and opened.page.evaluate(reach)
+        assert opened.complaints == []

@@ -36,6 +36,31 @@ ATTRIBUTES = {
 }
 
 
+# Answers before code: code, knobs and long logs are folded, a traceback too, as its message leads.
+TEMPLATE = """
+{%- extends 'lab/index.html.j2' -%}
+{%- block input_group -%}
+<details class="code"><summary>Code</summary>{{ super() }}</details>
+{%- endblock -%}
+{%- block output_group -%}
+{%- if 'knobs(' in cell.source -%}
+<details class="settings"><summary>Settings of this step</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock -%}
+{%- block stream_stdout -%}
+{%- if output.text.strip().count('\n') >= 4 -%}
+<details class="log"><summary>Log</summary>{{ super() }}</details>
+{%- else -%}{{ super() }}{%- endif -%}
+{%- endblock -%}
+{%- block error -%}
+<details class="trace"><summary>Traceback</summary>{{ super() }}</details>
+{%- endblock -%}
+"""
+ANSWER = "answer"  # tag of a cell whose output answers the question of its notebook
+HEADING = re.compile(r'<h2 id="([^"]*)"[^>]*>(.*?)</h2>', re.DOTALL)
+TAG = re.compile(r"<[^>]*>")
+
+
 def render_notebook(executed: Path, step: Step) -> str:
     """Render an executed notebook, also one that broke half-way, with its figures and panels."""
     import nbformat
@@ -43,18 +68,45 @@ def render_notebook(executed: Path, step: Step) -> str:
     text = _without_places(executed.read_text(encoding="utf-8"), executed)
     book = nbformat.reads(text, as_version=4)
     book.metadata.pop("widgets", None)  # their state is for Lab; what lives on here is a panel
+    _put_answers_first(book)
     own, scripts = _take_own_outputs(book, hashlib.sha256(text.encode("utf-8")).hexdigest())
     page = SCRIPT_ELEMENT.sub("", _export(book))
     for token, piece in own.items():
         page = page.replace(f"<pre>{token}</pre>", piece)
     page = page.replace("<body", f"<body data-step='{step.number}'", 1)
     body = page.index(">", page.index("<body")) + 1
-    page = page[:body] + _navigation(step) + page[body:]
+    page = page[:body] + _navigation(step) + _failure(book) + _contents(page) + page[body:]
     title = f"<title>{html.escape(step.title)}</title>"
     page = re.sub(r"<title>.*?</title>", lambda _: title, page, count=1, flags=re.DOTALL)
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     page = page.replace("<head>", "<head>" + policy(scripts), 1)
     return page.replace("</head>", style + "</head>", 1)
+
+
+def _put_answers_first(book: Any) -> None:
+    """Move the cells that answer the notebook's question up to its title."""
+    found = [cell for cell in book.cells if ANSWER in cell.metadata.get("tags", ())
+             and cell.get("outputs")]  # fmt: skip
+    rest = [cell for cell in book.cells if not any(cell is one for one in found)]
+    book.cells = [*rest[:1], *found, *rest[1:]]
+
+
+def _failure(book: Any) -> str:
+    """Say in one box why the notebook ended early; the message holds rule and remedy."""
+    for output in (one for cell in book.cells for one in cell.get("outputs", ())):
+        if output.output_type == "error":
+            name, words = html.escape(str(output.ename)), html.escape(str(output.evalue))
+            return f'<div class="failure" role="alert"><b>{name}</b><p>{words}</p></div>'
+    return ""
+
+
+def _contents(page: str) -> str:
+    links = [f'<li><a href="#{name}">{TAG.sub("", words).replace("¶", "").strip()}</a></li>'
+             for name, words in HEADING.findall(page)]  # fmt: skip
+    if len(links) < 2:
+        return ""
+    inside = f"<summary>Contents</summary><ol>{''.join(links)}</ol>"
+    return f'<details class="contents">{inside}</details>'
 
 
 def _without_places(text: str, executed: Path) -> str:
@@ -102,6 +154,7 @@ def _export(book: Any) -> str:
         template_name="lab", sanitize_html=True, embed_images=True, mathjax_url="",
         require_js_url="", jquery_url="", mermaid_js_url="",
     )  # fmt: skip
+    exporter.raw_template = TEMPLATE
     exporter.register_filter("clean_html", _clean)
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # prints are one text
     page, _ = exporter.from_notebook_node(book)

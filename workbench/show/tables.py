@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,45 @@ from workbench.settings import Settings
 
 @dataclass(frozen=True)
 class Table:
-    """A DataFrame that shows itself as plain, escaped HTML, and as text where HTML is not."""
+    """A DataFrame that shows itself as plain, escaped HTML, and as text where HTML is not.
+
+    Numbers stand on the right, words on the left.
+    """
 
     frame: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        return self.frame.to_html(
-            index=False, escape=True, border=0, classes="frame", na_rep="–",
-            float_format=lambda value: f"{value:.3f}",
-        )  # fmt: skip
+        columns = [self.frame.iloc[:, place].tolist() for place in range(self.frame.shape[1])]
+        kinds = [' class="n"' if _are_numbers(column) else "" for column in columns]
+        head = _row("th", kinds, self.frame.columns)
+        rows = "".join(_row("td", kinds, cells) for cells in zip(*columns, strict=True))
+        table = f"<table class='frame'><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        return f"<div class='frame'>{table}</div>"
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=False, na_rep="–")
+
+
+def _row(tag: str, kinds: Sequence[str], cells: Iterable[Any]) -> str:
+    pairs = zip(kinds, cells, strict=True)
+    inside = "".join(f"<{tag}{kind}>{html.escape(_text(cell))}</{tag}>" for kind, cell in pairs)
+    return f"<tr>{inside}</tr>"
+
+
+def _text(cell: Any) -> str:
+    if _is_missing(cell):
+        return "–"
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or cell is pd.NA or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _are_numbers(column: Iterable[Any]) -> bool:
+    told = [cell for cell in column if not _is_missing(cell)]
+    return bool(told) and all(isinstance(cell, Number) and not isinstance(cell, bool)
+                              for cell in told)  # fmt: skip
 
 
 def table(rows: pd.DataFrame | Mapping[str, Any] | Sequence[Any]) -> Table:

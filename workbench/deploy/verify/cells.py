@@ -181,8 +181,7 @@ def size_cells(bundle: Bundle, rows: Rows) -> Tree:
     latency, model = bundle.json(METRICS)["host_latency"], bundle.config["model"]["file"]
     for name in ("threads", "repeats", "p50_ms", "p95_ms"):
         taken = iter(latency)
-        nothing = "<NA>" if name in ("threads", "repeats") else None
-        found[name] = [next(taken)[name] if row[0] == model else nothing for row in rows]
+        found[name] = [next(taken)[name] if row[0] == model else None for row in rows]
     return found
 
 
