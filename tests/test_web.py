@@ -111,6 +111,8 @@ def test_a_photo_dragged_in_is_answered_as_it_was_recorded(tmp_path, exif):
         assert found == " ".join(map(str, answer(folder, photo, Settings.model_validate(kind))))
         drop(opened.page, folder / "labels.txt")
         opened.page.get_by_text("cannot open it as a photo").wait_for()
+        opened.page.set_viewport_size({"width": 400, "height": 800})
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 400
         assert opened.complaints == [] and opened.requests == [page.as_uri()]
 
 
