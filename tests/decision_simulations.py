@@ -12,8 +12,11 @@ from scipy.special import expit, softmax
 
 from workbench.decide import metrics
 from workbench.decide.calibration import Scores, calibrate, error_interval
+from workbench.decide.intervals import assign_folds, interval_ends
+from workbench.decide.levels import LEVELS, LOWEST, LevelCounts, count_levels
 from workbench.decide.metrics import Predictions
 from workbench.decide.ranking import rank
+from workbench.decide.tuning import Rules, tune
 from workbench.decide.unknown import search_unknown
 from workbench.settings import CalibrationSettings, SingleLabelSettings
 
@@ -34,6 +37,38 @@ def one_of_five(rng: np.random.Generator, images: int, strength: float):
     """Draw one-hot labels and logits [N, 5]; the answers get better with `strength`."""
     y_true = np.eye(len(CLASSES))[rng.integers(0, len(CLASSES), images)]
     return y_true, rng.normal(0, 1, y_true.shape) + strength * y_true
+
+
+def adopted_before(
+    y_true: np.ndarray, raw: np.ndarray, rules: Rules, replicates: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Adopt as the workbench once did: where each fold gains by the thresholds of the others. [C]
+
+    Folds judge their own pairs of thresholds, not the pair that ships, and each class by itself.
+    """
+    place = assign_folds(y_true, 5, rng)
+    folds = [count_levels(y_true[place == fold], raw[place == fold]) for fold in range(5)]
+    sides = [np.stack([getattr(one, side) for one in folds]) for side in ("negatives", "positives")]
+    pair = tune(LevelCounts(*(side.sum(0) - side for side in sides[::-1])), rules)
+    levels = np.arange(LOWEST, LOWEST + LEVELS)
+    by_own, by_shared = levels >= pair.own[..., None], levels >= pair.shared[:, None, None]
+    who = [by_own & by_shared, by_own & ~by_shared, ~by_own & by_shared, ~by_own & ~by_shared]
+    cells = np.stack([(side * one).sum((0, 2)) for side in sides for one in who], axis=1)
+    images = cells.sum(1)
+    drawn = rng.multinomial(images, cells / images[:, None], size=(replicates, len(images)))
+
+    def gain(cells: np.ndarray) -> np.ndarray:
+        fp, tp = np.split(cells, 2, axis=-1)
+        totals = tp.sum(-1), fp.sum(-1)
+        own, shared = (
+            rules.objective.values(tp[..., one].sum(-1), fp[..., one].sum(-1), *totals)
+            for one in ([0, 1], [0, 2])
+        )
+        return own - shared
+
+    whole = tune(LevelCounts(*(side.sum(0) for side in sides[::-1])), rules)
+    enough = gain(cells) >= rules.knobs.per_class_improvement_threshold
+    return (whole.own != whole.shared) & (interval_ends(gain(drawn))[0] > 0) & enough
 
 
 def unknown(

@@ -16,8 +16,14 @@ def test_intervals_of_nearly_perfect_answers_hold_the_truth():
 
 
 def test_identical_classes_rarely_get_a_threshold_of_their_own_and_their_gains_are_no_boast():
-    (found,) = run(repeats=15, only="gains, 7 identical").values()
+    (found,) = run(repeats=15, only="adoption, 7 identical").values()
     assert found["any_adopted"] <= 0.2 and found["gains_covered"] > 0.85
+
+
+def test_most_thresholds_that_gain_are_still_adopted_and_few_that_lose():
+    (found,) = run(repeats=15, only="adoption, 3 of 7 differ, 1500").values()
+    assert found["adopted_and_better"] > 0.8 * found["before_and_better"] > 1
+    assert found["adopted_and_worse"] < 0.3
 
 
 def test_a_floor_that_is_claimed_is_kept():

@@ -80,7 +80,11 @@ def whole_kind(shift: np.ndarray, prevalence: float, distance: float = DISTANCE)
 def tune_and_judge(
     images: int, shift: list[float], prevalence: float, repeats: int, seed: int, photos: int = 1
 ) -> Figures:
-    """Tune on drawn images; hold what is said of the gains against all images of the kind."""
+    """Tune on drawn images; hold what is said of the gains against all images of the kind.
+
+    An adoption is better where the two thresholds gain on all these. Beside it what the rule of
+    before adopts on the same images.
+    """
     shift, rows = np.asarray(shift, float), []
     rules = rules_of(
         ThresholdSearchSettings(bootstrap_replicates=REPLICATES), Quantization(SCALE, ZERO_POINT)
@@ -98,8 +102,9 @@ def tune_and_judge(
         low, high = expected(counts, choice, tried, rules).corrected_interval
         covered = (choice.gain[1] <= own - shared) & (own - shared <= choice.gain[2])
         moved = ~np.isnan(choice.gain[1])  # the gain of equal thresholds is 0, and known
-        rows.append((covered, moved, choice.adopted, own > shared, low <= real <= high))
-    covered, moved, adopted, better, value = map(np.array, zip(*rows, strict=True))
+        before = decision_simulations.adopted_before(y_true, raw, rules, REPLICATES, rng)
+        rows.append((covered, moved, choice.adopted, own > shared, low <= real <= high, before))
+    covered, moved, adopted, better, value, before = map(np.array, zip(*rows, strict=True))
     return {
         "gains_covered": covered[moved].mean(),
         "gains_covered_of_the_adopted": covered[adopted].mean() if adopted.any() else np.nan,
@@ -107,40 +112,42 @@ def tune_and_judge(
         "adopted_and_better": (adopted & better).sum() / repeats,
         "adopted_and_worse": (adopted & ~better).sum() / repeats,
         "value_covered": value.mean(),
+        "before_and_better": (before & better).sum() / repeats,
+        "before_and_worse": (before & ~better).sum() / repeats,
     }
 
 
-@simulation("gains, 7 identical classes")
+@simulation("adoption, 7 identical classes")
 def seven_identical(repeats: int, seed: int) -> Figures:
     return tune_and_judge(400, [0] * 7, 0.2, repeats, seed)
 
 
-@simulation("gains, 40 identical classes")
+@simulation("adoption, 40 identical classes")
 def forty_identical(repeats: int, seed: int) -> Figures:
     return tune_and_judge(400, [0] * 40, 0.1, repeats, seed)
 
 
-@simulation("gains by clip, 7 identical classes, 200 clips of 4 photos")
+@simulation("adoption by clip, 7 identical classes, 200 clips of 4 photos")
 def seven_identical_in_clips(repeats: int, seed: int) -> Figures:
     return tune_and_judge(800, [0] * 7, 0.2, repeats, seed, photos=4)
 
 
-@simulation("gains by clip, 3 of 7 differ, 400 clips of 4 photos")
+@simulation("adoption by clip, 3 of 7 differ, 400 clips of 4 photos")
 def some_differ_in_clips(repeats: int, seed: int) -> Figures:
     return tune_and_judge(1600, [0, 0, 0, 0, 10, 20, 30], 0.2, repeats, seed, photos=4)
 
 
-@simulation("gains, 3 of 7 differ, 400 images")
+@simulation("adoption, 3 of 7 differ, 400 images")
 def some_differ(repeats: int, seed: int) -> Figures:
     return tune_and_judge(400, [0, 0, 0, 0, 10, 20, 30], 0.2, repeats, seed)
 
 
-@simulation("gains, 3 of 7 differ, 1500 images")
+@simulation("adoption, 3 of 7 differ, 1500 images")
 def some_differ_clearly(repeats: int, seed: int) -> Figures:
     return tune_and_judge(1500, [0, 0, 0, 0, 10, 20, 30], 0.2, repeats, seed)
 
 
-@simulation("gains, 20 of 40 differ, 600 images")
+@simulation("adoption, 20 of 40 differ, 600 images")
 def half_differ(repeats: int, seed: int) -> Figures:
     return tune_and_judge(600, [0] * 20 + list(range(-30, 0, 3)) + list(range(3, 33, 3)), 0.1,
                           repeats, seed)  # fmt: skip
