@@ -147,6 +147,40 @@ def calibration_intervals(
     return found
 
 
+# Slope, line and noise by which two networks miss the true logits of the same images.
+PAIRS = (
+    ((1, 0, 0), (1, 0, 0.8)), ((1, 0, 0), (0.5, 0, 0)), ((0.5, 0, 0), (1, 0.5, 0)),
+    ((1, 0.5, 0.3), (1, 0.5, 0.3)), ((0.9, 0, 0.2), (0.8, 0, 0.2)),
+)  # fmt: skip
+
+
+def calibration_differences(runs: int, seed: int = 0, images: int = 300) -> Found:
+    """Cover by how much the calibration errors of two networks differ on all images."""
+    covered, names = [], tuple(map(str, range(images)))
+    for place, pair in enumerate(PAIRS):
+        true, _, both = _two_networks(seeds(1, seed, 5, place)[0], POPULATION, pair)
+        one, two = (calibration_error_of_chances(true, score) for score in both)
+        for rng in seeds(runs // len(PAIRS), seed, 5, images, place):
+            _, label, both = _two_networks(rng, images, pair)
+            sides = [
+                Predictions(name, names, ("a",), label, score, 0.5, "multilabel")
+                for name, score in zip("ab", both, strict=True)
+            ]
+            rows = metrics.compare(*sides, replicates=200, seed=seed).overall.set_index("figure")
+            row = rows.loc["calibration_error"]
+            covered.append(row.low <= two - one <= row.high)
+    return {f"difference of calibration errors, {images} images": float(np.mean(covered))}
+
+
+def _two_networks(rng: np.random.Generator, images: int, pair: tuple):
+    logits = rng.normal(-1, 2, (images, 1))
+    scores = [
+        expit((logits - line) / slope + rng.normal(0, noise, logits.shape))
+        for slope, line, noise in pair
+    ]
+    return expit(logits), rng.random(logits.shape) < expit(logits), scores
+
+
 def calibration_error_of_chances(true: np.ndarray, predicted: np.ndarray) -> float:
     """Calibration error without the noise of labels: bins as the workbench has them."""
     place = np.minimum((predicted * 15).astype(int), 14).ravel()

@@ -19,6 +19,10 @@ def test_the_calibration_error_is_covered():
     assert simulations.calibration_intervals(48, images=(400,), kinds=kinds).popitem()[1] > 0.85
 
 
+def test_the_difference_of_two_calibration_errors_is_covered():
+    assert simulations.calibration_differences(20).popitem()[1] >= 0.9
+
+
 def test_no_correction_harms_and_those_that_are_needed_ship():
     found = simulations.corrections(6, images=(1000,))
     assert found["temperature: harm done"] == found["platt: harm done"] == 0

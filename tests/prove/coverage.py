@@ -261,6 +261,12 @@ def calibration_error(repeats: int, seed: int) -> Figures:
     return decision_simulations.calibration_intervals(repeats, seed)
 
 
+@simulation("difference of calibration errors")
+def calibration_differences(repeats: int, seed: int) -> Figures:
+    """Cover by how much two networks differ in calibration."""
+    return decision_simulations.calibration_differences(repeats, seed)
+
+
 @simulation("corrections")
 def corrections(repeats: int, seed: int) -> Figures:
     """Ship no correction that harms, and those that are needed."""

@@ -28,7 +28,6 @@ from workbench.decide.intervals import (
     Ends,
     Groups,
     assign_folds,
-    count_cells,
     independent_share,
     numbered,
     records,
@@ -168,33 +167,6 @@ def _bin_sums(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
     weights = (None, probability, label)
     sums = np.array([np.bincount(place, weights=one, minlength=BINS) for one in weights])
     return sums[:, sums[0] > 0]
-
-
-@dataclass(frozen=True)
-class Bins:
-    """All labels sorted into bins once; resampling keeps the bins and their mean predictions.
-
-    For differences between two runs, drawn alike; `error_interval` is for one.
-    """
-
-    cells: np.ndarray  # 2 * bin + label, [N, C]
-    predicted: np.ndarray  # mean probability of each bin, [bins]
-
-    @classmethod
-    def of(cls, y_true: np.ndarray, probability: np.ndarray, mask: Mask) -> Bins:
-        known, place = known_labels(mask, probability.shape), _place_in(probability)
-        total = np.bincount(place[known], weights=probability[known], minlength=BINS)
-        cells = np.where(known, 2 * place + (np.asarray(y_true) > 0.5), 2 * BINS)
-        predicted = ratio(total, np.bincount(place[known], minlength=BINS))
-        return cls(cells.astype(np.int32), predicted)
-
-    def errors(self, weights: np.ndarray) -> np.ndarray:
-        """Calibration errors of a block of replicates: [B]"""
-        counts = count_cells(self.cells, 2 * BINS, weights).astype(np.float64).sum(1)
-        without, with_class = counts[:, 0::2], counts[:, 1::2]
-        images = without + with_class
-        distance = np.abs(images * self.predicted - with_class).sum(-1)
-        return np.where(images.sum(-1) > 0, ratio(distance, images.sum(-1)), np.nan)
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,19 @@ def interval_ends(replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ends[0], ends[1]
 
 
+def apart(first: tuple[float, Ends], second: tuple[float, Ends]) -> Ends:
+    """Interval of second less first, from each figure and its own; None where one has none.
+
+    Both lie in one direction from what was measured as far as independent ones would (Zou and
+    Donner 2008). Figures of the same images are not, so that it is rather too wide.
+    """
+    if first[1] is None or second[1] is None:
+        return None
+    (one, (low_one, high_one)), (two, (low_two, high_two)) = first, second
+    down, up = np.hypot(two - low_two, high_one - one), np.hypot(high_two - two, one - low_one)
+    return float(two - one - down), float(two - one + up)
+
+
 def area_ends(value: np.ndarray, replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends for areas under a curve [...], by the deviation of resampled ones [R, ...] in logits.
 

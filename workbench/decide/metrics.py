@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from workbench.decide import outcomes
-from workbench.decide.calibration import Bins, calibration_error, error_interval
+from workbench.decide.calibration import calibration_error, error_interval
 from workbench.decide.intervals import (
     LEAST_IMAGES,
     Ends,
     Groups,
+    apart,
     area_ends,
     count_cells,
     image_weights,
@@ -44,7 +45,7 @@ from workbench.errors import InputError
 
 PAIRS_WRITTEN = 50
 AREAS = ("average_precision", "roc_auc")
-MEAN_AREAS = ("map", "roc_auc_macro")
+MEAN_AREAS = {"map": "average_precision", "roc_auc_macro": "roc_auc"}
 LOWER_IS_BETTER = frozenset({"hamming_loss", "calibration_error"})
 NEITHER_IS_BETTER = frozenset({"no_label_rate", "true_no_label_rate", "coverage"})
 
@@ -72,14 +73,14 @@ def measure(answers: Answers) -> Figures:
 
 
 def resample(
-    answers: Answers, measured: Figures, replicates: int, seed: int, *, left_out: bool = False
+    answers: Answers, measured: Figures, replicates: int, seed: int, *, left_out: str = ""
 ) -> Figures:
-    """Compute every figure on resampled images, or each time on those that were left out.
+    """Compute every figure on resampled images, or one each time on those that were left out.
 
-    Average precision and ROC area of scores finer than 256 steps, and calibration error, which
-    noise can only raise, are moved so that they lie around the measured values.
+    Average precision and ROC area of scores finer than 256 steps are moved so that they lie around
+    the measured values. The calibration error is not among them: noise can only raise it.
     """
-    ranks, bins = rank_cells(answers), Bins.of(*answers.to_calibrate)
+    ranks, areas = rank_cells(answers), not left_out or left_out in MEAN_AREAS
     values = np.stack(list(answers.per_image.values()), axis=1)
     defined = ~np.isnan(values)
     columns = np.concatenate([np.where(defined, values, 0), defined], axis=1).astype(np.float32)
@@ -90,23 +91,23 @@ def resample(
         total, images = np.split(weights.T @ columns, 2, axis=1)
         found = np.where(images > 0, ratio(total, images), np.nan)
         means = dict(zip(answers.per_image, found.T, strict=True))
-        means["calibration_error"] = bins.errors(weights)
         counts = count_cells(answers.cells, outcomes.OUTCOMES, weights).astype(np.float64)
-        per_class = outcomes.class_figures(counts) | _areas(ranks, weights)
+        per_class = outcomes.class_figures(counts) | (_areas(ranks, weights) if areas else {})
         blocks.append(_figures(counts, per_class, means))
     drawn = Figures(*(
         {name: np.concatenate([block[name] for block in side]) for name in side[0]}
         for side in zip(*((block.overall, block.per_class) for block in blocks), strict=True)
     ))  # fmt: skip
-    _centre(drawn, measured, ranks)
+    if areas:
+        _centre(drawn, measured, ranks)
     return drawn
 
 
 def _figures(counts: np.ndarray, per_class: dict, means: dict) -> Figures:
     areas = {
-        "map": mean_defined(per_class["average_precision"], -1),
-        "roc_auc_macro": mean_defined(per_class["roc_auc"], -1),
-    }
+        name: mean_defined(per_class[area], -1)
+        for name, area in MEAN_AREAS.items() if area in per_class
+    }  # fmt: skip
     return Figures(outcomes.overall_figures(counts) | areas | means, per_class)
 
 
@@ -126,13 +127,9 @@ def _areas(ranks: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
 
 def _centre(drawn: Figures, measured: Figures, ranks: np.ndarray) -> None:
     once = _areas(ranks, np.ones((len(ranks), 1), np.float32))
-    for name, values in once.items():
-        drawn.per_class[name] += measured.per_class[name] - values[0]
-    for name, area in (("map", "average_precision"), ("roc_auc_macro", "roc_auc")):
+    for name, area in MEAN_AREAS.items():
+        drawn.per_class[area] += measured.per_class[area] - once[area][0]
         drawn.overall[name] += measured.overall[name] - mean_defined(once[area][0], 0)
-    errors = drawn.overall["calibration_error"]
-    errors += measured.overall["calibration_error"] - mean_defined(errors, 0)
-    np.maximum(errors, 0, out=errors)
 
 
 def rank_cells(answers: Answers) -> np.ndarray:
@@ -408,9 +405,17 @@ def compare(first: Predictions, second: Predictions, *, replicates: int, seed: i
     measured = [measure(side) for side in answers]
     drawn = [resample(*both, replicates, seed) for both in zip(answers, measured, strict=True)]
     sides = measured + drawn
+    rng = [np.random.default_rng(seed) for _ in answers]
+    errors = [side.overall.pop("calibration_error") for side in measured]
+    spans = [
+        error_interval(*side.to_calibrate, replicates=replicates, rng=one, groups=side.groups)
+        for side, one in zip(answers, rng, strict=True)
+    ]
     overall = [
         _differences(name, *(side.overall[name] for side in sides)) for name in sides[0].overall
     ]
+    ends = apart(*zip(errors, spans, strict=True)) or (np.nan, np.nan)
+    overall.append(_judged("calibration_error", *errors, *ends))
     per_class = [
         _differences(name, *(side.per_class[name] for side in sides), {"class": first.classes})
         for name in ("f1", "precision", "recall", "average_precision")
@@ -456,7 +461,11 @@ def check_same_labels(first: Predictions, second: Predictions) -> None:
 
 
 def _differences(name: str, first, second, drawn_first, drawn_second, front=()) -> pd.DataFrame:
-    low, high = map(np.atleast_1d, interval_ends(drawn_second - drawn_first))
+    return _judged(name, first, second, *interval_ends(drawn_second - drawn_first), front)
+
+
+def _judged(name: str, first, second, low, high, front=()) -> pd.DataFrame:
+    low, high = np.atleast_1d(low), np.atleast_1d(high)
     verdict = np.select([low > 0, high < 0], ["better", "worse"], "open")
     if name in LOWER_IS_BETTER:
         verdict = np.select([low > 0, high < 0], ["worse", "better"], "open")

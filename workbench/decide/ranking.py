@@ -69,8 +69,12 @@ def rank(runs: Sequence[Predictions], figure: str, *, replicates: int, seed: int
         raise InputError(f"{figure} is undefined on these images. Rank by another figure")
     pairs = list(zip(answers, measured, strict=True))
     drawn = [resample(*pair, replicates, seed) for pair in pairs]
-    left_out = [resample(*pair, replicates, seed, left_out=True).overall[figure] for pair in pairs]
-    draws = np.column_stack([one.overall[figure] for one in drawn])
+    left_out = [resample(*pair, replicates, seed, left_out=figure).overall for pair in pairs]
+    unknown = np.full(replicates, np.nan)  # a calibration error is not resampled
+    draws, left_out = (
+        np.column_stack([one.get(figure, unknown) for one in side])
+        for side in ([one.overall for one in drawn], left_out)
+    )
     sign = -1.0 if figure in LOWER_IS_BETTER else 1.0
     best = int(np.argmax(sign * values))
     figures = {
@@ -82,7 +86,7 @@ def rank(runs: Sequence[Predictions], figure: str, *, replicates: int, seed: int
     table.insert(2, "low", [low for low, _high in spans])
     table.insert(3, "high", [high for _low, high in spans])
     order = np.argsort(-sign * values, kind="stable")
-    corrected = _corrected(values, sign * draws, np.column_stack(left_out))
+    corrected = _corrected(values, sign * draws, left_out)
     return Ranking(
         figure, len(answers[0].y_true), table.iloc[order].reset_index(drop=True), figures,
         or_none(corrected), seed, replicates,
@@ -129,9 +133,11 @@ def simultaneous(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, flo
     """Return the standard errors of all differences [K, K], and how many of them reach far enough.
 
     In LEVEL of the resamplings [R, K] no difference of any pair is further than that from the
-    measured one.
+    measured one. Where the figure is defined in none, NaN.
     """
     draws = draws[~np.isnan(draws).any(1)]
+    if not len(draws):
+        return np.full((len(values), len(values)), np.nan), np.nan
     moved, runs = draws - values, len(values)
     error, furthest = np.zeros((runs, runs)), np.zeros(len(draws))
     for run in range(runs - 1):
@@ -139,7 +145,7 @@ def simultaneous(values: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, flo
         error[run, run + 1 :] = error[run + 1 :, run] = apart.std(0)
         scale = np.where(error[run, run + 1 :] > 0, error[run, run + 1 :], np.inf)
         furthest = np.maximum(furthest, (np.abs(apart) / scale).max(1))
-    return error, float(np.quantile(furthest, LEVEL)) if len(draws) else np.nan
+    return error, float(np.quantile(furthest, LEVEL))
 
 
 def _corrected(values: np.ndarray, draws: np.ndarray, left_out: np.ndarray) -> float:

@@ -57,7 +57,12 @@ def cautions(board: Leaderboard) -> list[str]:
         f"{len(ranking.table)} of {len(board.entries)} runs are ranked by {_name(board)} of their "
         f"{answering}, on the same {ranking.images} validation images. Test images rank nothing."
     ]
-    if len(ranking.table) > 1:
+    if len(ranking.table) > 1 and ranking.figure == "calibration_error":
+        lines.append(
+            "The differences to the best have no interval: what is drawn again from these images "
+            "does not tell how far calibration errors lie apart."
+        )
+    elif len(ranking.table) > 1:
         lines.append(
             f"The intervals of the differences to the best hold together, for all pairs at once "
             f"(95 %, {ranking.replicates} resamples of the images); worse is said only where the "

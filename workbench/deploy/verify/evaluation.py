@@ -9,7 +9,7 @@ import numpy as np
 from .answers import Answers, decide, probabilities, probability_thresholds
 from .arithmetic import Arrays, Tree, ends, labels_of
 from .folder import Bundle
-from .intervals import LEAST_IMAGES, resample, resampled_intervals, share_intervals
+from .intervals import LEAST_IMAGES, errors_apart, resample, resampled_intervals, share_intervals
 from .metrics import class_figures, confused, confusion, macro_means, overall_figures
 from .names import FLOATS, LADDER, SCORES, SETTINGS
 from .verdict import derive_trivial, derive_verdict
@@ -87,22 +87,26 @@ def derive_differences(sides: Sequence[tuple[Answers, Tree]], stated: Tree) -> T
     for row in stated["overall"]:
         name = row["figure"]
         both = [side["overall"][name]["value"] for side in found]
-        differences = drawn[1][0][name] - drawn[0][0][name]
-        overall.append({"figure": name, **_difference(row, *both, differences)})
+        if name == "calibration_error":
+            span = errors_apart([answers for answers, _ in sides], both, *resampling)
+        else:
+            span = ends(drawn[1][0][name] - drawn[0][0][name])
+        overall.append({"figure": name, **_difference(row, *both, span)})
     places = {row["class"]: i for i, row in enumerate(found[0]["classes"])}
     for row in stated["classes"]:
         name, i = row["figure"], places[row["class"]]
         both = [side["classes"][i][name] for side in found]
-        differences = (drawn[1][1][name] - drawn[0][1][name])[:, i]
-        classes.append({"class": row["class"], "figure": name,
-                        **_difference(row, *both, differences)})  # fmt: skip
+        span = ends((drawn[1][1][name] - drawn[0][1][name])[:, i])
+        classes.append({"class": row["class"], "figure": name, **_difference(row, *both, span)})
     images = len(sides[0][0].score)
     return {"images": images, "left_out": [0, 0], "overall": overall, "classes": classes}
 
 
-def _difference(row: Tree, first: float | None, second: float | None, drawn: np.ndarray) -> Tree:
+def _difference(
+    row: Tree, first: float | None, second: float | None, span: tuple[float, float] | None
+) -> Tree:
     """The verdict follows from the stated ends: one may lie a rounding away from 0."""
-    low, high = ends(drawn) or (None, None)
+    low, high = span or (None, None)
     verdict = "open"
     if low is not None and (row["low"] > 0 or row["high"] < 0):
         better = (row["low"] > 0) != (row["figure"] in LOWER_IS_BETTER)

@@ -103,8 +103,7 @@ def _share_interval(columns: list[tuple], units: np.ndarray) -> list[float] | No
 def resample(answers: Answers, measured: Tree, replicates: int, seed: int) -> tuple[Arrays, Arrays]:
     """Draw the images again by seed: every figure, [R], and of the classes, [R, C].
 
-    Areas and errors lie around the measured: areas of scores finer than 256 steps are drawn on
-    steps, and an error can only grow by noise.
+    Areas lie around the measured: those of scores finer than 256 steps are drawn on steps.
     """
     ranks = _ranks(answers)
     drawn = draw_weights(answers.units, replicates, np.random.default_rng(seed))
@@ -122,11 +121,23 @@ def resample(answers: Answers, measured: Tree, replicates: int, seed: int) -> tu
         classes[name] = curves[name] + stated - once
         overall[mean] = means + mean_of_defined(stated[:, None])[0] - means[0]
     overall = {name: drawn[1:] for name, drawn in overall.items()}
-    errors, error = overall["calibration_error"], measured["overall"]["calibration_error"]["value"]
-    if error is not None:
-        luck = mean_of_defined(errors[:, None])[0] - error
-        overall["calibration_error"] = np.maximum(errors - luck, 0)
     return overall, {name: drawn[1:] for name, drawn in classes.items()}
+
+
+def errors_apart(
+    sides: list[Answers], errors: list[float | None], replicates: int, seed: int
+) -> tuple[float, float] | None:
+    """Ends of a difference of calibration errors, from either's own (Zou and Donner 2008)."""
+    spans = [
+        error_interval(*to_calibrate(one), one.groups, replicates, np.random.default_rng(seed))
+        for one in sides
+    ]
+    if None in spans:
+        return None
+    below, above = np.abs(np.array(spans, np.float64).T - np.array(errors, np.float64))
+    difference = errors[1] - errors[0]
+    return (float(difference - np.sqrt(below[1] ** 2 + above[0] ** 2)),
+            float(difference + np.sqrt(above[1] ** 2 + below[0] ** 2)))  # fmt: skip
 
 
 def _ranks(answers: Answers) -> np.ndarray:
