@@ -221,6 +221,20 @@ def test_a_path_that_leads_out_is_refused(tmp_path, name):
     assert refusal(folder).startswith("samples.json, entry 1: ")
 
 
+def test_a_path_with_two_dots_is_refused_although_a_photo_of_its_name_lies_inside(tmp_path):
+    draw_fiftyone(tmp_path)
+    path = tmp_path / "samples.json"
+    path.write_text(path.read_text().replace("data/train0.jpg", "../elsewhere/train0.jpg"))
+    assert "leads out with .." in refusal(tmp_path)
+
+
+def test_a_path_of_another_machine_is_looked_for_in_the_folder(tmp_path):
+    draw_fiftyone(tmp_path)
+    path = tmp_path / "samples.json"
+    path.write_text(path.read_text().replace("data/train", "/home/me/photos/train"))
+    assert "data/train0.jpg" in set(read(tmp_path).rows["filepath"])
+
+
 def test_a_link_to_a_photo_outside_is_refused(tmp_path):
     folder = tmp_path / "data"
     draw_fiftyone(folder)
@@ -301,6 +315,13 @@ def test_a_row_of_another_length_and_a_mark_that_is_none_are_refused(tmp_path):
     message = refusal(tmp_path)
     assert "train/_classes.csv, line 5: has not as many fields as the header" in message
     assert "train/_classes.csv, line 7: 'newt' is 'yes', expected 0 or 1" in message
+
+
+def test_what_prepare_made_of_the_photos_is_found_by_the_same_export(tmp_path):
+    draw_imagefolder(tmp_path)
+    for path in [*tmp_path.rglob("*.png")]:
+        path.rename(path.with_suffix(".jpg"))
+    assert "train/train0.jpg" in set(read(tmp_path).rows["filepath"])
 
 
 def test_photos_that_no_entry_names_are_counted(tmp_path, caplog):

@@ -51,7 +51,7 @@ def test_class_folders_become_a_project_of_one_label_a_photo(tmp_path, pets, cap
     assert new(tmp_path / "p", pets) == 0
     said, settings = capsys.readouterr().out, settings_of(tmp_path / "p")
     assert (settings.task, settings.num_classes) == ("single_label", 2)
-    assert (settings.dataset.dir, settings.dataset.layout) == (str(pets), "folders")
+    assert (settings.dataset.dir, settings.dataset.layout) == ("../my pets", "folders")
     assert "one folder a class: 40 photos" in said and "cat 20, dog 20" in said
     assert "preset: laptop, because TensorFlow lists no GPU" in said
     assert f"audit '{pets}'" in said and "run parameters/mine.yaml --dry-run" in said
@@ -161,7 +161,11 @@ def test_hostile_names_of_folders_and_classes_are_written_as_text(tmp_path, name
         for number in range(5):
             draw(tmp_path / f"d {name}" / label / f"{number}.png")
     assert new(tmp_path / "p", tmp_path / f"d {name}") == 0
-    assert settings_of(tmp_path / "p").dataset.dir == str(tmp_path / f"d {name}")
+    assert settings_of(tmp_path / "p").dataset.dir == f"../d {name}"
+
+
+def test_photos_far_away_are_named_by_their_whole_path(tmp_path):
+    assert project.seen_from(tmp_path / "p", "/elsewhere/photos") == "/elsewhere/photos"
 
 
 def test_what_is_odd_is_said(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -55,7 +56,7 @@ def start_from(source: Path, folder: Path, photos: Path, preset: str, weights: s
     chosen = choose(found, preset, weights)
     start(source, folder)
     file = folder / "parameters" / "mine.yaml"
-    write_text(file, parameter_text(found, chosen, source / "parameters"))
+    write_text(file, parameter_text(found, chosen, source / "parameters", folder))
     settings = read_settings(file, root=folder)
     guess = machine.minutes(machine.guess_seconds(settings, found.training_images))
     python = command()
@@ -172,7 +173,7 @@ def find_weights(place: Path, network: str) -> Path | None:
     return found and found.resolve()
 
 
-def parameter_text(found: Survey, chosen: Chosen, recipes: Path) -> str:
+def parameter_text(found: Survey, chosen: Chosen, recipes: Path, folder: Path) -> str:
     """Write mine.yaml: the dataset as it was understood, then the recipe with its own reasons."""
     yaml = YAML()
     recipe = recipes / f"{chosen.recipe}.yaml"
@@ -184,17 +185,27 @@ def parameter_text(found: Survey, chosen: Chosen, recipes: Path) -> str:
     written = io.StringIO()
     if values:
         yaml.dump(values, written)
-    return "".join(f"{line}\n" for line in _head(found)) + written.getvalue()
+    return "".join(f"{line}\n" for line in _head(found, folder)) + written.getvalue()
 
 
-def _head(found: Survey) -> Iterator[str]:
+def seen_from(folder: Path, photos: str) -> str:
+    """Name the photos as seen from the project, unless the two have nothing in common: both may
+    move together, and no page says whose machine it was.
+    """
+    folder = folder.resolve()
+    common = os.path.commonpath([folder, photos])
+    return photos if common == folder.anchor else os.path.relpath(photos, folder)
+
+
+def _head(found: Survey, folder: Path) -> Iterator[str]:
     usual, names = DatasetSettings().model_dump(), sorted(found.classes)
     shown = printable(", ".join(names))
     yield f"# Classes: {shown if len(shown) < 500 else f'{shown[:500]} …'}"
     yield f"task: {found.task}".ljust(33) + " # " + TASKS[found.task]
     yield f"num_classes: {len(names)}".ljust(33) + " # checked against the labels; or auto"
     yield "dataset:"
-    for name, value in found.dataset.model_dump().items():
+    dataset = found.dataset.model_copy(update={"dir": seen_from(folder, found.dataset.dir)})
+    for name, value in dataset.model_dump().items():
         if value != usual[name]:
             yield f"  {name}: {json.dumps(value, ensure_ascii=False)}"
 

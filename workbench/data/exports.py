@@ -247,7 +247,8 @@ class _Photos:
         parts = named.split("/")
         if ".." in parts or not parts[-1]:
             return None
-        candidates = self._by_name.get(parts[-1]) or self._by_name[UPLOAD.sub("", parts[-1])]
+        names = parts[-1], UPLOAD.sub("", parts[-1]), PurePosixPath(parts[-1]).stem  # `prepare`d
+        candidates = next(filter(None, map(self._by_name.get, names)), [])
         if len(candidates) > 1:
             ends = [path for path in candidates if f"/{path}".endswith("/" + named.lstrip("/"))]
             same = [path for path in candidates if split and _split_of(path) == split]
