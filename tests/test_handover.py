@@ -131,6 +131,17 @@ def test_a_name_breaks_no_table_and_no_line(name):
     assert cell.endswith(fence) and fence not in cell[len(fence) : -len(fence)]
 
 
+def test_a_sentence_of_the_verdict_brings_no_markup_into_the_card(copy):
+    words = "weakest is <b>[x](y)`|"
+    reason = {"rule": "weakest class", "grade": "with care", "words": words}
+    verdict = {"grade": "with care", "reasons": [reason]}
+    test = {**TEST, "macro_means": "macro over 2 of 3 classes; undefined: *x*"}
+    write_json(copy / "metrics.json", {"test": test, "verdict": verdict})
+    seal(copy)
+    card = text_of(handover.hand_over(copy).path, "MODEL_CARD.md")
+    assert r"weakest class: weakest is \<b\>\[x\](y)\`\|" in card and r"undefined: \*x\*" in card
+
+
 def test_an_edited_file_is_named_and_the_older_zip_stays(copy):
     old = handover.hand_over(copy).path.read_bytes()
     path = copy / "labels.txt"

@@ -253,7 +253,7 @@ def _card(folder: Path, parts: Mapping[str, bytes]) -> str:
             if key in test.overall]  # fmt: skip
     judged = Judged.read(folder).verdict
     lines = judged.lines if judged else ["Verdict: none, 09 was run by an earlier version"]
-    verdict = "".join(f"- {line.strip()}\n" for line in lines)
+    verdict = "".join(f"- {_plain(line.strip())}\n" for line in lines)
     return render("MODEL_CARD.md.tmpl", {
         "NAME": folder.name, "TASK": _task(config), "LABELS": _named(config.labels),
         "MODEL_FILE": config.model.file, "MODEL_SHA256": config.model.sha256,
@@ -261,7 +261,7 @@ def _card(folder: Path, parts: Mapping[str, bytes]) -> str:
         "INPUT_SIZE": config.input.width, "EXIF": config.preprocessing.exif,
         "CALIBRATED": "corrected by a calibration where it helped on held-out photos"
                       if config.calibration else "those of the network, not corrected",
-        "IMAGES": measured["images"], "MEANS": test.macro_means,
+        "IMAGES": measured["images"], "MEANS": _plain(test.macro_means),
         "FIGURES": _table(("figure", "value", "95 % interval"), rows),
         "CLASSES": _table(("label", "photos with it", "found", "missed", "wrongly said", "F1"),
                           map(_class_row, measured["classes"])),
@@ -290,6 +290,11 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _named(labels: Iterable[str]) -> str:
     return ", ".join(map(_code, labels))
+
+
+def _plain(text: str) -> str:
+    """Write a sentence, which may name labels, so that no sign in it is Markdown or HTML."""
+    return re.sub(r"([\\`*<>\[\]|&~$])", r"\\\1", text)
 
 
 def _code(text: str) -> str:
