@@ -50,9 +50,9 @@ def test_outside_of_a_project_the_way_to_one_is_said(
 def test_the_data_can_be_named_beside_the_parameters(project, monkeypatch):
     seen = {}
     monkeypatch.setattr(batch, "dry_run", lambda the_run, plan: seen.update(run=the_run) or [])
-    (project / "ph: #otos").mkdir()
-    assert main(["run", "parameters/mine.yaml", "--data", "ph: #otos", "--dry-run"]) == 0
-    assert seen["run"].settings.dataset.dir == str(project / "ph: #otos")
+    for given, kept in (("ph: #otos", str(project / "ph: #otos")), ("s3://pets/x", "s3://pets/x")):
+        assert main(["run", "parameters/mine.yaml", "--data", given, "--dry-run"]) == 0
+        assert seen["run"].settings.dataset.dir == kept
 
 
 def test_an_interrupt_exits_130(monkeypatch, capsys):

@@ -61,8 +61,13 @@ def _named_run(options: Namespace) -> tuple[Any, dict[str, Any], tuple[str, ...]
         raise SettingsError(f"{folder} exists already: wait a second, or name it with --run")
     if file is None and not (folder / CONFIG_NAME).exists():
         raise SettingsError(f"{folder} is no run yet: name the parameter file it starts from")
-    data = [f"dataset.dir={json.dumps(str(options.data.resolve()))}"] if options.data else []
-    return resolve_run(folder, root, file, [*data, *options.assignments])
+    return resolve_run(folder, root, file, [*_data(options.data), *options.assignments])
+
+
+def _data(place: str) -> list[str]:
+    """Set the dataset's folder, from where the person stands; an address stays what it is."""
+    place = place if not place or "://" in place else str(Path(place).resolve())
+    return [f"dataset.dir={json.dumps(place)}"] if place else []
 
 
 def sweep(options: Namespace) -> Answer:
@@ -94,7 +99,7 @@ def _add_run(parser: ArgumentParser) -> None:
         "remembers its parameter file")  # fmt: skip
     add("--new", action="store_true", help="a new folder run_YYYYMMDD_HHMMSS")
     add("--out", metavar="DIR", help="the run folder itself, like outputs/my_sweep/seed-1")
-    add("--data", type=Path, metavar="DIR", help="the dataset's folder, in place of dataset.dir")
+    add("--data", default="", metavar="DIR", help="the dataset's folder, in place of dataset.dir")
     add("--stop-at-eof", action="store_true", help="stop when standard input ends, as a sweep "
         "has its runs do")  # fmt: skip
     add("--from", dest="first", metavar="STEP", help="start here, like 04")
