@@ -1,12 +1,18 @@
 """Drawn scores and what follows from them, for the tests of everything that shows decisions."""
 
-import numpy as np
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+from PIL import Image
+
+from workbench.decide.calibration import Scores
 from workbench.decide.levels import LevelCounts, count_levels
 from workbench.decide.recommendation import Thresholds, UnknownThreshold
 from workbench.decide.thresholds import search
 from workbench.decide.unknown import search_unknown
-from workbench.settings import SingleLabelSettings, ThresholdSearchSettings
+from workbench.settings import Settings, SingleLabelSettings, ThresholdSearchSettings
+from workbench.show.flips import Flips
 
 SCALE, ZERO_POINT = 0.06, -10
 NAUGHTY = (
@@ -44,3 +50,12 @@ def tuned_unknown(seed=0) -> UnknownThreshold:
     y_true = np.eye(4)[rng.integers(0, 4, 300)]
     logits = rng.normal(0, 1, (300, 4)) + 2 * y_true
     return search_unknown(y_true, logits, SingleLabelSettings(), names(4), seed)
+
+
+def flips(folder: Path, images=400, classes=7, seed=0) -> Flips:
+    """Photos behind the drawn scores: one picture, under names that a page must not obey."""
+    y_true, raw = draw(images, classes, seed)
+    Image.new("RGB", (12, 8), "teal").save(folder / "photo.png")
+    files = [f"{row} {NAUGHTY[1]}" for row in range(images)]
+    split = SimpleNamespace(path=lambda row: folder / "photo.png", filepaths=files)
+    return Flips(Scores(raw, SCALE, ZERO_POINT, y_true, None, "multilabel"), split, Settings())

@@ -25,6 +25,7 @@ from workbench.files import sha256, write_json, write_text
 from workbench.settings import Settings
 from workbench.show import final, gallery, threshold_figures
 from workbench.show.explorer import explorer_data
+from workbench.show.flips import Flips
 from workbench.show.index import render_index
 from workbench.show.panel import fragment
 from workbench.show.tables import Table, file_table, knobs, table
@@ -183,7 +184,9 @@ def _write_page_06(
         threshold_figures.calibration_errors(calibrated),
         file_table(folder, [verify.RECOMMENDATION, verify.CALIBRATION]),
     ]  # fmt: skip
-    data = explorer_data(scores.counts, found, "", floor_worth(scores))
+    nowhere = namespace(path=lambda row: folder / "no photo.jpg")
+    flips = Flips(scores, nowhere, settings)
+    data = explorer_data(scores.counts, found, "", floor_worth(scores), flips)
     sliders = {"module": "explorer", "data": data}
     write_text(folder / verify.PAGE_06, _page(tables) + fragment(sliders))
 

@@ -117,6 +117,13 @@ def test_applying_a_downloaded_file_keeps_it_and_names_the_next_command(
     assert read(folder / CHOICE) == edit(found)
 
 
+def test_what_is_saved_is_what_the_next_steps_read(found, tmp_path):
+    write_json(tmp_path / RECOMMENDATION, written(found))
+    assert keep_choice(tmp_path, edit(found)).startswith("Saved and applied")
+    assert read(tmp_path / RECOMMENDATION) == edit(found)
+    assert with_saved_choice(found, tmp_path) == read(tmp_path / RECOMMENDATION)
+
+
 def test_applying_a_file_without_an_edit_is_refused(found, tmp_path):
     write_json(tmp_path / RECOMMENDATION, written(found))
     with pytest.raises(InputError, match="changes no threshold"):

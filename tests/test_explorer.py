@@ -9,7 +9,7 @@ import pytest
 
 from tests.browser import Opened, chromium, lab, open_in_lab, page_of
 from tests.conftest import write_notebook
-from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, tuned, tuned_unknown
+from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, flips, tuned, tuned_unknown
 from workbench.decide.choice import accept
 from workbench.decide.levels import LOWEST, count_levels
 from workbench.decide.objectives import FLOORS, Objective
@@ -58,6 +58,14 @@ def case():
 @pytest.fixture
 def opened(show, case):
     return show(case)
+
+
+@pytest.fixture
+def with_photos(browser, tmp_path, case):
+    panel = explorer(*case, say_nothing, COMMAND, None, flips(tmp_path))
+    opened = Opened(browser, page_of(tmp_path, panel))
+    yield opened
+    opened.page.close()
 
 
 def choose(opened, index):
@@ -266,6 +274,104 @@ def test_every_control_has_a_name(opened):
 
 
 @pytest.mark.slow
+def test_the_photos_that_a_slider_flips_are_shown_by_name(with_photos, case):
+    y_true, raw = draw()
+    start, level = int(case[1].integer[0]), raw[:, 0].astype(int)
+    now = sorted(level[level < start])[-6]
+    with_photos.slide(now)
+    turned = (level >= now) & (level < start)
+    shown = with_photos.page.locator('[data-te="strips"] img')
+    named = {int(alt.split()[0]) for alt in shown.evaluate_all("all => all.map((one) => one.alt)")}
+    assert named == set(np.flatnonzero(turned)) and turned.any()
+    count = turned.sum()
+    words = f"{count} image flips" if count == 1 else f"{count} images flip"
+    assert with_photos.part("turned").inner_text() == words
+    found = (turned & y_true[:, 0]).sum()
+    assert f"Now found: {found}" in with_photos.part("strips").inner_text()
+
+
+@pytest.mark.slow
+def test_photos_with_hostile_names_do_nothing_and_the_page_opens_at_its_top(with_photos):
+    for index in range(len(NAUGHTY)):
+        choose(with_photos, index)
+    page = with_photos.page
+    assert page.locator('[data-te="strips"] img').first.get_attribute("alt").endswith(NAUGHTY[1])
+    assert page.title() == "06 tune_thresholds" and with_photos.complaints == []
+    page.set_viewport_size({"width": 400, "height": 700})
+    page.reload()
+    assert page.evaluate("[scrollY, document.documentElement.scrollWidth]") == [0, 400]
+
+
+@pytest.mark.slow
+def test_a_click_into_a_drawing_chooses_the_threshold_there(opened):
+    choose(opened, 6)
+    opened.page.locator('[data-te="scores"]').evaluate(
+        "(svg) => { const at = new DOMPoint(48 + 354 / 2, 100).matrixTransform(svg.getScreenCTM());"
+        "svg.dispatchEvent(new MouseEvent('click', { clientX: at.x, clientY: at.y })) }"
+    )
+    assert abs(integer(opened)) <= 1  # a pointer rests on whole pixels
+    opened.page.locator('[data-te="curve"]').click(position={"x": 80, "y": 40})  # little found
+    assert integer(opened) > 0
+
+
+@pytest.mark.slow
+def test_a_negative_cost_is_refused_in_words_and_moves_nothing(opened, case):
+    opened.part("objective").select_option("cost")
+    opened.part("cost-fp").fill("-3")
+    opened.part("use-all").click()
+    assert "“a wrong yes costs” is -3; it must be 0 or more." in opened.part("refused").inner_text()
+    assert opened.part("cost-fp").get_attribute("aria-invalid") == "true"
+    assert integer(opened) == case[1].integer[0]
+
+
+@pytest.mark.slow
+def test_a_thousand_photos_are_counted_at_a_share_and_cost_of_ones_own(opened):
+    y_true, raw = draw()
+    opened.slide(0)
+    for name, number in (("cost-fp", 2), ("cost-fn", 10), ("share", 5)):
+        opened.part(name).fill(str(number))
+    yes, there = raw[:, 0] >= 0, y_true[:, 0]
+    lost = 50 * (~yes & there).sum() / there.sum()
+    wrong = 950 * (yes & ~there).sum() / (~there).sum()
+    words = opened.part("yours").inner_text()
+    assert words.startswith(f"50 show it: {50 - round(lost)} are found and {round(lost)} missed.")
+    assert f"{round(wrong)} get a wrong yes. That costs {2 * wrong + 10 * lost:.1f};" in words
+
+
+@pytest.mark.slow
+def test_the_list_is_sorted_and_the_keyboard_follows_it(opened):
+    opened.part("sort").select_option("f1")
+    shown = opened.page.locator(".te-list .te-row span:nth-child(5)").all_inner_texts()
+    known = [float(text) for text in shown if text != "–"]
+    assert known == sorted(known) and shown[-1] == "–"
+    opened.page.locator(".te-list .te-row").first.click()
+    opened.part("list").press("ArrowDown")
+    second = opened.page.locator(".te-list .te-row").nth(1)
+    assert second.get_attribute("aria-selected") == "true"
+
+
+@pytest.mark.slow
+def test_a_figure_that_rose_on_these_photos_is_not_promised(opened):
+    assert not opened.part("caution").is_visible()
+    opened.part("use-all").click()
+    assert opened.part("caution").is_visible()
+    assert "others will give less" in opened.part("caution").inner_text()
+    opened.part("reset-all").click()
+    assert not opened.part("caution").is_visible()
+
+
+@pytest.mark.slow
+def test_who_saved_last_and_what_is_said(show, case):
+    counts, thresholds = case
+    edited = thresholds.edited({NAUGHTY[0]: 30}, "Ada", "2026-11-20T09:30:00+00:00", "calmer")
+    opened = show((counts, edited))
+    said = opened.part("last").inner_text()
+    assert said.startswith("Last saved by Ada on 2026-11-20: ") and "(calmer)" in said
+    before, after = thresholds.probability[0], edited.probability[0]
+    assert f"{NAUGHTY[0]} {before:.3f} → {after:.3f}" in said
+
+
+@pytest.mark.slow
 def test_two_explorers_on_a_page_do_not_know_each_other(show, case):
     opened = show(case, (None, tuned_unknown()))
     first, second = (opened.page.locator("section").nth(place) for place in (0, 1))
@@ -321,14 +427,14 @@ def test_the_output_of_a_cell_holds_the_live_widget_and_the_page(case):
 
 LIVE = """\
 from pathlib import Path
-from tests.decision_doubles import tuned
+from tests.decision_doubles import flips, tuned
 from workbench.show.explorer import explorer
 
 def keep(edited):
     Path("kept.json").write_text(edited.model_dump_json())
     return "Kept <b>beside</b> the run."
 
-explorer(*tuned(), keep, "unused")
+explorer(*tuned(), keep, "unused", None, flips(Path(".")))
 """
 
 
@@ -345,6 +451,12 @@ def test_live_in_jupyterlab_a_slider_is_moved_and_saved(browser, tmp_path, case)
         assert page.locator('[data-te="name"]').inner_text() == NAUGHTY[0]
         page.locator('[data-te="list"]').focus()
         page.keyboard.press("ArrowDown")  # Lab's own arrow keys would leave the cell
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("End")  # more photos flip than the page holds: the kernel gives them
+        page.locator('[data-te="strips"] img').nth(20).wait_for()
+        page.locator('[data-te="undo"]').click()
         slider.focus()
         page.keyboard.press("ArrowRight")
         page.keyboard.press("ArrowRight")

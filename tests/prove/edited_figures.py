@@ -74,7 +74,7 @@ def edit_run(folder: Path, kind: str, every: int) -> list[dict[str, Any]]:
             found[name] = edit_tree(stated, derive(bundle, stated), every, bundle.folder / name)
     for page, (key, derive) in pages.PANELS.items():
         stated = pages.panel(bundle, page, key)
-        found[f"{page}, {key}"] = edit_tree(stated, derive(bundle), every)
+        found[f"{page}, {key}"] = edit_tree(stated, derive(bundle, stated), every)
     for page in pages.PAGES:
         found[page] = edit_page(bundle, page, every)
     return [{"run": kind, "file": name, **one} for name, one in found.items()]

@@ -80,6 +80,15 @@ def verify(options: Namespace) -> Answer:
     return Answer(found.text, found.figures, 0 if found.passed else 1)
 
 
+def review(options: Namespace) -> Answer:
+    from workbench.deploy.review import sign
+    from workbench.run import existing_run
+
+    run = existing_run(options.run)
+    with run.locked():
+        return Answer(sign(run.folder, options.verdict, options.name, options.note))
+
+
 def bundle(options: Namespace) -> Answer:
     from workbench import batch
     from workbench.run import existing_run
@@ -132,6 +141,12 @@ def add_commands(command: Any) -> None:
 
     parser = command("verify", "derive every number of the bundle again", verify)
     parser.add_argument("run", type=Path)
+
+    parser = command("review", "sign a run: a verdict on the files as they are", review, json=False)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--verdict", required=True, choices=("ready", "with care", "not ready"))
+    parser.add_argument("--name", required=True, help="of the reviewer")
+    parser.add_argument("--note", default="", help="what should be known")
 
     parser = command("bundle", "put what an app developer needs into one zip", bundle)
     parser.add_argument("run", type=Path)

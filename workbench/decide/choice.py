@@ -82,11 +82,15 @@ def apply_choice(folder: Path, choice: Path) -> str:
 
 
 def keep_choice(folder: Path, chosen: AnyThresholds) -> str:
-    """Keep a person's thresholds beside the run; 06 puts them on top of its own."""
-    write_json(folder / CHOICE, chosen.model_dump(mode="json"))
+    """Keep a person's thresholds, where every later search meets them, and apply them.
+
+    What 07 to 09 read holds them from now on; 06 need not run first.
+    """
+    for name in (CHOICE, RECOMMENDATION):
+        write_json(folder / name, chosen.model_dump(mode="json"))
     return (
-        f"Kept for {folder.name}; nothing will be trained. Run 06 again to take it up: "
-        f"python -m workbench run {_named(folder)} --from 06"
+        f"Saved and applied to {folder.name}: 07 to 09 take it from here, nothing is trained. "
+        f"For the app's files and all pages: python -m workbench run {_named(folder)} --from 06"
     )
 
 

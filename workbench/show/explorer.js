@@ -1,6 +1,7 @@
 // The threshold explorer: counts per class and INT8 level (or, for a single label, a curve over the
-// confidence) in; words, curves and an edited threshold_recommendation.json out. Runs in both hosts of
-// panel.py: no request, no library, no inline style, no state outside its element; every name is text.
+// confidence) and photos next to the thresholds in; words, curves and an edited
+// threshold_recommendation.json out. Runs in both hosts of panel.py: no request, no library, no inline
+// style, no state outside its element; every name is text.
 
 const LOWEST = -128, NEVER = 128, LEVELS = 256, BAR_LEVELS = 4, TIE = 1e-12;
 const SVG = "http://www.w3.org/2000/svg";
@@ -16,11 +17,22 @@ const RULES = {
   prevalence: "say yes as often as it occurs",
 };
 
+const ORDERS = {
+  listed: ["as listed", () => 0],
+  name: ["by name", (a, b) => a.name.localeCompare(b.name)],
+  f1: ["lowest F1 first", (a, b) => a.f1 - b.f1],
+  recall: ["least found first", (a, b) => a.recall - b.recall],
+  precision: ["least right first", (a, b) => a.precision - b.precision],
+  changed: ["changed first", (a, b) => b.changed - a.changed],
+};
+
+const PHOTOS = `<div class="te-photos" data-te="photos"><h4 data-te="turned"></h4><div data-te="strips"></div></div>`;
 const SLIDER = `<label class="te-slider"><span>Threshold</span>
   <input type="range" step="1" data-te="slider"><output data-te="value"></output></label>`;
 const KEEP = `<fieldset><legend>Keep what you chose</legend>
   <label>Your name <input type="text" data-te="who" autocomplete="name"></label>
   <label class="te-wide">Why <input type="text" data-te="why" autocomplete="off"></label>
+  <p data-te="last"></p>
   <button type="button" data-te="save"></button>
   <p data-te="saved" aria-live="polite"></p>
   <p data-te="apply">Then run <code data-te="command"></code></p>
@@ -30,25 +42,29 @@ const MULTILABEL = `<p class="te-lead">For every class the app compares an image
   slider, and read what would happen. <span data-te="about"></span></p>
 <div class="te-layout">
   <div class="te-side">
-    <label class="te-find">Find a class <input type="search" data-te="find" autocomplete="off"></label>
+    <div class="te-find"><label>Find a class <input type="search" data-te="find" autocomplete="off"></label>
+      <label>Sort <select data-te="sort"></select></label></div>
     <div class="te-row te-head" aria-hidden="true">
       <span>class</span><span>threshold</span><span>found</span><span>right</span><span>F1</span></div>
     <div class="te-list" role="listbox" tabindex="0" aria-label="Classes" data-te="list"></div>
     <p class="te-total" data-te="total"></p>
+    <p class="te-caution" data-te="caution" hidden></p>
   </div>
   <div class="te-main">
     <h3 data-te="name"></h3>
     <p class="te-words" aria-live="polite" data-te="words"></p>
     ${SLIDER}
+    ${PHOTOS}
     <div class="te-figures">
       <div>found <small>recall</small><b data-te="recall"></b></div>
       <div>right <small>precision</small><b data-te="precision"></b></div>
       <div>both <small>F1</small><b data-te="f1"></b></div>
     </div>
     <div class="te-charts">
-      <figure><figcaption>Scores, with and without the class</figcaption>
+      <figure><figcaption>Scores, with and without the class; click to choose</figcaption>
         <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="scores"></svg></figure>
-      <figure><figcaption>Every threshold, and this one</figcaption>
+      <figure><figcaption>Every threshold: ● this one, ○ the start, □ 0.5, ◇ best by the rule below; click to
+        choose</figcaption>
         <svg viewBox="0 0 420 250" role="img" aria-label="" data-te="curve"></svg></figure>
     </div>
     <table class="te-counts"><caption>Images counted at this threshold</caption>
@@ -61,8 +77,15 @@ const MULTILABEL = `<p class="te-lead">For every class the app compares an image
       <button type="button" data-te="undo">Undo</button>
       <button type="button" data-te="reset">Back to the start</button>
       <button type="button" data-te="reset-all">All back to the start</button>
-      <label><input type="checkbox" data-te="lock"> Lock this class</label>
+      <label><input type="checkbox" data-te="lock"> Lock this class
+        <small>then neither slider, rule nor “all back” moves it</small></label>
     </div>
+    <fieldset class="te-yours"><legend>On 1 000 photos of yours</legend>
+      <label>with this class <input type="number" min="0" max="100" step="any" data-te="share"> %</label>
+      <label>a wrong yes costs <input type="number" min="0" step="any" data-te="cost-fp"></label>
+      <label>a missed one costs <input type="number" min="0" step="any" data-te="cost-fn"></label>
+      <p data-te="yours" aria-live="polite"></p>
+    </fieldset>
     <p class="te-reason" data-te="reason"></p>
   </div>
 </div>
@@ -71,22 +94,24 @@ const MULTILABEL = `<p class="te-lead">For every class the app compares an image
   <label data-te-for="fbeta">finding counts × <input type="number" min="0.1" max="10" step="0.1" data-te="beta"></label>
   <label data-te-for="precision_floor recall_floor">at least
     <input type="number" min="0" max="1" step="0.01" data-te="floor"></label>
-  <label data-te-for="cost">a wrong yes costs <input type="number" min="0" step="0.5" data-te="cost-fp"></label>
-  <label data-te-for="cost">a missed one costs <input type="number" min="0" step="0.5" data-te="cost-fn"></label>
+  <span data-te-for="cost">by the costs above, at your share of each class</span>
   <button type="button" data-te="use">For this class</button>
   <button type="button" data-te="use-all">For all that are not locked</button>
+  <p class="te-caution" role="alert" data-te="refused"></p>
 </fieldset>`;
 const SINGLE_LABEL = `<p class="te-lead">The app names the class it believes most, or says <b>unknown</b> when it is
   less sure than the threshold. A higher threshold gives fewer answers, and more of them are right.
   <span data-te="about"></span></p>
 <p class="te-words" aria-live="polite" data-te="words"></p>
 ${SLIDER}
+${PHOTOS}
 <div class="te-figures">
   <div>answered <small>coverage</small><b data-te="coverage"></b></div>
   <div>right <small>accuracy of the answers</small><b data-te="accepted_accuracy"></b></div>
   <div>worth an image <small>right less penalty</small><b data-te="utility"></b></div>
 </div>
-<figure><figcaption>Answered (blue) and right (green, dashed) for every threshold</figcaption>
+<figure><figcaption>Answered (blue) and right (green, dashed) for every threshold; click to
+  choose</figcaption>
   <svg viewBox="0 0 640 260" role="img" aria-label="" data-te="curve"></svg></figure>
 <p data-te="wanted"></p>
 <div class="te-tools"><button type="button" data-te="reset">Back to the start</button></div>
@@ -109,6 +134,18 @@ function figures(entry, integer) {
   const fn = entry.tp[0] - tp, tn = entry.fp[0] - fp;
   return { tp, fp, fn, tn, recall: ratio(tp, tp + fn), precision: ratio(tp, tp + fp),
     f1: ratio(2 * tp, 2 * tp + fp + fn) };
+}
+
+// Shares of the photos without the class that get a wrong yes, and of those with it that get none.
+function rates(entry, integer) {
+  const { fp, fn, tp, tn } = figures(entry, integer);
+  return { fpr: ratio(fp, fp + tn), missed: ratio(fn, fn + tp) };
+}
+
+// Where a pointer is, in the units of a drawing.
+function placeOf(event, svg) {
+  const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  return [place.x, place.y];
 }
 
 // The same rules as `Objective` in workbench/decide; a test holds the two together.
@@ -164,7 +201,10 @@ function value(entry, integer, rule) {
     case "fbeta": return ratio((1 + beta) * tp, beta * positives + tp + fp);
     case "precision_floor": return aboveFloor(entry, integer - LOWEST, rule, recall);
     case "recall_floor": return aboveFloor(entry, integer - LOWEST, rule, precision);
-    case "cost": return -ratio(rule.costFp * fp + rule.costFn * fn, all);
+    case "cost": {
+      const share = entry.share ?? ratio(positives, all), { fpr, missed } = rates(entry, integer);
+      return -(rule.costFp * (1 - share) * fpr + rule.costFn * share * missed);
+    }
     default: return -ratio(Math.abs(tp + fp - positives), all);
   }
 }
@@ -202,6 +242,12 @@ function drawAxes(svg, right, bottom, across, label) {
   return at;
 }
 
+// Keys are rows and never names: prototypes hold none of them.
+function photosOf(photos) {
+  return photos && { classes: photos.classes.map((entries) => [...entries]),
+    pictures: { ...photos.pictures }, names: { ...photos.names } };
+}
+
 class Explorer {
   constructor(model, el, markup) {
     this.model = model;
@@ -221,6 +267,76 @@ class Explorer {
     this.parts.apply.hidden = this.live;
     this.parts.save.textContent = this.live ? "Save for this run" : `Download ${FILE}`;
     this.on("save", "click", () => this.save());
+    this.parts.last.textContent = this.lastChoice();
+    this.photos = photosOf(this.data.photos);
+  }
+
+  // Who changed these thresholds before, and what.
+  lastChoice() {
+    const last = this.base.edits.at(-1);
+    if (!last) return "Nobody has changed the searched thresholds of this run so far.";
+    const moves = Object.entries(last.changes).map(([name, [from, to]]) =>
+      `${name} ${this.shown(from)} → ${this.shown(to)}`);
+    const more = moves.length > 5 ? ` and ${moves.length - 5} more` : "";
+    return `Last saved by ${last.who} on ${last.when.slice(0, 10)}: ${moves.slice(0, 5).join(", ")}${more}` +
+      `${last.why ? ` (${last.why})` : ""}. What you change now is counted from there.`;
+  }
+
+  // Show the photos whose answer turns between two thresholds, or those next to an unmoved one.
+  showPhotos(index, start, now, turned) {
+    const { photos, strips, turned: head } = this.parts, known = this.photos;
+    photos.hidden = !known;
+    if (!known) return;
+    const there = known.classes[index].filter(([row]) => known.pictures[row]);
+    const moved = start !== now;
+    const shown = moved ? there.filter(([, score]) => score >= start !== score >= now) : there;
+    shown.sort((a, b) => Math.abs(a[1] - now) - Math.abs(b[1] - now));
+    const words = this.words(now < start, moved);
+    const groups = words.map(([title, is]) => [title, shown.filter(([, score, label]) => is(score >= now, label))]);
+    head.textContent = !moved ? "The photos next to this threshold"
+      : turned ? `${images(turned)} flip${turned === 1 ? "s" : ""}` + (shown.length < turned ? `, ${shown.length} shown` : "")
+      : "No image flips";
+    strips.replaceChildren(...groups.filter(([, entries]) => entries.length).map(([title, entries]) =>
+      this.strip(title, entries.slice(0, 24))));
+    if (moved && this.live && shown.length < Math.min(turned, 24)) this.ask([index, start, now]);
+  }
+
+  strip(title, entries) {
+    const part = document.createElement("figure"), caption = document.createElement("figcaption");
+    caption.textContent = `${title}: ${entries.length}`;
+    part.append(caption, ...entries.map(([row]) => {
+      const image = new Image();
+      image.src = this.photos.pictures[row];
+      image.alt = image.title = this.photos.names[row];
+      return image;
+    }));
+    return part;
+  }
+
+  // The kernel has every photo; it is asked once the slider rests.
+  ask(turned) {
+    clearTimeout(this.asking);
+    const key = turned.join(" ");
+    if (this.asked === key) return;
+    this.asking = setTimeout(() => {
+      this.asked = key;
+      this.model.send({ turned });
+    }, 200);
+  }
+
+  take({ index, entries, pictures, names }) {
+    Object.assign(this.photos.pictures, pictures);
+    Object.assign(this.photos.names, names);
+    const known = new Set(this.photos.classes[index].map(([row]) => row));
+    this.photos.classes[index].push(...entries.filter(([row]) => !known.has(row)));
+    this.show(this.row);
+  }
+
+  // Let a click into a drawing choose; `choose` gets the place in its units.
+  onDrawing(name, choose) {
+    const svg = this.parts[name];
+    svg.classList.add("te-click");
+    svg.addEventListener("click", (event) => choose(...placeOf(event, svg)));
   }
 
   on(name, event, act) { this.parts[name].addEventListener(event, act); }
@@ -281,6 +397,7 @@ class ClassThresholds extends Explorer {
     this.start = base.classes.map((one) => one.integer);
     this.integers = [...this.start];
     this.locked = new Set();
+    this.entries.forEach((entry) => { entry.share = null; }); // as on these photos, until it is typed
     this.past = [];
     this.selected = 0;
     this.fill();
@@ -288,13 +405,26 @@ class ClassThresholds extends Explorer {
     this.select(0);
   }
 
+  // The first integer whose probability is one half or more.
+  atHalf() { return this.data.integers.find((one) => this.logit(one) >= 0) ?? null; }
   logit(integer) { return (integer - 0.5 - this.base.scores.zero_point) * this.base.scores.scale; }
   probability(integer) { return sigmoid(this.logit(integer)); }
+  shown(integer) { return this.probability(integer).toFixed(3); }
+  words(lower, moved) {
+    return moved ? (lower
+      ? [["Now found", (yes, there) => there], ["Now wrongly said", (yes, there) => !there]]
+      : [["Now missed", (yes, there) => there], ["Now rightly left out", (yes, there) => !there]])
+      : [["Just above, yes, and rightly", (yes, there) => yes && there],
+        ["Just above, yes, but wrongly", (yes, there) => yes && !there],
+        ["Just below, no, but missed", (yes, there) => !yes && there],
+        ["Just below, no, and rightly", (yes, there) => !yes && !there]];
+  }
 
   fill() {
     const { parts, base } = this, { objective } = base;
     parts.about.textContent += " A changed threshold is printed bold and purple.";
     for (const [name, words] of Object.entries(RULES)) parts.objective.add(new Option(words, name));
+    for (const [name, [words]] of Object.entries(ORDERS)) parts.sort.add(new Option(words, name));
     parts.objective.value = objective.name;
     parts.beta.value = objective.beta ?? 2;
     parts.floor.value = objective.floor ?? 0.9;
@@ -323,13 +453,85 @@ class ClassThresholds extends Explorer {
     this.on("slider", "input", () => this.set({ [this.selected]: Number(parts.slider.value) }, true));
     this.on("list", "keydown", (event) => this.walk(event));
     this.on("find", "input", () => this.filter());
+    this.on("sort", "change", () => this.sort());
+    this.on("share", "input", () => this.setShare());
+    for (const knob of ["cost-fp", "cost-fn", "beta", "floor"]) this.on(knob, "input", () => this.refresh());
+    this.onDrawing("scores", (x) => this.choose((one) => Math.abs(this.x(one) - x)));
+    this.onDrawing("curve", (x, y) => this.choose((one) => {
+      const { recall, precision } = figures(this.entries[this.selected], one), [px, py] = this.at(recall, precision);
+      return Math.hypot(px - x, py - y);
+    }));
     this.on("undo", "click", () => this.undo());
     this.on("reset", "click", () => this.set({ [this.selected]: this.start[this.selected] }));
     this.on("reset-all", "click", () => this.set({ ...this.start }));
     this.on("lock", "change", () => this.lock());
-    this.on("objective", "change", () => this.showKnobs());
+    this.on("objective", "change", () => { this.showKnobs(); this.refresh(); });
     this.on("use", "click", () => this.set(this.ruled([this.selected])));
     this.on("use-all", "click", () => this.set(this.ruled(this.entries.keys())));
+  }
+
+  // Take the threshold that is nearest by a distance.
+  choose(distance) {
+    const far = this.data.integers.map(distance);
+    this.set({ [this.selected]: this.data.integers[far.indexOf(Math.min(...far))] });
+  }
+
+  // The number in a field; what is none, or beyond its bounds, is refused in words.
+  number(name) {
+    const input = this.parts[name], found = input.valueAsNumber, { min, max } = input;
+    const label = input.closest("label").textContent.trim().replace(/\s*%$/, "");
+    const above = min === "" || found >= Number(min), below = max === "" || found <= Number(max);
+    const right = Number.isFinite(found) && above && below;
+    input.setAttribute("aria-invalid", String(!right));
+    if (!right) this.wrong = `“${label}” is ${input.value || "no number"}; it must be ` +
+      (max === "" ? `${min} or more.` : `from ${min} to ${max}.`);
+    return found;
+  }
+
+  // What the rule asks for; null, with the reason said, where a number is refused.
+  rule() {
+    this.wrong = "";
+    const rule = { name: this.parts.objective.value, beta: this.number("beta"), floor: this.number("floor"),
+      costFp: this.number("cost-fp"), costFn: this.number("cost-fn") };
+    this.parts.refused.textContent = this.wrong;
+    if (this.wrong) return null;
+    if (rule.name.endsWith("floor")) rule.z = sureness(this.entries, rule, this.data.needed);
+    return rule;
+  }
+
+  setShare() {
+    this.wrong = "";
+    const typed = this.parts.share.value !== "", share = typed ? this.number("share") / 100 : null;
+    this.parts.refused.textContent = this.wrong;
+    if (this.wrong) this.parts.yours.textContent = this.wrong;
+    else {
+      this.entries[this.selected].share = share;
+      this.refresh();
+    }
+  }
+
+  // A number that the drawings depend on has changed.
+  refresh() {
+    this.best = this.bestOf(this.entries[this.selected]);
+    this.show();
+  }
+
+  bestOf(entry) {
+    const rule = this.rule();
+    return rule && entry.tp[0] ? this.optimum(entry, rule) : null;
+  }
+
+  optimum(entry, rule) {
+    const claimed = rule.name.endsWith("floor") && claims(entry, rule);
+    return best(entry, this.data.integers, { ...rule, claimed });
+  }
+
+  sort() {
+    const order = ORDERS[this.parts.sort.value][1], known = this.entries.map((entry, index) => ({ index,
+      name: entry.name, changed: Number(this.integers[index] !== this.start[index]),
+      empty: entry.tp[0] ? 0 : 1, ...figures(entry, this.integers[index]) }));
+    known.sort((a, b) => (this.parts.sort.value === "listed" ? 0 : a.empty - b.empty) || order(a, b));
+    this.parts.list.replaceChildren(...known.map(({ index }) => this.rows[index]));
   }
 
   // Moves of one slider in a row are one step of undo.
@@ -356,15 +558,10 @@ class ClassThresholds extends Explorer {
 
   // What the chosen rule would set; a class without images stays as it is.
   ruled(indices) {
-    const { parts } = this, changes = {};
-    const number = (name) => Number(parts[name].value);
-    const rule = { name: parts.objective.value, beta: number("beta"), floor: number("floor"),
-      costFp: number("cost-fp"), costFn: number("cost-fn") };
-    const floor = rule.name.endsWith("floor");
-    if (floor) rule.z = sureness(this.entries, rule, this.data.needed);
+    const changes = {}, rule = this.rule();
+    if (!rule) return changes;
     for (const index of indices) {
-      const entry = this.entries[index], claimed = floor && claims(entry, rule);
-      if (entry.tp[0] > 0) changes[index] = best(entry, this.data.integers, { ...rule, claimed });
+      if (this.entries[index].tp[0] > 0) changes[index] = this.optimum(this.entries[index], rule);
     }
     return changes;
   }
@@ -375,7 +572,7 @@ class ClassThresholds extends Explorer {
   }
 
   walk(event) {
-    const shown = this.rows.filter((row) => !row.hidden), place = shown.indexOf(this.rows[this.selected]);
+    const shown = [...this.parts.list.children].filter((row) => !row.hidden), place = shown.indexOf(this.rows[this.selected]);
     const steps = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: shown.length - 1 };
     const next = shown[steps[event.key]];
     if (event.key in steps) event.preventDefault();
@@ -399,6 +596,10 @@ class ClassThresholds extends Explorer {
     if (below > list.scrollTop) list.scrollTop = below;
     list.setAttribute("aria-activedescendant", row.id);
     name.textContent = this.entries[index].name;
+    const { tp, fp, share } = this.entries[index];
+    this.parts.share.placeholder = (100 * ratio(tp[0], tp[0] + fp[0])).toFixed(1);
+    this.parts.share.value = share === null ? "" : 100 * share;
+    this.best = this.bestOf(this.entries[index]);
     this.drawScores(this.entries[index]);
     this.drawCurve(this.entries[index]);
     this.show();
@@ -425,6 +626,9 @@ class ClassThresholds extends Explorer {
     this.showFigure("precision", now.tp + now.fp > 0, now, before);
     this.showFigure("f1", entry.tp[0] > 0, now, before);
     this.moveMarks(integer, now, before);
+    this.showPhotos(this.selected, this.start[this.selected], integer,
+      Math.abs(now.tp + now.fp - before.tp - before.fp));
+    this.showYours(entry, integer);
     this.showTotal();
     const { reason, note, created_by } = this.base.classes[this.selected];
     const said = created_by === "search" ? `The search said: ${reason}` : `It was ${reason}`;
@@ -444,6 +648,25 @@ class ClassThresholds extends Explorer {
     this.parts.words.textContent = `${found} ${right}`;
   }
 
+  showYours(entry, integer) {
+    const share = entry.share ?? ratio(entry.tp[0], entry.tp[0] + entry.fp[0]), rule = this.rule();
+    if (!rule || !entry.tp[0]) {
+      this.parts.yours.textContent = this.wrong || "Nothing is known of a class that no image here has.";
+      return;
+    }
+    const there = 1000 * share, round = (count) => whole(Math.round(count));
+    const rest = (count) => whole(Math.round(there) - Math.round(count)); // so that the words add up
+    const found = (one) => {
+      const { fpr, missed } = rates(entry, one), wrong = (1000 - there) * fpr, lost = there * missed;
+      return { wrong, lost, cost: rule.costFp * wrong + rule.costFn * lost };
+    };
+    const now = found(integer), cheapest = best(entry, this.data.integers, { ...rule, name: "cost" });
+    this.parts.yours.textContent = `${round(there)} show it: ${rest(now.lost)} are found and ` +
+      `${round(now.lost)} missed. ${round(1000 - there)} do not: ${round(now.wrong)} get a wrong yes. That costs ` +
+      `${now.cost.toFixed(1)}; ${found(this.start[this.selected]).cost.toFixed(1)} at the start; at least ` +
+      `${found(cheapest).cost.toFixed(1)}, at ${this.shown(cheapest)}.`;
+  }
+
   showFigure(name, known, now, before) {
     const change = now[name] - before[name], small = document.createElement("small");
     if (known && Math.abs(change) >= 0.0005) {
@@ -458,11 +681,17 @@ class ClassThresholds extends Explorer {
     const mean = (integers) => {
       const known = this.entries.map((entry, index) => [entry, integers[index]])
         .filter(([entry]) => entry.tp[0] > 0).map(([entry, one]) => figures(entry, one).f1);
-      return known.length ? (known.reduce((a, b) => a + b, 0) / known.length).toFixed(4) : "undefined";
+      return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
     };
+    const [now, start] = [mean(this.integers), mean(this.start)], inWords = (one) => one?.toFixed(4) ?? "undefined";
     const changed = this.integers.filter((one, index) => one !== this.start[index]).length;
-    this.parts.total.textContent = `All classes: F1 macro ${mean(this.integers)}; it was ` +
-      `${mean(this.start)}. ${changed} changed, ${this.locked.size} locked.`;
+    this.parts.total.textContent = `All classes: F1 macro ${inWords(now)}; it was ` +
+      `${inWords(start)}. ${changed} changed, ${this.locked.size} locked.`;
+    const { optimism } = this.base.expected, luck = optimism === null ? ""
+      : ` Of what the search reached here, ${optimism.toFixed(3)} was luck.`;
+    this.parts.caution.hidden = !(now > start + TIE);
+    this.parts.caution.textContent = "Higher on the very photos that it was tuned on: others will give less. " +
+      `The test split (09) tells, once.${luck}`;
   }
 
   showKnobs() {
@@ -499,6 +728,7 @@ class ClassThresholds extends Explorer {
       draw(svg, "text", { x, y: 232, "text-anchor": "middle" }, tick);
     }
     draw(svg, "text", { x: 402, y: 247, "text-anchor": "end" }, "score, as probability →");
+    this.marks = ["te-half", "te-best"].map((name) => draw(svg, "path", { class: name }));
     this.cut = draw(svg, "path", { class: "te-cut" });
     this.yes = draw(svg, "text", { y: 40 }, "yes →");
   }
@@ -507,7 +737,7 @@ class ClassThresholds extends Explorer {
     const svg = this.parts.curve;
     this.at = drawAxes(svg, 402, 210, (share) => (share ? `${100 * share} %` : ""), "found (recall) →");
     draw(svg, "text", { x: 52, y: 14 }, "↑ right (precision)");
-    this.dots = null;
+    this.dots = this.signs = null;
     if (!entry.tp[0]) {
       draw(svg, "text", { x: 226, y: 116, "text-anchor": "middle" }, "no image here has this class");
       return;
@@ -521,6 +751,7 @@ class ClassThresholds extends Explorer {
       path += path ? `V${y}H${x}` : `M52 ${y}H${x}`;
     }
     draw(svg, "path", { d: path, class: "te-line" });
+    this.signs = ["te-half", "te-best"].map((name) => draw(svg, "path", { class: name }));
     this.dots = ["te-ghost", "te-dot"].map((name) => draw(svg, "circle", { r: 7, class: name }));
   }
 
@@ -529,6 +760,14 @@ class ClassThresholds extends Explorer {
     for (const [from, group] of this.bars) group.classList.toggle("te-faint", from < integer);
     this.cut.setAttribute("d", `M${x} 30V214`);
     this.yes.setAttribute("x", Math.min(x + 5, 368));
+    const half = this.atHalf(), entry = this.entries[this.selected];
+    [half, this.best].forEach((one, place) => {
+      this.marks[place].setAttribute("d", one === null ? "" : `M${this.x(one)} 46V214`);
+      if (!this.signs) return;
+      const { recall, precision } = figures(entry, one ?? 0), [px, py] = this.at(recall, precision);
+      const square = `M${px - 6} ${py - 6}h12v12h-12z`, diamond = `M${px} ${py - 9}l9 9l-9 9l-9 -9z`;
+      this.signs[place].setAttribute("d", one === null ? "" : place ? diamond : square);
+    });
     this.dots?.forEach((dot, place) => {
       const { recall, precision } = [before, now][place], [cx, cy] = this.at(recall, precision);
       dot.setAttribute("cx", cx);
@@ -559,12 +798,27 @@ class UnknownThreshold extends Explorer {
     const { parts, base } = this;
     this.curve = this.data.curve;
     this.start = this.curve.findIndex((one) => one.chosen);
+    this.onDrawing("curve", (x) => {
+      const far = this.curve.map((one) => Math.abs(this.at(one.threshold, 0)[0] - x));
+      this.show(far.indexOf(Math.min(...far)));
+    });
     parts.reason.textContent = `${base.created_by === "search" ? "The search said: " : "It was "}${base.unknown.reason}.`;
     [parts.slider.min, parts.slider.max] = [0, this.curve.length - 1];
     this.drawCurve();
     this.on("slider", "input", () => this.show(Number(parts.slider.value)));
     this.on("reset", "click", () => this.show(this.start));
     this.show(this.start);
+  }
+
+  shown(confidence) { return confidence.toFixed(3); }
+  words(lower, moved) {
+    return moved ? (lower
+      ? [["Now answered, rightly", (yes, right) => right], ["Now answered, wrongly", (yes, right) => !right]]
+      : [["Now unknown, would have been right", (yes, right) => right],
+        ["Now unknown, would have been wrong", (yes, right) => !right]])
+      : [["Just answered, rightly", (yes, right) => yes && right], ["Just answered, wrongly", (yes, right) => yes && !right],
+        ["Just unknown, would have been right", (yes, right) => !yes && right],
+        ["Just unknown, would have been wrong", (yes, right) => !yes && !right]];
   }
 
   drawCurve() {
@@ -590,6 +844,8 @@ class UnknownThreshold extends Explorer {
     parts.wanted.textContent = `Wanted: ${percent(target_accept_accuracy)} of the answers right and ` +
       `${percent(min_coverage)} answered. ${now.meets_target ? "Both hold here." : "Not both hold here."}`;
     parts.reset.disabled = row === this.start;
+    const start = this.curve[this.start];
+    this.showPhotos(0, start.threshold, now.threshold, Math.abs(now.answered - start.answered));
     const [x, bottom] = this.at(now.threshold, 0);
     this.cut.setAttribute("d", `M${x} 20V${bottom}`);
     parts.curve.setAttribute("aria-label", `At confidence ${now.threshold.toFixed(3)}, ` +
@@ -609,7 +865,7 @@ class UnknownThreshold extends Explorer {
 
 function render({ model, el }) {
   const shown = model.get("data").curve ? new UnknownThreshold(model, el) : new ClassThresholds(model, el);
-  const answer = (message) => shown.say(message.said);
+  const answer = (message) => (message.turned ? shown.take(message.turned) : shown.say(message.said));
   model.on("msg:custom", answer);
   return () => model.off("msg:custom", answer);
 }

@@ -80,10 +80,10 @@ def _sentence(row: Mapping[str, object]) -> str:
     )
 
 
-def shrink(image: np.ndarray) -> np.ndarray:
-    """Scale an RGB image down to SIDE."""
+def shrink(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Scale an RGB image down until its longer side fits."""
     small = Image.fromarray(np.ascontiguousarray(image, np.uint8))
-    small.thumbnail((SIDE, SIDE))
+    small.thumbnail((side, side))
     return np.asarray(small)
 
 

@@ -43,7 +43,7 @@ SCRIPTS = {
 
 
 class Panel(anywidget.AnyWidget):
-    """A module with its data; `on_message` gets what a person sends and answers a sentence."""
+    """A module with its data; `on_message` gets what a person sends, and answers words or data."""
 
     _esm = traitlets.Unicode().tag(sync=True)
     _css = STYLE
@@ -54,7 +54,7 @@ class Panel(anywidget.AnyWidget):
         self,
         module: str,
         data: dict[str, Any],
-        on_message: Callable[[dict[str, Any]], str] | None = None,
+        on_message: Callable[[dict[str, Any]], str | dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(data=data, _esm=MODULES[module])
         self.module, self.on_message = module, on_message
@@ -70,7 +70,7 @@ class Panel(anywidget.AnyWidget):
         except Exception as error:
             self.send({"said": f"{type(error).__name__}: {error}"})
             raise
-        self.send({"said": said})
+        self.send(said if isinstance(said, dict) else {"said": said})
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle, metadata = super()._repr_mimebundle_(**kwargs)

@@ -112,7 +112,8 @@ def _contents(page: str) -> str:
 def _without_places(text: str, executed: Path) -> str:
     """Leave out where on this machine it ran: tracebacks name folders and whose they are."""
     for place in (*executed.resolve().parents[3:4], Path(sys.prefix), Path(sys.base_prefix)):
-        text = text.replace(f"{place}/", "")
+        if place.name:  # not "/", which pictures in base64 hold as well
+            text = text.replace(f"{place}/", "")
     return HOME.sub("~", text)
 
 

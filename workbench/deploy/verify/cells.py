@@ -24,6 +24,7 @@ from .unknown import derive_unknown
 
 COSTS = {"8-bit arithmetic": "float_twin_against_int8",
          "training and arithmetic": "float_against_int8"}  # fmt: skip
+PHOTOS = 160  # beside the thresholds of a page
 UNKNOWN = object()  # in place of a figure that nothing in the folder tells
 ROUNDING = 0.0005 + 1e-6  # of figures in tables
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
@@ -278,9 +279,11 @@ def trivial_cells(bundle: Bundle, rows: Rows) -> Tree:
     return {"without the photo": list(found), "score": list(found.values())}
 
 
-def derive_sliders(bundle: Bundle) -> Tree:
-    """Count what the sliders of 06 count, or rate each confidence."""
+def derive_sliders(bundle: Bundle, stated: Tree) -> Tree:
+    """Count what the sliders of 06 count, or rate each confidence; find the photos beside them."""
     found: Tree = {"recommendation": bundle.json(RECOMMENDATION)}
+    if "photos" in stated:
+        found["photos"] = {"classes": derive_photos(bundle)}
     if bundle.config["task"] == "multilabel":
         sides = zip(*(side.tolist() for side in count_levels(bundle.validation)), strict=True)
         integers = bundle.search.apart.tolist()
@@ -296,7 +299,28 @@ def derive_sliders(bundle: Bundle) -> Tree:
     return found | {"curve": [dict(zip(curve, row, strict=True)) for row in rows]}
 
 
-def derive_mistakes(bundle: Bundle) -> Tree:
+def derive_photos(bundle: Bundle) -> list:
+    """Take by class, or of the one answer, the photos whose scores lie next to the threshold."""
+    arrays, tuned = bundle.validation, bundle.json(RECOMMENDATION)
+    known = labels_of(arrays)
+    if bundle.config["task"] == "single_label":
+        score, starts = softmax(logits_of(arrays)), [tuned["unknown"]["probability"]]
+        answers = Answers.at(np.array(0.0), score, known, bundle.config)
+        columns = [(score.max(1), answers.right, answers.judged)]
+    else:
+        starts = [row["integer"] for row in tuned["classes"]]
+        columns = zip(arrays["raw"].astype(int).T, known["y_true"].T, known["known"].T, strict=True)
+    found, each = [], PHOTOS // (2 * len(starts))
+    for (score, there, told), start in zip(columns, starts, strict=True):
+        yes, no = np.flatnonzero(told & (score >= start)), np.flatnonzero(told & (score < start))
+        beside = (yes[np.argsort(score[yes], kind="stable")][:each],
+                  no[np.argsort(-score[no], kind="stable")][:each])  # fmt: skip
+        rows = np.concatenate(beside).tolist()
+        found.append([[row, score[row].item(), bool(there[row])] for row in rows])
+    return found
+
+
+def derive_mistakes(bundle: Bundle, stated: Tree) -> Tree:
     """Search the worst mistakes on test again, and say what stands below their pictures."""
     knobs = bundle.settings["evaluation"]
     arrays = bundle.arrays(SCORES)

@@ -116,6 +116,7 @@ FIGURES: dict[str, tuple[Callable[[Bundle, Tree], Tree], tuple[str, ...]]] = {
 }  # by file: what derives its figures, and from which files
 CHECKS: Checks = (
     ("hashes", seals.hashes),
+    ("review", seals.signed),
     *BUNDLE_CHECKS,
     ("test answers", model.test_answers),
     *((name, partial(agree, name)) for name in FIGURES),

@@ -20,6 +20,7 @@ PARITY = "parity.json"
 PARITY_SCORES = "parity_scores.npz"
 TEACHER, TEACHER_SCORES = "teacher_comparison.json", "teacher_scores.npz"
 MANIFEST = "dataset_manifest.json"
+REVIEW = "review.json"
 RUN, AUDIT = "run_metadata.json", "audit.csv"
 MODEL, LARGE_MODEL = "model_qat_int8.tflite", "model_float16.tflite"
 MODELS = (MODEL, LARGE_MODEL)

@@ -94,7 +94,8 @@ def panels(bundle: Bundle) -> str:
     shown = {page: asked for page, asked in PANELS.items() if bundle.has(page)}
     figures = 0
     for page, (key, derive) in shown.items():
-        figures += compare(page, panel(bundle, page, key), derive(bundle))[0]
+        stated = panel(bundle, page, key)
+        figures += compare(page, stated, derive(bundle, stated))[0]
     return f"{figures} figures of sliders and gallery" if shown else "not here: 06 and 09"
 
 
@@ -133,7 +134,7 @@ PAGES: dict[str, tuple[Kind, ...]] = {
     PAGE_09: (("figure", "value"), ("class", "positives"), ("cost of", "figure")),
     INDEX: (("about", "this run"), ("class", "f1")),
 }  # and the tables that must be there
-PANELS: dict[str, tuple[str, Callable[[Bundle], Tree]]] = {
+PANELS: dict[str, tuple[str, Callable[[Bundle, Tree], Tree]]] = {
     PAGE_06: ("recommendation", derive_sliders),
     PAGE_09: ("pictures", derive_mistakes),
 }

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from .agreement import MismatchError
 from .folder import Bundle
-from .names import METRICS, SUMS
+from .names import METRICS, REVIEW, SUMS
 
 SEALED = (  # all that is handed on, and all that figures are derived from
     *("*.tflite", "*.onnx", "*.pt", "*.txt", "*.json", "*.csv", "*.npz", "*.png", "*.jpg"),
     *("app/**/*", "golden/**/*", "verify/**/*", "verify.py"),
     *("html/**/*", "notebooks/*.ipynb", "logs/*.csv", "splits/**/*"),
 )
+VERDICTS = ("ready", "with care", "not ready")
 SEALED_ONLY = ("audit.csv", "audit.json", "logs")
-UNSEALED = ("status.json", "threshold_choice.json")  # go on changing: when it ran, what is wished
+UNSEALED = ("status.json", "threshold_choice.json", REVIEW)  # change beside what was computed
 
 
 def hashes(bundle: Bundle) -> str:
@@ -41,6 +42,24 @@ def sealed_files(folder: Path) -> list[str]:
 def _is_passing(name: str) -> bool:
     """Tell what Python, a file system or an unfinished write left."""
     return any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
+
+
+def signed(bundle: Bundle) -> str:
+    """Compare what a reviewer signed with what lies here now."""
+    if not bundle.has(REVIEW):
+        return "not here: nobody signed"
+    review = bundle.json(REVIEW)
+    who, verdict, reviewed = (review[key] for key in ("name", "verdict", "reviewed"))
+    if verdict not in VERDICTS or SUMS not in reviewed:
+        raise MismatchError(f"{REVIEW} is no verdict on a sealed run: {verdict!r}")
+    changed = [name for name, stated in reviewed.items()
+               if not bundle.has(name) or bundle.sha256(name) != stated]  # fmt: skip
+    if changed:
+        raise MismatchError(
+            f"changed since {who!r} signed: {', '.join(changed)}. Look again, then sign again or "
+            f"delete {REVIEW}"
+        )
+    return f"{who!r} says {verdict!r} of these {len(reviewed)} files, {review['when'][:10]}"
 
 
 def sealed_only(bundle: Bundle) -> str:
