@@ -11,6 +11,7 @@ from tests.browser import Opened, chromium, lab, open_in_lab, page_of
 from tests.conftest import write_notebook
 from tests.decision_doubles import NAUGHTY, SCALE, ZERO_POINT, draw, flips, tuned, tuned_unknown
 from workbench.decide.choice import accept
+from workbench.decide.intervals import wilson
 from workbench.decide.levels import LOWEST, count_levels
 from workbench.decide.objectives import FLOORS, Objective
 from workbench.decide.recommendation import from_json
@@ -113,6 +114,17 @@ def test_the_counts_are_those_of_the_answers(opened):
         assert f"{100 * (yes & there).sum() / there.sum():.1f} %" in (
             opened.part("recall").inner_text()
         )
+
+
+@pytest.mark.slow
+def test_found_and_right_carry_the_intervals_of_the_report(opened):
+    y_true, raw = draw()
+    opened.slide(0)
+    yes, there = raw[:, 0] >= 0, y_true[:, 0]
+    for name, trials in (("recall", there), ("precision", yes)):
+        low, high = wilson(np.array((yes & there).sum()), np.array(trials.sum()))
+        words = f"95 %: {100 * low:.1f} % to {100 * high:.1f} %"
+        assert opened.part(f"{name}-ends").inner_text() == words
 
 
 @pytest.mark.slow

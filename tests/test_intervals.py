@@ -235,3 +235,11 @@ def test_the_ends_of_an_area_lie_unevenly_and_inside(area):
 
 def test_an_area_that_no_resampling_moves_has_no_ends():
     assert np.isnan(area_ends(np.array([1.0, 0.5]), np.tile([1.0, 0.5], (9, 1)))).all()
+
+
+@pytest.mark.parametrize("trials", [15, 40, 200])
+def test_the_interval_of_a_share_covers_as_often_as_it_says_over_all_shares(trials):
+    rng = np.random.default_rng(3)
+    share = rng.uniform(0.02, 0.98, 40_000)
+    low, high = wilson(rng.binomial(trials, share), np.full(len(share), trials))
+    assert 0.945 <= ((low <= share) & (share <= high)).mean() <= 0.96

@@ -56,8 +56,8 @@ const MULTILABEL = `<p class="te-lead">For every class the app compares an image
     ${SLIDER}
     ${PHOTOS}
     <div class="te-figures">
-      <div>found <small>recall</small><b data-te="recall"></b></div>
-      <div>right <small>precision</small><b data-te="precision"></b></div>
+      <div>found <small>recall</small><b data-te="recall"></b><small data-te="recall-ends"></small></div>
+      <div>right <small>precision</small><b data-te="precision"></b><small data-te="precision-ends"></small></div>
       <div>both <small>F1</small><b data-te="f1"></b></div>
     </div>
     <div class="te-charts">
@@ -161,13 +161,16 @@ function judged({ tp, fp, worth }, place, { name }) {
   return [worth(name) * tp[place], worth(name) * trials];
 }
 
-function lowerEnd(entry, place, rule) { // of Wilson's interval
-  const [hits, trials] = judged(entry, place, rule), share = ratio(hits, trials);
-  if (share <= 0) return 0;
-  const square = rule.z ** 2 / trials;
-  const half = rule.z * Math.sqrt(share * (1 - share) / trials + square / (4 * trials));
-  return Math.max(0, (share + square / 2 - half) / (1 + square));
+// Both ends of Wilson's interval of a share.
+function wilson([hits, trials], z) {
+  if (!(trials > 0)) return [0, 1];
+  const share = hits / trials, square = z ** 2 / trials;
+  const half = z * Math.sqrt(share * (1 - share) / trials + square / (4 * trials));
+  const [low, high] = [-half, half].map((side) => (share + square / 2 + side) / (1 + square));
+  return [share <= 0 ? 0 : Math.max(0, low), share >= 1 ? 1 : Math.min(1, high)];
 }
+
+const lowerEnd = (entry, place, rule) => wilson(judged(entry, place, rule), rule.z)[0];
 
 function claims(entry, rule) {
   const look = looks(entry, rule);
@@ -495,7 +498,6 @@ class ClassThresholds extends Explorer {
       costFp: this.number("cost-fp"), costFn: this.number("cost-fn") };
     this.parts.refused.textContent = this.wrong;
     if (this.wrong) return null;
-    if (rule.name.endsWith("floor")) rule.z = sureness(this.entries, rule, this.data.needed);
     return rule;
   }
 
@@ -521,9 +523,11 @@ class ClassThresholds extends Explorer {
     return rule && entry.tp[0] ? this.optimum(entry, rule) : null;
   }
 
+  // What a rule sets; a floor asks how many classes claim it, so all of them are looked at.
   optimum(entry, rule) {
-    const claimed = rule.name.endsWith("floor") && claims(entry, rule);
-    return best(entry, this.data.integers, { ...rule, claimed });
+    if (!rule.name.endsWith("floor")) return best(entry, this.data.integers, rule);
+    rule.z ??= sureness(this.entries, rule, this.data.needed);
+    return best(entry, this.data.integers, { ...rule, claimed: claims(entry, rule) });
   }
 
   sort() {
@@ -625,6 +629,7 @@ class ClassThresholds extends Explorer {
     this.showFigure("recall", entry.tp[0] > 0, now, before);
     this.showFigure("precision", now.tp + now.fp > 0, now, before);
     this.showFigure("f1", entry.tp[0] > 0, now, before);
+    for (const name of ["recall", "precision"]) this.showEnds(entry, integer, name);
     this.moveMarks(integer, now, before);
     this.showPhotos(this.selected, this.start[this.selected], integer,
       Math.abs(now.tp + now.fp - before.tp - before.fp));
@@ -665,6 +670,12 @@ class ClassThresholds extends Explorer {
       `${round(now.lost)} missed. ${round(1000 - there)} do not: ${round(now.wrong)} get a wrong yes. That costs ` +
       `${now.cost.toFixed(1)}; ${found(this.start[this.selected]).cost.toFixed(1)} at the start; at least ` +
       `${found(cheapest).cost.toFixed(1)}, at ${this.shown(cheapest)}.`;
+  }
+
+  // What other photos may give at a threshold that was fixed before; photos of one group count as fewer.
+  showEnds(entry, integer, name) {
+    const found = judged(entry, integer - LOWEST, { name: `${name}_floor` }), [low, high] = wilson(found, 1.959964);
+    this.parts[`${name}-ends`].textContent = found[1] > 0 ? `95 %: ${percent(low)} to ${percent(high)}` : "";
   }
 
   showFigure(name, known, now, before) {
