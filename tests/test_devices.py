@@ -1,13 +1,8 @@
 """One device, two, or two machines: equal global batches give the same curve."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -17,6 +12,7 @@ import workbench  # noqa: F401
 import tensorflow as tf
 import tf_keras as keras
 
+from tests.prove.machines import draw_squares, result, start, start_two
 from tests.training_doubles import CLASSES, even_loss, small_feed, small_network
 from workbench.errors import SettingsError
 from workbench.nets.devices import (
@@ -33,41 +29,10 @@ from workbench.settings import Settings
 from workbench.train.loop import check_share
 from workbench.train.step import TrainingStep
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Coloured squares: 24 to train on, three global batches of 8 however they are dealt out."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    (folder / "images").mkdir()
-    for split, count in (("train", 24), ("val", 9), ("test", 9)):
-        lines = ["filepath,labels"]
-        for index in range(count):
-            labels = rng.random(3) < 0.5
-            image = rng.integers(0, 60, (12, 12, 3)) + 160 * labels
-            cv2.imwrite(str(folder / f"images/{split}{index}.png"), image.astype(np.uint8))
-            names = "|".join(name for name, there in zip("abc", labels, strict=True) if there)
-            lines.append(f"{split}{index}.png,{names}")
-        (folder / f"{split}_labels.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def start(pictures, out, kind, **environment) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.replica_child", str(pictures), str(out), kind],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def result(process: subprocess.Popen) -> dict:
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-2000:]
-    return json.loads(out.splitlines()[-1])
+    return draw_squares(tmp_path_factory.mktemp("squares") / "pictures")
 
 
 @pytest.fixture(scope="module")
@@ -87,24 +52,8 @@ def test_two_mirrored_devices_give_the_curve_of_one(pictures, on_one_device, tmp
     assert_same_curve(found, on_one_device)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def on_two_machines(pictures, tmp_path) -> list[dict]:
-    """Train on two machines, each in a folder of its own."""
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    processes = []
-    for index in range(2):
-        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        out = tmp_path / str(index)
-        processes.append(start(pictures, out, "worker", TF_CONFIG=json.dumps(task)))
+    processes = start_two(pictures, tmp_path)
     try:
         return [result(process) for process in processes]
     finally:

@@ -1,7 +1,10 @@
 """The compose file: what it mounts, what it opens, and that Docker's client understands it."""
 
+import json
+import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,46 @@ def test_a_linter_has_nothing_to_say_about_the_dockerfile():
 def test_the_image_holds_the_licence_that_the_zip_takes_along():
     text = (ROOT / "docker/Dockerfile").read_text()
     assert any(line.startswith("COPY ") and " LICENSE " in line for line in text.splitlines())
+
+
+@pytest.fixture
+def machine(tmp_path) -> Callable[..., tuple[list[str], dict]]:
+    """Run docker/machine.sh with a Python that tells what it is given."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$TF_CONFIG" "$@"\n')
+    python.chmod(0o755)
+
+    def run(*words: str, **environment: str) -> tuple[list[str], dict]:
+        command = ["sh", str(ROOT / "docker/machine.sh"), *words]
+        given = os.environ | {"PYTHON": str(python)} | environment
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=True)
+        configuration, *rest = done.stdout.splitlines()
+        return rest, json.loads(configuration)
+
+    return run
+
+
+def test_a_machine_knows_its_place_among_the_others(machine):
+    words, found = machine("p/mine.yaml", "--to", "03", HOSTS="a b:7000", INDEX="1", PORT="6000")
+    assert found["cluster"] == {"worker": ["a:6000", "b:7000"]}
+    assert found["task"] == {"type": "worker", "index": 1}
+    assert words[:6] == ["-m", "workbench", "run", "p/mine.yaml", "--run", "mine_1"]
+    assert words[-4:] == ["--set", "multi_gpu.strategy=multi_worker", "--to", "03"]
+
+
+def test_the_pods_are_as_many_as_the_hosts_that_they_are_told():
+    service, job = YAML(typ="safe", pure=True).load_all((ROOT / "docker/machines.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    hosts = container["env"][0]["value"].split()
+    names = [f"{job['metadata']['name']}-{number}.{service['metadata']['name']}"
+             for number in range(job["spec"]["completions"])]  # fmt: skip
+    assert hosts == names and job["spec"]["parallelism"] == len(names)
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert "docker/machine.sh" in container["command"][-1]
+    assert "docker/machine.sh" in (ROOT / "docker/Dockerfile").read_text()
+
+
+def test_slurm_starts_one_machine_a_node():
+    text = (ROOT / "docker/machines.slurm").read_text()
+    assert subprocess.run(["sh", "-n", str(ROOT / "docker/machines.slurm")]).returncode == 0
+    assert "--ntasks-per-node=1" in text and "INDEX=$SLURM_PROCID exec sh docker/machine.sh" in text
