@@ -59,7 +59,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def _short(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _measure(count: int) -> dict[str, Any]:
