@@ -7,9 +7,9 @@ hand. Then a search with pruning that is stopped with Ctrl-C and taken up by ano
     python -m tests.prove sweep runs=8 trials=20
 
 Each part says a line on stderr when it is done: by hand, a sweep, killed, a scheduler by hand. With
-8 runs and 20 trials they are to take about 20 minutes on two idle cores, by what two runs took. On a
-busy machine CPU seconds mislead: the sweep's own processes count all the while that they wait. Nobody
-may edit the code meanwhile, or what runs share is out of date.
+8 runs and 20 trials all are to take about 20 minutes on two idle cores, by what two runs took. On a
+busy machine CPU seconds mislead: a sweep's own processes count all the while that they wait. While
+it runs nobody may edit the code, or what runs share is out of date.
 """
 
 from __future__ import annotations
