@@ -293,6 +293,16 @@ def test_a_file_that_is_no_json_is_passed_over_and_named(tmp_path, caplog, text)
     assert "holds no fiftyone dataset" in refusal(tmp_path, layout="fiftyone")
 
 
+@pytest.mark.parametrize("content", [{"labels": {"0": "cat"}}, {"files": []}, [1], {"images": 3},
+                                     [{"data": 1}], {"samples": []}])  # fmt: skip
+def test_other_files_beside_class_folders_are_no_export(tmp_path, content):
+    for name in CLASSES:
+        for number in range(10):
+            photo(tmp_path / name / f"{name}{number}.jpg")
+    write(tmp_path / "labels.json", content)
+    assert read(tmp_path).classes == CLASSES
+
+
 def test_a_file_of_absurd_size_is_not_read(tmp_path, monkeypatch, caplog):
     draw_fiftyone(tmp_path)
     monkeypatch.setattr(exports, "MOST_BYTES", 1 << 10)

@@ -408,9 +408,8 @@ def _is_upload_folder(folder: Path) -> bool:
 
 
 def _is_fiftyone(content: Any) -> bool:
-    return _has(content, samples=list) and all(
-        isinstance(sample, dict) and "filepath" in sample for sample in content["samples"][:1]
-    )
+    first = content["samples"][:1] if _has(content, samples=list) else []
+    return any(isinstance(sample, dict) and "filepath" in sample for sample in first)
 
 
 def _read_fiftyone(content: Any) -> Records:
@@ -452,7 +451,8 @@ def _labels_of(value: Any) -> list[str] | None:
 
 
 def _is_fiftyone_classes(content: Any) -> bool:
-    return _has(content, labels=dict) and isinstance(content.get("classes"), list | None)
+    named = _has(content, labels=dict) and "classes" in content  # null where there is no list
+    return named and isinstance(content["classes"], list | None)
 
 
 def _read_fiftyone_classes(content: Any) -> Records:
