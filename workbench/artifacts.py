@@ -68,7 +68,7 @@ class Artifact(Part):
         return {"$schema": SCHEMA_DIALECT, **found, "title": cls.file}
 
 
-# What pages, closing lines and cautions read of files that `decide` writes: the rest they leave.
+# What pages, closing lines and the verdict read of files that `decide` writes: the rest they leave.
 
 
 class Excerpt(Part):

@@ -345,7 +345,7 @@ class Ladder:
         write_bytes(self.folder / found.candidate, shipped.model)
         write_json(self.folder / found.file, found.to_json())
         self._write_scores(shipped)
-        log.info("%s ships: %s", found.title, shipped.reason)
+        log.info("%s ships, judged by what 8 bits cost: %s", found.title, shipped.reason)
         return found
 
     def _best(self) -> str | None:
