@@ -17,7 +17,7 @@ from workbench.decide.metrics import Comparison
 from workbench.decide.outcomes import probabilities
 from workbench.decide.thresholds import search
 from workbench.errors import InputError, MissingInputError
-from workbench.files import sha256, write_json
+from workbench.files import read_json, sha256, write_json
 from workbench.settings import Settings, ThresholdSearchSettings
 
 IMAGES, CLASSES = 200, names(3)
@@ -198,6 +198,16 @@ def test_a_teacher_that_is_not_clearly_better_than_its_student_cannot_teach(
     assert (found.can_teach, "cannot teach" in found.words) == (can, not can)
     write_json(runs[0] / found.file, found.to_json())
     assert TeacherComparison.read(runs[0]) == found
+
+
+def test_nobody_learns_from_a_teacher_that_is_the_product(runs, caplog):
+    values = read_json(runs[0] / "training_config.json")
+    write_json(runs[0] / "training_config.json", values | {"student": None})
+    score(runs[0], "teacher", 0)
+    with caplog.at_level("INFO", logger="workbench"):
+        judge_teacher(runs[0])
+    assert "is no product yet" in caplog.text
+    assert "distillation" not in caplog.text and "teach." not in caplog.text
 
 
 @pytest.mark.parametrize(("lift", "can"), [(3, True), (0, False)])

@@ -15,9 +15,9 @@ PACKAGE = ROOT / "workbench"
 ORDER = (
     "errors", "files", "fingerprint", "settings", "parameters", "lock", "artifacts", "decide",
     "effects", "evidence", "data", "nets", "train", "deploy", "predict", "steps", "status",
-    "changes", "notebook", "freshness", "run", "judgements", "reference", "triage", "show",
-    "compare", "folds", "leaderboard", "machine", "web", "handover", "project", "benchmarks",
-    "batch", "sweep", "cli", "__main__",
+    "changes", "members", "notebook", "freshness", "run", "judgements", "reference", "triage",
+    "show", "compare", "folds", "leaderboard", "machine", "web", "handover", "project",
+    "benchmarks", "batch", "sweep", "cli", "__main__",
 )  # fmt: skip
 
 

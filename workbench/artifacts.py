@@ -194,6 +194,38 @@ class Openings(FileExcerpt):
     test_split: TestSplit = TestSplit()
 
 
+# 03: is the mean of finished networks better than each of them?
+
+
+class MemberFigure(Part):
+    """A figure of a member and of the ensemble on the same images; null where it is undefined."""
+
+    figure: Text
+    member: float | None
+    ensemble: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+class EnsembleMember(Part):
+    name: Text
+    network: Literal["teacher", "student"]
+    input_size: Positive
+    weights_sha256: Sha256
+    figures: list[MemberFigure]
+
+
+class Ensemble(Artifact):
+    """Whose mean the teacher is, and how each of them answers the same validation images alone."""
+
+    file: ClassVar[str] = "ensemble.json"
+    notebook: ClassVar[str] = "03_train_teacher"
+
+    images: Positive
+    members: list[EnsembleMember]
+
+
 # 04: is there something to learn from the teacher?
 
 
@@ -216,12 +248,23 @@ class TeacherComparison(Artifact):
 
     @property
     def words(self) -> str:
-        if self.interval is None or self.difference is None:
-            return f"teacher against {self.other}: F1 macro cannot be compared on these images"
-        verdict = "it has something to teach" if self.can_teach else (
+        """Say whether it can teach."""
+        return self._with("it has something to teach", (
             "it is not clearly better, so it cannot teach. Train it longer or on larger images, "
             "or set distillation.enabled: false"
-        )  # fmt: skip
+        ))  # fmt: skip
+
+    @property
+    def words_of_a_product(self) -> str:
+        """Say whether it answers better than a constant: nobody learns from it."""
+        return self._with("it is better", (
+            "it is not clearly better, so it is no product yet. Train it longer or on larger images"
+        ))  # fmt: skip
+
+    def _with(self, better: str, not_clearly: str) -> str:
+        if self.interval is None or self.difference is None:
+            return f"teacher against {self.other}: F1 macro cannot be compared on these images"
+        verdict = better if self.can_teach else not_clearly
         return (
             f"teacher against {self.other}: F1 macro {self.teacher_f1:.3f} against "
             f"{self.other_f1:.3f}, {self.difference:+.3f} ({self.interval[0]:+.3f} to "

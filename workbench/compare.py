@@ -8,13 +8,15 @@ networks of one run against each other.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
 
-from workbench.artifacts import ControlComparison, TeacherComparison
+from workbench.artifacts import ControlComparison, Ensemble, EnsembleMember, TeacherComparison
 from workbench.changes import CONFIG_NAME, saved_settings
 from workbench.data.tables import TABLES, Split, read_tables
 from workbench.decide.clips import Clips
@@ -29,6 +31,9 @@ from workbench.files import read_json, sha256
 from workbench.settings import Settings
 from workbench.status import STATUS_NAME
 from workbench.steps import writer_of
+
+if TYPE_CHECKING:
+    from workbench.members import Member
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +106,8 @@ def judge_teacher(folder: str | Path) -> TeacherComparison:
         other_f1=or_none(row["first"]), difference=or_none(row["difference"]),
         interval=None if np.isnan(ends).any() else ends,
     )  # fmt: skip
-    log.info("%s", judged.words)
+    taught = saved_settings(folder).student is not None
+    log.info("%s", judged.words if taught else judged.words_of_a_product)
     return judged
 
 
@@ -114,12 +120,39 @@ def compare_with_control(folder: str | Path) -> Comparison:
     return _compare(folder, *sides)
 
 
+def compare_with_members(folder: str | Path, logits: Mapping[str, np.ndarray]) -> list[Comparison]:
+    """Compare the ensemble of a run with each member, which answered the same views; paired."""
+    folder = Path(folder)
+    whole = replace(validation_predictions(folder, "teacher_scores.npz"), name="ensemble")
+    sides = [replace(whole, name=name, y_score=probabilities(values, whole.task))
+             for name, values in logits.items()]  # fmt: skip
+    return [_compare(folder, one, whole) for one in sides]
+
+
+def ensemble_record(members: Sequence[Member], found: Sequence[Comparison]) -> Ensemble:
+    """Turn the comparisons with the members into what 03 leaves."""
+    entries = [
+        EnsembleMember(
+            name=one.name, network=one.network, input_size=one.size,
+            weights_sha256=sha256(one.files[0]),
+            figures=_paired(compared, ("figure", "member", "ensemble")),
+        )
+        for one, compared in zip(members, found, strict=True)
+    ]  # fmt: skip
+    return Ensemble(images=found[0].images, members=entries)
+
+
+def _paired(found: Comparison, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """List the figures of a comparison under these names; null where one is undefined."""
+    rows = found.overall[["figure", "first", "second", "difference", "low", "high"]]
+    names = (*names, "difference", "low", "high")
+    return [dict(zip(names, (row[0], *map(or_none, row[1:])), strict=True))
+            for row in rows.itertuples(index=False, name=None)]  # fmt: skip
+
+
 def control_record(found: Comparison) -> ControlComparison:
     """Turn the comparison with the control into what 04 leaves."""
-    rows = found.overall[["figure", "first", "second", "difference", "low", "high"]]
-    names = ("figure", "labels_alone", "student", "difference", "low", "high")
-    figures = [dict(zip(names, (row[0], *map(or_none, row[1:])), strict=True))
-               for row in rows.itertuples(index=False, name=None)]  # fmt: skip
+    figures = _paired(found, ("figure", "labels_alone", "student"))
     return ControlComparison(images=found.images, figures=figures)
 
 

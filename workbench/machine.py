@@ -90,7 +90,9 @@ def guess_seconds(
         return epoch * (head + network.epochs_finetune)
 
     teacher = scale * image_seconds(settings.teacher.arch, settings.teacher_size)
-    if "03" in numbers:
+    if settings.teacher.members:
+        teacher *= len(settings.teacher.members)
+    elif "03" in numbers:
         seconds += trained(settings.teacher, teacher)
     if not settings.student:
         return seconds

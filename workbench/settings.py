@@ -167,6 +167,13 @@ class TeacherSettings(NetworkSettings):
     lr_finetune: LearningRate = knob(1.0e-4, "pretrained layers do not")
     dropout: Annotated[float, Field(ge=0, lt=1)] = knob(0.4, "before the head")
     unfreeze_fraction: Fraction = knob(0.3, "share of the backbone's layers, from the top, that finetuning trains")
+    members: Annotated[list[str], Field(max_length=20)] = knob([], "finished runs whose mean probability is the teacher, in place of training one: run folders, whose teachers count, or the student_finetuned.h5 in one")
+
+    @model_validator(mode="after")
+    def no_member_counts_twice(self) -> TeacherSettings:
+        if twice := [one for one in self.members if self.members.count(one) > 1]:
+            raise ValueError(f"members holds {twice[0]} twice; a member counts once")
+        return self
 
 
 class StudentSettings(NetworkSettings):
@@ -410,6 +417,11 @@ class Settings(Group):
         return self
 
     @property
+    def teacher_is_lite(self) -> bool:
+        """Does the teacher want its pixels scaled, as a student does? All others do so inside."""
+        return self.teacher.arch.startswith("efficientnet_lite") and not self.teacher.members
+
+    @property
     def teacher_size(self) -> int:
         size = self.teacher.input_size
         return TEACHER_SIZES[self.teacher.arch] if size == "auto" else size
@@ -440,7 +452,7 @@ class Settings(Group):
 
         Teachers that are no Lite carry their own preprocessing inside.
         """
-        inside = not (self.student or self.teacher.arch.startswith("efficientnet_lite"))
+        inside = not (self.student or self.teacher_is_lite)
         return (0, 1) if inside else (127, 128)
 
     @property

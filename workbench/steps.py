@@ -78,7 +78,7 @@ SCORING = ("decide.intervals", "decide.metrics")  # what scores a network, not w
 DATA_KNOBS = ("seed", "task", "num_classes", "dataset")
 PIXEL_KNOBS = ("dataset.exif", "dataset.max_pixels")
 NETWORK_KNOBS = ("seed", "task", "precision", "teacher.arch", "teacher.input_size",
-                 "student.variant", "student.input_size", "product")  # fmt: skip
+                 "teacher.members", "student.variant", "student.input_size", "product")  # fmt: skip
 DATA_FILES = ("dataset_manifest.json", "labels.txt")
 UNLABELED = "unlabeled_manifest.json?"  # photos that a teacher answers: none of them trains 03
 FOUND = ("audit.csv", "threshold_recommendation.json", "parity.json")  # what a verdict rests on
@@ -105,10 +105,10 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "03", "train_teacher", "How good can a large network get here?",
-        knobs=(*PIXEL_KNOBS, "task", "audit.label_errors"),
+        knobs=(*PIXEL_KNOBS, "task", "teacher.members", "audit.label_errors"),
         reads=DATA_FILES,
         writes=("teacher_warmup.h5", "teacher_finetuned.h5", "teacher_network.json",
-                "teacher_scores.npz", "label_errors.csv?"),
+                "teacher_scores.npz", "label_errors.csv?", "ensemble.json?", "member_scores.npz?"),
         code=("nets", *SCORING),
         trains=("teacher",),
     ),

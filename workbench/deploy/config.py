@@ -42,7 +42,9 @@ def describe_model(settings: Settings, ladder: QuantizationLadder) -> dict[str, 
 
 
 def _network_name(settings: Settings) -> str:
-    return settings.student.variant if settings.student else settings.teacher.arch
+    if settings.student:
+        return settings.student.variant
+    return "ensemble" if settings.teacher.members else settings.teacher.arch
 
 
 def logit_thresholds(thresholds: Recommended, task: str) -> np.ndarray | float:

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from workbench.errors import InputError
+from workbench.nets.ensemble import parts_of
 
 BATCH = 16  # images at a time: gradients of all feature maps are held at once
 
@@ -18,15 +19,16 @@ def gradcam(model: keras.Model, images: np.ndarray, class_index: int | Sequence[
 
     The map is a weighted sum of the last feature maps, the weights being the mean gradient of
     the logit (Selvaraju et al. 2017), as coarse as those maps. A map that speaks against the
-    class everywhere is all 0.
+    class everywhere is all 0. Of an ensemble it is the mean over the members.
     """
     indices = np.broadcast_to(np.asarray(class_index, np.int64), len(images))
     classes = model.output_shape[-1]
     if len(indices) and not (indices.min() >= 0 and indices.max() < classes):
         raise InputError(f"class {indices.max()} was asked of a network with {classes} classes")
-    both = keras.Model(model.inputs, [last_feature_maps(model), model.output])
+    models = [keras.Model(one.inputs, [last_feature_maps(one), one.output])
+              for one in parts_of(model)]  # fmt: skip
     starts = range(0, len(images), BATCH)
-    maps = [_maps(both, images[at : at + BATCH], indices[at : at + BATCH]) for at in starts]
+    maps = [_mean(models, images[at : at + BATCH], indices[at : at + BATCH]) for at in starts]
     return np.concatenate(maps) if maps else np.zeros((0, 1, 1), np.float32)
 
 
@@ -37,6 +39,12 @@ def last_feature_maps(model: keras.Model) -> tf.Tensor:
         if isinstance(shape, tuple) and len(shape) == 4 and (shape[1] or 0) > 1:
             return layer.output
     raise InputError(f"{model.name} has no layer with feature maps, so there is nothing to show")
+
+
+def _mean(models: list[keras.Model], images: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    maps = [_maps(both, images, indices) for both in models]
+    size = np.max([one.shape[1:] for one in maps], axis=0)
+    return np.mean([tf.image.resize(one[..., None], size)[..., 0] for one in maps], axis=0)
 
 
 def _maps(both: keras.Model, images: np.ndarray, indices: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from workbench.data.views import View
 from workbench.errors import InputError, MissingInputError, WeightsError
 from workbench.fingerprint import value_digest
 from workbench.nets.devices import prepare_devices
+from workbench.nets.ensemble import MeanProbability
 from workbench.nets.lite import restartable_randomness
 from workbench.nets.teacher import STRUCTURES
 from workbench.nets.weights import (
@@ -123,6 +124,8 @@ LAYERS |= {"ReLU", "LeakyReLU", "ELU", "PReLU", "Softmax", "SpatialDropout2D", "
 LAYERS |= {"ZeroPadding2D", "Cropping2D", "UpSampling2D", "MaxPooling2D", "AveragePooling2D"}
 LAYERS |= {"GlobalAveragePooling2D", "GlobalMaxPooling2D", "Rescaling", "Permute"}
 LAYERS |= {"Add", "Subtract", "Multiply", "Average", "Maximum", "Concatenate"}
+OWN_LAYERS = {"MeanProbability": MeanProbability}
+LAYERS |= OWN_LAYERS.keys()
 MODULES = {f"keras.{name}" for name in ("layers", "initializers", "regularizers", "constraints")}
 MODULES |= {"keras.activations", "keras.models", "keras.src.engine.functional", "keras"}
 MODULES |= {"keras.src.engine.sequential", "builtins", None}
@@ -184,10 +187,12 @@ def load_network(folder: Path, role: str, settings: Settings) -> keras.Model:
 
 def _structure(folder: Path, role: str, settings: Settings) -> keras.Model:
     path = folder / f"{role}_network.json"
-    classes = len(files.read_json(folder / "dataset_manifest.json")["classes"])
-    own = STRUCTURES[role](settings, classes)
-    if not path.exists():
+    joined = role == "teacher" and bool(settings.teacher.members)  # then the file alone tells
+    own = None if joined else _own_structure(folder, role, settings)
+    if own and not path.exists():
         return own
+    if not path.is_file():
+        raise MissingInputError(f"No {path.name} in {folder}. Run {NOTEBOOKS[role]} first")
     if path.stat().st_size > LARGEST_FILE:
         raise WeightsError(
             f"{path} has {path.stat().st_size} bytes; at most {LARGEST_FILE} are read"
@@ -195,7 +200,13 @@ def _structure(folder: Path, role: str, settings: Settings) -> keras.Model:
     saved = files.read_json(path)
     if not isinstance(saved, dict) or not {"digest", "class", "config"} <= saved.keys():
         raise WeightsError(f"{path} describes no network. Run {NOTEBOOKS[role]} again")
-    return own if saved["digest"] == value_digest(own) else _rebuilt(saved, path)
+    same = own is not None and saved["digest"] == value_digest(own)
+    return own if same else _rebuilt(saved, path)
+
+
+def _own_structure(folder: Path, role: str, settings: Settings) -> keras.Model:
+    classes = len(files.read_json(folder / "dataset_manifest.json")["classes"])
+    return STRUCTURES[role](settings, classes)
 
 
 def _rebuilt(saved: dict[str, Any], path: Path) -> keras.Model:
@@ -206,13 +217,14 @@ def _rebuilt(saved: dict[str, Any], path: Path) -> keras.Model:
     _check(saved["config"], path)
     kind = kinds[saved["class"]]
     try:
-        with tf.Graph().as_default():
+        with keras.utils.custom_object_scope(OWN_LAYERS), tf.Graph().as_default() as graph:
+            graph.seed = 0  # dropout wants one where bits must repeat
             size = sum(w.shape.num_elements() for w in kind.from_config(saved["config"]).weights)
         if 4 * size > MAX_BYTES:
             raise WeightsError(
                 f"{path} describes {size} weights; at most {MAX_BYTES // 4} are built"
             )
-        with restartable_randomness():
+        with keras.utils.custom_object_scope(OWN_LAYERS), restartable_randomness():
             return kind.from_config(saved["config"])
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         words = str(error).splitlines()[0]
@@ -224,7 +236,8 @@ def _check(config: Any, path: Path) -> None:
     if isinstance(config, dict):
         if "inbound_nodes" in config and config.get("class_name") not in LAYERS:
             raise _refused(path, f'the layer "{config.get("name")}" ({config.get("class_name")})')
-        if config.get("module") not in MODULES or config.get("registered_name"):
+        foreign = config.get("module") not in MODULES or config.get("registered_name")
+        if foreign and not _is_ours(config):
             name = config.get("registered_name") or config.get("class_name")
             raise _refused(path, f"{config['module']}.{name}")
         if len(config.get("layers", ())) > MOST_LAYERS:
@@ -232,6 +245,11 @@ def _check(config: Any, path: Path) -> None:
     for item in config.values() if isinstance(config, dict) else config:
         if isinstance(item, (dict, list)):
             _check(item, path)
+
+
+def _is_ours(config: dict[str, Any]) -> bool:
+    own = OWN_LAYERS.get(config.get("class_name"))
+    return own is not None and config.get("module") == own.__module__
 
 
 def _refused(path: Path, what: str) -> WeightsError:

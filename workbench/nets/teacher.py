@@ -44,8 +44,7 @@ def build_student(settings: Settings, classes: Classes) -> keras.Model:
 
 def teacher_view(settings: Settings) -> View:
     """What the teacher sees."""
-    lite = settings.teacher.arch.startswith("efficientnet_lite")
-    return View(settings.teacher_size, "lite" if lite else "none")
+    return View(settings.teacher_size, "lite" if settings.teacher_is_lite else "none")
 
 
 def student_view(settings: Settings) -> View:

@@ -466,7 +466,7 @@ def _lines(ax: Axes, history: pd.DataFrame, names: Mapping[str, str], title: str
     ax.xaxis.get_major_locator().set_params(integer=True)
     if ax.get_lines():
         ax.legend(frameon=False)
-    if "phase" in history:
+    if "phase" in history and len(history):
         _mark_phases(ax, history["phase"].astype(str).to_numpy())
 
 

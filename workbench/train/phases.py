@@ -8,7 +8,7 @@ a training still stands, with the very parts that its checkpoints are kept under
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from workbench import files
@@ -79,7 +79,10 @@ class Phase:
 
 
 def phases(settings: Settings, role: Role, name: str = "") -> tuple[Phase, Phase]:
-    """Return warmup and finetune of a teacher or a student; `name` may say more than the role."""
+    """Return warmup and finetune of a teacher or a student; `name` may say more than the role.
+
+    A teacher that is made of finished runs has no epochs: it is written as it is.
+    """
     own, head_patience = getattr(settings, role), settings.training.head_early_stopping_patience
     same = {one: getattr(own, one) for one in ("reduce_lr_patience", "reduce_lr_factor")}
     warmup = Phase(
@@ -91,6 +94,8 @@ def phases(settings: Settings, role: Role, name: str = "") -> tuple[Phase, Phase
         own.early_stopping_patience, **same,
         first_epoch=own.epochs_head, fraction=own.unfreeze_fraction,
     )  # fmt: skip
+    if role == "teacher" and own.members:
+        return replace(warmup, epochs=0), replace(finetune, epochs=0)
     return warmup, finetune
 
 
@@ -108,6 +113,8 @@ def control_phases(settings: Settings) -> tuple[Phase, Phase]:
 
 def all_phases(settings: Settings, role: Role) -> list[Phase]:
     """List every training of the notebook of a role."""
+    if role == "teacher" and settings.teacher.members:
+        return []
     distillation = settings.distillation
     controlled = role == "student" and distillation.enabled and distillation.control
     before = earlier_rounds(settings) if role == "student" else []
