@@ -69,7 +69,10 @@ def _expected_time(run: Run, steps: tuple[Step, ...]) -> str:
         total = sum(record["seconds"] for record in known)
         return f"{minutes(total)} if every step runs (as last time)"
     images = _count_training_images(run.dataset_folder)
-    guess = minutes(guess_seconds(run.settings, images, {step.number for step in steps}))
+    folder = run.settings.dataset.unlabeled
+    unlabeled = _count_files(run.dataset_folder / folder) if folder else 0
+    numbers = {step.number for step in steps}
+    guess = minutes(guess_seconds(run.settings, images, numbers, unlabeled))
     return f"very roughly {guess} on these CPU cores if every step runs; each epoch says more"
 
 
@@ -78,8 +81,9 @@ def minutes(seconds: float) -> str:
 
 
 def guess_seconds(
-    settings: Settings, images: int, numbers: Collection[str] = tuple(OVERHEAD_SECONDS)
-) -> float:
+    settings: Settings, images: int, numbers: Collection[str] = tuple(OVERHEAD_SECONDS),
+    unlabeled: int = 0,
+) -> float:  # fmt: skip
     """Guess what the steps take on the cores that this process may use, for so many photos."""
     scale = images * 2 / count_cores(settings.run.threads)
     views = settings.training.head_views
@@ -97,12 +101,25 @@ def guess_seconds(
     if not settings.student:
         return seconds
     student = scale * image_seconds(settings.student.variant, settings.student_size)
-    distilled = student + ANSWER_SHARE * teacher * settings.distillation.enabled
+    distillation = settings.distillation
+    distilled = student + ANSWER_SHARE * teacher * distillation.enabled
+    if distillation.enabled:  # an epoch shows every photo that the teacher answers
+        more = _draws(images, unlabeled, distillation.unlabeled_share) / max(images, 1)
+        student, distilled = student * more, distilled * more
     if "04" in numbers:
         seconds += trained(settings.student, distilled)
+        again = (distillation.rounds - 1) * distilled + distillation.control * student
+        seconds += trained(settings.student, again * distillation.enabled)
     if "05" in numbers and settings.qat.enabled:
         seconds += 1.6 * distilled * settings.qat.epochs
     return seconds
+
+
+def _draws(labelled: int, unlabeled: int, share: float) -> float:
+    """Count the draws of an epoch, of which photos without labels are `share`."""
+    if not (unlabeled and share):
+        return labelled
+    return max(labelled / (1 - share), unlabeled / share)
 
 
 def image_seconds(network: str, size: int) -> float:
@@ -118,6 +135,10 @@ def _count_training_images(folder: Path) -> int:
     if table.is_file():
         with open(table, "rb") as file:
             return sum(1 for _ in file) - 1
+    return _count_files(folder)
+
+
+def _count_files(folder: Path) -> int:
     return sum(1 for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 

@@ -34,9 +34,9 @@ SEEN = {"val": ("train", UNLABELED), "test": ("train", UNLABELED, "val")}
 
 @dataclass(frozen=True)
 class Place:
-    """Where a network of another run lies, as `teacher.members` names it."""
+    """Where a network of another run lies."""
 
-    given: str
+    name: str  # as teacher.members gives it
     folder: Path
     network: Literal["teacher", "student"]
 
@@ -54,10 +54,6 @@ class Member(Place):
     settings: Settings
 
     @property
-    def name(self) -> str:
-        return self.folder.name if self.network == "teacher" else f"{self.folder.name}, student"
-
-    @property
     def size(self) -> int:
         return self.settings.input_sizes[self.network]
 
@@ -65,7 +61,7 @@ class Member(Place):
 def digests(settings: Settings, root: Path) -> dict[str, str]:
     """Tell a member that changed: what the step that joins them depends on."""
     return {
-        f"member {one.given}": " ".join(
+        f"member {one.name}": " ".join(
             files.sha256(path) if files.is_plain_file(path) else "absent" for path in one.files
         )
         for one in _places(settings, root)
@@ -79,7 +75,9 @@ def read_members(run: Run) -> list[Member]:
         one = _finished(place)
         _check_kind(one, run)
         _check_photos(one, run)
-        log.info("member %s: %d px, %s", one.name, one.size, one.folder)
+        if one.files in [other.files for other in members]:
+            raise InputError(f"teacher.members: {one.name} is named twice; a member counts once")
+        log.info("member %s: %s at %d pixels", one.name, one.network, one.size)
         members.append(one)
     own = run.settings.teacher_size
     if members and (size := max(one.size for one in members)) != own:
@@ -91,17 +89,17 @@ def read_members(run: Run) -> list[Member]:
 
 
 def _places(settings: Settings, root: Path) -> Iterator[Place]:
-    for given in settings.teacher.members:
-        path = Path(root, given).resolve()
+    for name in settings.teacher.members:
+        path = Path(root, name).resolve()
         network = path.name.removesuffix("_finetuned.h5")
         inside = network in STEPS and not path.is_dir()
-        yield Place(given, *((path.parent, network) if inside else (path, "teacher")))
+        yield Place(name, *((path.parent, network) if inside else (path, "teacher")))
 
 
 def _finished(place: Place) -> Member:
     """Check that a network is what its run left, whoever made that."""
     if not place.folder.is_dir():
-        raise InputError(f"teacher.members: {place.given} is no run folder and no network in one")
+        raise InputError(f"teacher.members: {place.name} is no run folder and no network in one")
     files.check_folder(place.folder)
     record = status.state_of(place.folder, STEPS[place.network])
     why = "" if record["state"] == "ok" else f"its {place.network} is {record['state']}"
@@ -112,7 +110,7 @@ def _finished(place: Place) -> Member:
             why = f"{path.name} was changed since it was trained"
     if why:
         notebook = STEPS[place.network].notebook[:-6]
-        raise InputError(f"teacher.members: {place.given}: {why}. Run {notebook} there")
+        raise InputError(f"teacher.members: {place.name}: {why}. Run {notebook} there")
     known = {field.name: getattr(place, field.name) for field in fields(place)}
     return Member(**known, settings=saved_settings(place.folder))
 

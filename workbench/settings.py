@@ -169,12 +169,6 @@ class TeacherSettings(NetworkSettings):
     unfreeze_fraction: Fraction = knob(0.3, "share of the backbone's layers, from the top, that finetuning trains")
     members: Annotated[list[str], Field(max_length=20)] = knob([], "finished runs whose mean probability is the teacher, in place of training one: run folders, whose teachers count, or the student_finetuned.h5 in one")
 
-    @model_validator(mode="after")
-    def no_member_counts_twice(self) -> TeacherSettings:
-        if twice := [one for one in self.members if self.members.count(one) > 1]:
-            raise ValueError(f"members holds {twice[0]} twice; a member counts once")
-        return self
-
 
 class StudentSettings(NetworkSettings):
     variant: StudentVariant = knob("lite1", "lite0 is faster, lite4 is better; all of them quantise")
