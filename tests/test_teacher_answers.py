@@ -1,4 +1,4 @@
-"""What a teacher gives on photos that nobody labelled: the loss, the rounds, the control, the page."""
+"""What a teacher gives on photos that nobody labelled: loss, rounds, control, time and page."""
 
 from pathlib import Path
 
