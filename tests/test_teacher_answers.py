@@ -172,5 +172,6 @@ def test_photos_of_both_ends_are_shown_with_the_answer(split, task):
     assert alt_text(figure).endswith("4 least sure, 4 surest.")
     captions = [ax.get_xlabel() for ax in figure.axes]
     least = "none of the classes" if task == "multilabel" else "cat 33%"
-    assert sum(least in words for words in captions) == 1 and "surest: cat 100%" in captions[4]
+    assert sum(least in words for words in captions) == 1
+    assert any("surest: cat 100%" in words for words in captions[4:])
     assert all(Path(ax.get_title().split("\n")[0]).suffix == ".png" for ax in figure.axes)

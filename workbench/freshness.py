@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from workbench import status
 from workbench.files import digest_of, read_json
 from workbench.fingerprint import code_digest, syntax
-from workbench.members import digests
 from workbench.notebook import what_if_cells
 from workbench.parameters import describe_changes, flat_values
 from workbench.steps import STEPS, Step
@@ -83,7 +82,9 @@ def _parts(run: Run, step: Step, read: dict[str, str], stamp: str) -> dict[str, 
     for phase in step.phases(run.settings):
         found = _phase_parts(phase, run.settings) | {"epochs": str(phase.epochs)}
         parts |= {f"{phase.name}, {part}": value for part, value in found.items()}
-    if "teacher" in step.trains:
+    if "teacher" in step.trains and run.settings.teacher.members:
+        from workbench.members import digests
+
         parts |= digests(run.settings, run.root)
     parts |= {f"code of {name}": code_digest(*names) for name, names in code_behind(step).items()}
     parts["notebook"] = notebook_digest(run.root / "notebooks" / step.notebook)
