@@ -26,7 +26,11 @@ from workbench.nets.ensemble import MeanProbability, join_networks, parts_of
 from workbench.nets.network import inference, load_network, save_network
 from workbench.run import Run
 from workbench.settings import Settings
+from workbench.show.figures import alt_text
+from workbench.show.final import training_history
+from workbench.show.plots import training_curves
 from workbench.steps import find_step
+from workbench.train.logs import history_table
 from workbench.train.loop import fit
 from workbench.train.phases import phases
 from workbench.train.scores import write_scores
@@ -144,6 +148,12 @@ def test_an_ensemble_trains_nothing_and_takes_no_time():
             {"teacher": {"members": ["a"], "arch": "efficientnet_lite0"}}
         ).teacher_is_lite
     )
+
+
+def test_a_run_that_trained_nothing_draws_a_history_without_epochs(tmp_path):
+    drawn = alt_text(training_curves(training_history(tmp_path)))
+    assert drawn.startswith("Training over 0 epochs")
+    assert alt_text(training_curves(history_table([]))) == drawn
 
 
 # Who may teach: photos of a project, and runs on them.

@@ -125,9 +125,10 @@ def sizes(model: Path, latency: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def training_history(folder: Path) -> pd.DataFrame:
-    """Join the epochs of every training that ran, in their order."""
+    """Join the epochs of every training that ran, in their order; an ensemble has none."""
     logs = [folder / "logs" / f"{name}.csv" for name in LOGS]
-    return pd.concat([pd.read_csv(log) for log in logs if log.exists()], ignore_index=True)
+    found = [pd.read_csv(log) for log in logs if log.exists()]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def class_examples(run: Run, split: Split, y_score: np.ndarray) -> Image.Image:
