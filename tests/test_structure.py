@@ -156,6 +156,7 @@ def test_the_words_are_those_of_the_field():
         *ROOT.glob("*.md"),
         *ROOT.glob("notebooks/*.ipynb"),
         *ROOT.glob("docker/*"),
+        *ROOT.glob("docs/*.md"),
     ]
     found = [f"{path.name}: {match[0]}" for path in texts
              for match in theatre.finditer(path.read_text(encoding="utf-8"))]  # fmt: skip
@@ -229,3 +230,26 @@ def test_no_file_names_a_registry_or_a_place_of_one_machine():
         and forbidden.search((ROOT / name).read_text(encoding="utf-8", errors="ignore"))
     ]  # fmt: skip
     assert wrong == []
+
+
+def test_the_spanish_readme_keeps_step():
+    """Prose is translated by hand; headings, commands, links and tables must not fall behind."""
+    english, spanish = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.es.md")
+    )
+    marks = {
+        "headings": r"^(#+) ", "links": r"\]\((?!README)(.*?)\)", "table rows": r"^(\| ?)",
+        "commands": r"^((?:make|python -m|papermill|cd) [^#\n]*?) *(?:#|$)", "options": r"(--[a-z-]+)",
+    }  # fmt: skip
+    for name, mark in marks.items():
+        found = [re.findall(mark, text, re.MULTILINE) for text in (english, spanish)]
+        if name == "options":
+            found = [sorted(set(one)) for one in found]
+        assert found[0] == found[1], name
+
+
+def test_every_file_that_the_pages_name_is_there():
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+        missing = [link for link in links if not (page.parent / link).is_file()]
+        assert missing == [], page.name
