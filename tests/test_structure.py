@@ -239,7 +239,8 @@ def test_the_spanish_readme_keeps_step():
     )
     marks = {
         "headings": r"^(#+) ", "links": r"\]\((?!README)(.*?)\)", "table rows": r"^(\| ?)",
-        "commands": r"^((?:make|python -m|papermill|cd) [^#\n]*?) *(?:#|$)", "options": r"(--[a-z-]+)",
+        "commands": r"^((?:make|python -m|papermill|cd) [^#\n]*?) *(?:#|$)",
+        "options": r"(--[a-z-]+)",
     }  # fmt: skip
     for name, mark in marks.items():
         found = [re.findall(mark, text, re.MULTILINE) for text in (english, spanish)]
