@@ -374,10 +374,11 @@ def test_the_benchmark_compares_the_audit_with_decoding():
 CORPORA = [Path(os.environ.get("WORKBENCH_SHARED", "absent"), "corpora", name)
            for name in ("images", "pngsuite/png")]  # fmt: skip
 STATE_MEMORY = """
-import resource, sys
+import sys
+from tests.memory import peak_kilobytes
 from tests.test_audit import audit_files
 audit_files(sys.argv[1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_kilobytes())
 """
 
 

@@ -112,7 +112,9 @@ def test_edited_thresholds_flow_into_the_app_without_training(multilabel, monkey
     assert main(["thresholds", str(multilabel), str(multilabel.parent / "choice.json")]) == 0
     assert main(["run", f"parameters/{multilabel.name}.yaml", "--only", "06"]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("Not up to date: 07 export_tflite, 08 inference_config. ")
+    assert said.startswith(
+        "Not up to date: 07 export_tflite, 08 inference_config, 09 eval_report. "
+    )
     assert main(["run", f"parameters/{multilabel.name}.yaml"]) == 0
     ran = [line.split()[0] for line in capsys.readouterr().err.splitlines() if " runs: " in line]
     assert ran == ["07", "08", "09"]  # 07 measures parity at the thresholds in use

@@ -467,13 +467,14 @@ def test_every_odd_file_is_decoded_or_refused_with_a_reason(path):
 @pytest.mark.skipif(not shared_images(), reason="WORKBENCH_SHARED is not set")
 def test_all_odd_files_together_stay_below_a_gigabyte():
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from pathlib import Path\n"
-        "from workbench.data.decode import inspect_image\n"
+        "from tests.memory import peak_kilobytes\n"
+        "from workbench.data.decode import examine_image\n"
         "from workbench.settings import DatasetSettings\n"
         "for name in sys.argv[1:]:\n"
-        "    inspect_image(Path(name), DatasetSettings())\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "    examine_image(Path(name), DatasetSettings())\n"
+        "print(peak_kilobytes())"
     )
     command = [sys.executable, "-c", code, *map(str, shared_images())]
     kilobytes = int(subprocess.check_output(command, stderr=subprocess.DEVNULL))

@@ -41,7 +41,7 @@ def test_a_test_carries_the_numbers_of_its_faults():
 
 def test_the_table_counts_what_became_of_the_tests():
     report = SimpleNamespace(
-        nodeid=f"tests/{FAULTS[53].tests[0]} [fault 53]",
+        nodeid=f"tests/{FAULTS[53].tests[0]}[fault 53]",
         when="call", outcome="passed",
     )  # fmt: skip
     table = Table()

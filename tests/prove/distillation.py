@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.prove.unlabelled import (
     DATASETS,
     STUDENT_SIZE,
@@ -91,9 +93,11 @@ def _for_longer(settings: Settings) -> Settings:
     return settings.model_copy(update={"student": student.model_copy(update=wanted)})
 
 
-def _fewer(dataset: Dataset, photos: int) -> Dataset:
+def _fewer(dataset: Dataset, photos: int, seed: int) -> Dataset:
+    """Leave out training photos, drawn by seed: rows may come class by class."""
     train = dataset.rows.index[dataset.rows["split"] == "train"]
-    return replace(dataset, rows=dataset.rows.drop(train[photos:])) if photos else dataset
+    drawn = np.random.default_rng(seed).permutation(train)
+    return replace(dataset, rows=dataset.rows.drop(drawn[photos:])) if photos else dataset
 
 
 def _seed(shared: Path, name: str, seed: int, photos: int, folder: Path) -> dict[str, Predictions]:
@@ -102,7 +106,7 @@ def _seed(shared: Path, name: str, seed: int, photos: int, folder: Path) -> dict
     from workbench.train.losses import Distillation, task_loss
 
     settings = transfer_settings(shared, name, seed)
-    dataset = _fewer(read_dataset(shared / "data" / name, settings), photos)
+    dataset = _fewer(read_dataset(shared / "data" / name, settings), photos, seed)
     test, loss = dataset.split("test"), task_loss(settings, dataset.split("train"))
     large, small = teacher_view(settings), student_view(settings)
     size, found = settings.student.batch_size, {}
